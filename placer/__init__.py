@@ -1,0 +1,61 @@
+"""Place many LoRA adapters on as few vLLM GPUs as serve their traffic, and check the plan with a digital twin.
+
+Examples
+--------
+>>> import placer
+>>> problem = placer.load_problem("workload.yaml")  # doctest: +SKIP
+>>> plan = placer.plan(problem, solver="best-fit", seed=0)  # doctest: +SKIP
+>>> plan.num_gpus, plan.lower_bound  # doctest: +SKIP
+
+Notes
+-----
+Importing this package loads nothing but itself: every name below is fetched from its module when it is first used,
+so a scheduler that only asks for a version pays for neither NumPy nor a solver.
+"""
+
+from importlib import import_module
+from importlib.metadata import version
+
+__all__ = ["Plan", "Problem", "__version__", "load_problem", "plan", "simulate"]
+
+_MODULE_OF_EXPORT = {
+    "Plan": "placer.planning",
+    "Problem": "solvers.problem",
+    "load_problem": "placer.files",
+    "plan": "placer.planning",
+    "simulate": "twin.simulate",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Fetch a public name from its module on first use (PEP 562).
+
+    Parameters
+    ----------
+    name : str
+        The attribute that the package does not hold yet.
+
+    Returns
+    -------
+    object
+        The public object; it is kept, so that the next access costs nothing.
+
+    Raises
+    ------
+    AttributeError
+        If `name` is not public.
+    """
+    if name == "__version__":
+        value: object = version("lora-placer")
+    elif name in _MODULE_OF_EXPORT:
+        value = getattr(import_module(_MODULE_OF_EXPORT[name]), name)
+    else:
+        message = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(message)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the loaded names together with the lazy ones."""
+    return sorted({*globals(), *__all__})
