@@ -14,7 +14,6 @@ so a scheduler that only asks for a version pays for neither NumPy nor a solver.
 """
 
 from importlib import import_module
-from importlib.metadata import version
 
 __all__ = ["Plan", "Problem", "__version__", "load_problem", "plan", "simulate"]
 
@@ -46,7 +45,8 @@ def __getattr__(name: str) -> object:
         If `name` is not public.
     """
     if name == "__version__":
-        value: object = version("lora-placer")
+        # Not imported above: the metadata reader alone takes longer to load than this package.
+        value: object = import_module("importlib.metadata").version("lora-placer")
     elif name in _MODULE_OF_EXPORT:
         value = getattr(import_module(_MODULE_OF_EXPORT[name]), name)
     else:
