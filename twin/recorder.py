@@ -1,0 +1,262 @@
+"""What the readable engine writes down while it runs, and the `ReplicaTrace` made of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twin.replica import (
+    ADAPTER_BIN_FACTOR,
+    GAP_DECADES,
+    GAP_LOWEST_NS,
+    NUM_GAP_BINS,
+    SAMPLE_COLUMNS,
+    ReplicaTrace,
+    StepLog,
+)
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """One request and its progress; compared by identity.
+
+    Attributes
+    ----------
+    row
+        Its index in the trace's columns.
+    adapter
+        Index of its adapter on the replica; -1 asks the base model.
+    prompt_tokens, output_tokens
+        Tokens given, and tokens after which it ends.
+    generated, num_tokens
+        Output tokens sampled so far, and those plus the prompt.
+    num_computed
+        Tokens whose KV exists.
+    held_blocks
+        KV blocks it holds.
+    first_scheduled_ns, first_token_ns, last_token_ns, finish_ns
+        -1: not yet.
+    num_preemptions
+        Times it lost its blocks.
+    """
+
+    row: int
+    adapter: int
+    prompt_tokens: int
+    output_tokens: int
+    generated: int = 0
+    num_computed: int = 0
+    held_blocks: int = 0
+    first_scheduled_ns: int = -1
+    first_token_ns: int = -1
+    last_token_ns: int = -1
+    finish_ns: int = -1
+    num_preemptions: int = 0
+
+    @property
+    def num_tokens(self) -> int:
+        """Prompt plus generated tokens."""
+        return self.prompt_tokens + self.generated
+
+
+@dataclass(slots=True, eq=False)
+class Step:
+    """What one step schedules.
+
+    Attributes
+    ----------
+    start_ns
+        Its step boundary.
+    budget
+        Tokens that may still be scheduled.
+    threshold
+        Most prefill tokens of one request; 0: no limit.
+    tokens
+        Tokens per scheduled request, in the order of the running list.
+    num_preemptions
+        Requests preempted while it was scheduled.
+    duration_ns, load_ns
+        How long it takes, and the part of it that loads adapters.
+    gpu_loads, disk_loads
+        Adapters copied to a slot, and read from disk, one entry per load.
+    """
+
+    start_ns: int
+    budget: int
+    threshold: int
+    tokens: dict[Request, int] = field(default_factory=dict)
+    num_preemptions: int = 0
+    duration_ns: int = 0
+    load_ns: int = 0
+    gpu_loads: list[int] = field(default_factory=list)
+    disk_loads: list[int] = field(default_factory=list)
+
+    @property
+    def adapters(self) -> list[int]:
+        """Distinct adapters of the scheduled requests, in order of first appearance."""
+        return list(dict.fromkeys(request.adapter for request in self.tokens if request.adapter >= 0))
+
+
+def gap_bin(gap_ns: int) -> int:
+    """Return the bin of an inter-token gap, in ``[0, NUM_GAP_BINS)``; a gap of 0 ns falls into the lowest bin."""
+    if gap_ns <= 0:
+        return 0
+    position = math.floor(math.log10(gap_ns / GAP_LOWEST_NS) * NUM_GAP_BINS / GAP_DECADES)
+    return min(max(position, 0), NUM_GAP_BINS - 1)
+
+
+class TraceRecorder:
+    """Counters, histograms, samples and the step log of one replica.
+
+    Parameters
+    ----------
+    num_adapters
+        Adapters of the replica; the histograms get one more row for the base model.
+    horizon_ns, sample_interval_ns
+        As in `ReplicaInputs`.
+    log_steps
+        Whether every step is kept.
+    """
+
+    def __init__(self, *, num_adapters: int, horizon_ns: int, sample_interval_ns: int, log_steps: bool) -> None:
+        self._num_adapters = num_adapters
+        self._horizon_ns = horizon_ns
+        self._sample_interval_ns = sample_interval_ns
+        self._next_sample_ns = 0
+        self._samples: list[tuple[int, ...]] = []
+        self._gaps = [0] * NUM_GAP_BINS
+        self._adapter_gaps = np.zeros((num_adapters + 1, NUM_GAP_BINS // ADAPTER_BIN_FACTOR), dtype=np.int32)
+        self._gap_sum_ns = [0] * (num_adapters + 1)
+        self._gap_count = [0] * (num_adapters + 1)
+        self._gpu_loads = [0] * num_adapters
+        self._disk_loads = [0] * num_adapters
+        self._num_steps = self._busy_ns = self._load_ns = self._scheduled_tokens = self._num_preemptions = 0
+        self._running_integral = self._waiting_integral = self._used_blocks_integral = 0
+        self._peak_used_blocks = self._peak_running = self._peak_waiting = 0
+        self.finished_requests = 0
+        self._finished_tokens = 0
+        self._log = _StepLogLists() if log_steps else None
+
+    def sample(self, now_ns: int, *, num_running: int, num_waiting: int, used_blocks: int) -> None:
+        """Add a row to the time series if one is due at this step boundary."""
+        if self._sample_interval_ns == 0 or now_ns < self._next_sample_ns:
+            return
+        self._next_sample_ns = (now_ns // self._sample_interval_ns + 1) * self._sample_interval_ns
+        counts = (self.finished_requests, self._finished_tokens, self._num_preemptions, sum(self._gpu_loads))
+        self._samples.append((now_ns, num_running, num_waiting, used_blocks, *counts))
+
+    def step(self, step: Step, running: Sequence[Request], waiting: Iterable[Request], *, used: int, free: int) -> None:
+        """Count a scheduled step; `used` and `free` are KV blocks, everything as it is at the end of scheduling."""
+        queue = list(waiting)
+        before_horizon_ns = min(step.duration_ns, self._horizon_ns - step.start_ns)
+        self._num_steps += 1
+        self._busy_ns += before_horizon_ns
+        self._load_ns += step.load_ns
+        self._scheduled_tokens += sum(step.tokens.values())
+        self._num_preemptions += step.num_preemptions
+        self._running_integral += len(running) * before_horizon_ns
+        self._waiting_integral += len(queue) * before_horizon_ns
+        self._used_blocks_integral += used * before_horizon_ns
+        self._peak_running = max(self._peak_running, len(running))
+        self._peak_waiting = max(self._peak_waiting, len(queue))
+        self._peak_used_blocks = max(self._peak_used_blocks, used)
+        for adapter in step.gpu_loads:
+            self._gpu_loads[adapter] += 1
+        for adapter in step.disk_loads:
+            self._disk_loads[adapter] += 1
+        if self._log is not None:
+            self._log.append(step, running, queue, free)
+
+    def gap(self, request: Request, gap_ns: int) -> None:
+        """Count one inter-token gap."""
+        position = gap_bin(gap_ns)
+        row = request.adapter if request.adapter >= 0 else self._num_adapters
+        self._gaps[position] += 1
+        self._adapter_gaps[row, position // ADAPTER_BIN_FACTOR] += 1
+        self._gap_sum_ns[row] += gap_ns
+        self._gap_count[row] += 1
+
+    def finish(self, request: Request) -> None:
+        """Count a finished request and its prompt and output tokens."""
+        self.finished_requests += 1
+        self._finished_tokens += request.num_tokens
+
+    def trace(self, requests: Sequence[Request], running: Sequence[Request]) -> ReplicaTrace:
+        """Return everything recorded; row i of the trace's columns is ``requests[i]``."""
+        is_running = np.zeros(len(requests), dtype=np.bool_)
+        is_running[[request.row for request in running]] = True
+        return ReplicaTrace(
+            first_scheduled_ns=np.array([request.first_scheduled_ns for request in requests], dtype=np.int64),
+            first_token_ns=np.array([request.first_token_ns for request in requests], dtype=np.int64),
+            finish_ns=np.array([request.finish_ns for request in requests], dtype=np.int64),
+            generated_tokens=np.array([request.generated for request in requests], dtype=np.int32),
+            is_running=is_running,
+            request_preemptions=np.array([request.num_preemptions for request in requests], dtype=np.int32),
+            gap_histogram=np.array(self._gaps, dtype=np.int64),
+            adapter_gap_histogram=self._adapter_gaps,
+            adapter_gap_sum_ns=np.array(self._gap_sum_ns, dtype=np.int64),
+            adapter_gap_count=np.array(self._gap_count, dtype=np.int64),
+            adapter_gpu_loads=np.array(self._gpu_loads, dtype=np.int32),
+            adapter_disk_loads=np.array(self._disk_loads, dtype=np.int32),
+            num_steps=self._num_steps,
+            busy_ns=self._busy_ns,
+            load_ns=self._load_ns,
+            scheduled_tokens=self._scheduled_tokens,
+            running_integral=float(self._running_integral),
+            waiting_integral=float(self._waiting_integral),
+            used_blocks_integral=float(self._used_blocks_integral),
+            num_preemptions=self._num_preemptions,
+            peak_used_blocks=self._peak_used_blocks,
+            peak_running=self._peak_running,
+            peak_waiting=self._peak_waiting,
+            samples=np.array(self._samples, dtype=np.int64).reshape(-1, len(SAMPLE_COLUMNS)),
+            end_ns=self._horizon_ns,
+            step_log=self._log.arrays() if self._log is not None else None,
+        )
+
+
+class _StepLogLists:
+    """The columns of a `StepLog` while they grow."""
+
+    def __init__(self) -> None:
+        # start, duration, free blocks, GPU loads, disk loads, preemptions
+        self._scalars: list[tuple[int, int, int, int, int, int]] = []
+        self._running_sizes: list[int] = []
+        self._running: list[tuple[int, int]] = []
+        self._waiting_sizes: list[int] = []
+        self._waiting: list[int] = []
+
+    def append(self, step: Step, running: Sequence[Request], waiting: Sequence[Request], free_blocks: int) -> None:
+        """Add one step."""
+        loads = (len(step.gpu_loads), len(step.disk_loads))
+        self._scalars.append((step.start_ns, step.duration_ns, free_blocks, *loads, step.num_preemptions))
+        self._running_sizes.append(len(running))
+        self._running.extend((request.row, step.tokens.get(request, 0)) for request in running)
+        self._waiting_sizes.append(len(waiting))
+        self._waiting.extend(request.row for request in waiting)
+
+    def arrays(self) -> StepLog:
+        """Return the columns as arrays."""
+        scalars = np.array(self._scalars, dtype=np.int64).reshape(-1, 6)
+        running = np.array(self._running, dtype=np.int32).reshape(-1, 2)
+        return StepLog(
+            start_ns=scalars[:, 0].copy(),
+            duration_ns=scalars[:, 1].copy(),
+            free_blocks=scalars[:, 2].astype(np.int32),
+            running_offset=_offsets(self._running_sizes),
+            running_request=running[:, 0].copy(),
+            running_tokens=running[:, 1].copy(),
+            waiting_offset=_offsets(self._waiting_sizes),
+            waiting_request=np.array(self._waiting, dtype=np.int32),
+            gpu_loads=scalars[:, 3].astype(np.int32),
+            disk_loads=scalars[:, 4].astype(np.int32),
+            preemptions=scalars[:, 5].astype(np.int32),
+        )
+
+
+def _offsets(sizes: Sequence[int]) -> NDArray[np.int64]:
+    return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(np.array(sizes, dtype=np.int64), dtype=np.int64)])

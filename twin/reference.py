@@ -1,0 +1,372 @@
+"""The readable engine: one SimPy process per replica, by the rules of twin/semantics.md.
+
+It is the oracle of the compiled engine (twin/kernel.py) and the replica of the multi-replica twin (twin/fleet.py).
+SimPy's clock holds integer nanoseconds. Requests are pushed into a replica by another process: `run_reference` pushes
+the rows of a table, a fleet's router pushes what it assigns.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict, deque
+from collections.abc import Generator, Sequence
+from typing import Any
+
+from simpy import Environment
+from simpy.events import URGENT, Event
+
+from twin.errors import TwinError
+from twin.recorder import Request, Step, TraceRecorder
+from twin.replica import ReplicaInputs, ReplicaTrace
+from twin.step_time import step_time_ms
+
+# Sizes of CPython's hash table of a set that has less than the given number of members (Objects/setobject.c): it starts
+# with 8 entries and is resized to the power of two above four times its members as soon as 3/5 of it is taken.
+SET_TABLE_SIZES = ((5, 8), (19, 32), (77, 128), (307, 512), (1229, 2048))
+LARGEST_SET_TABLE = 8192
+
+
+def run_reference(inputs: ReplicaInputs, *, log_steps: bool = False) -> ReplicaTrace:
+    """Simulate one replica on its own requests.
+
+    Parameters
+    ----------
+    inputs
+        Requests, adapters and settings.
+    log_steps
+        Whether the trace gets a `StepLog`.
+
+    Raises
+    ------
+    TwinError
+        When requests run or wait and none of them can be scheduled.
+    """
+    environment = Environment()
+    replica = ReplicaProcess(environment, inputs, log_steps=log_steps)
+    columns = (inputs.adapter, inputs.prompt_tokens, inputs.output_tokens)
+    requests = [Request(row, *map(int, values)) for row, values in enumerate(zip(*columns, strict=True))]
+    environment.process(_push_table(environment, replica, requests, inputs))
+    environment.process(replica.run())
+    environment.run()
+    return replica.trace(requests)
+
+
+def _push_table(
+    environment: Environment, replica: ReplicaProcess, requests: Sequence[Request], inputs: ReplicaInputs
+) -> Generator[Event, Any, None]:
+    """Push the rows of the inputs' table into `replica` at their arrivals."""
+    for request, arrival_ns in zip(requests, inputs.arrival_ns.tolist(), strict=True):
+        if arrival_ns >= inputs.horizon_ns:
+            return
+        if arrival_ns > environment.now:
+            yield Arrival(environment, arrival_ns)
+        replica.push(request)
+
+
+class Arrival(Event):
+    """Happens at `time_ns`, before the steps that end at the same time.
+
+    SimPy orders events by (time, priority, sequence); a timeout would get the priority of the ends of steps.
+    """
+
+    def __init__(self, environment: Environment, time_ns: int) -> None:
+        super().__init__(environment)
+        self._ok = True
+        self._value = None
+        environment.schedule(self, URGENT, time_ns - int(environment.now))
+
+
+class AdapterCaches:
+    """The adapters in CPU memory and those in slots, both least recently used first.
+
+    Parameters
+    ----------
+    num_slots, cpu_capacity
+        Adapters that the slots and the CPU memory hold.
+    """
+
+    def __init__(self, *, num_slots: int, cpu_capacity: int) -> None:
+        self._num_slots = num_slots
+        self._cpu_capacity = cpu_capacity
+        self._cpu: OrderedDict[int, None] = OrderedDict()
+        self._slots: OrderedDict[int, None] = OrderedDict()
+
+    def load(self, adapter: int) -> tuple[bool, bool]:
+        """Bring `adapter` into a slot and mark it as used last.
+
+        Returns whether it was read from disk, and whether it was copied to a slot.
+        """
+        from_disk = adapter not in self._cpu
+        if from_disk:
+            if len(self._cpu) >= self._cpu_capacity:
+                evicted, _ = self._cpu.popitem(last=False)
+                self._slots.pop(evicted, None)
+            self._cpu[adapter] = None
+        self._cpu.move_to_end(adapter)
+        to_slot = adapter not in self._slots
+        if to_slot:
+            if len(self._slots) >= self._num_slots:
+                self._slots.popitem(last=False)
+            self._slots[adapter] = None
+        self._slots.move_to_end(adapter)
+        return from_disk, to_slot
+
+    def has_slot(self, adapter: int) -> bool:
+        """Return whether `adapter` is in a slot."""
+        return adapter in self._slots
+
+
+def set_table_mask(num_members: int) -> int:
+    """Return ``mask``, the last index of the hash table of a CPython set of that many members."""
+    for too_many, size in SET_TABLE_SIZES:
+        if num_members < too_many:
+            return size - 1
+    return LARGEST_SET_TABLE - 1
+
+
+class ReplicaProcess:
+    """One replica: its waiting queue, running list, KV blocks and adapters.
+
+    Parameters
+    ----------
+    environment
+        SimPy's environment; its clock must hold integer nanoseconds, starting at 0.
+    inputs
+        Adapters and settings. The request columns are not read: requests come through `push`.
+    log_steps
+        Whether the trace gets a `StepLog`.
+    """
+
+    def __init__(self, environment: Environment, inputs: ReplicaInputs, *, log_steps: bool = False) -> None:
+        self._environment = environment
+        self._inputs = inputs
+        # Python floats and ints: numpy scalars are slow and wrap around.
+        self._coefficients = tuple(inputs.step_coefficients.tolist())
+        self._hashes: list[int] = inputs.adapter_hash.tolist()
+        self._gpu_load_ns: list[int] = inputs.gpu_load_ns.tolist()
+        self._disk_load_ns: list[int] = inputs.disk_load_ns.tolist()
+        self._inbox: deque[Request] = deque()
+        self._waiting: deque[Request] = deque()
+        self._running: list[Request] = []
+        self._usable_blocks = inputs.num_blocks - 1
+        self._free_blocks = self._usable_blocks
+        self._caches = AdapterCaches(num_slots=inputs.num_slots, cpu_capacity=inputs.cpu_capacity)
+        self._num_arrived = 0
+        self._wake: Event | None = None
+        self._recorder = TraceRecorder(
+            num_adapters=len(self._hashes),
+            horizon_ns=inputs.horizon_ns,
+            sample_interval_ns=inputs.sample_interval_ns,
+            log_steps=log_steps,
+        )
+
+    @property
+    def num_requests(self) -> int:
+        """Requests that run or wait, those included that join at the next step boundary."""
+        return len(self._running) + len(self._waiting) + len(self._inbox)
+
+    def has_slot(self, adapter: int) -> bool:
+        """Return whether `adapter` is in a slot now."""
+        return self._caches.has_slot(adapter)
+
+    def push(self, request: Request) -> None:
+        """Give the replica a request that arrives now.
+
+        It joins the queue at the next step boundary: at once if the replica is idle.
+        """
+        self._inbox.append(request)
+        if self._wake is not None and not self._wake.triggered:
+            self._wake.succeed()
+
+    def trace(self, requests: Sequence[Request]) -> ReplicaTrace:
+        """Return what happened; `requests` are all that were or could have been pushed, in the order of their rows."""
+        return self._recorder.trace(requests, self._running)
+
+    def run(self) -> Generator[Event, Any, None]:
+        """Run the loop of twin/semantics.md as a SimPy process, until the horizon."""
+        while True:
+            self._num_arrived += len(self._inbox)
+            self._waiting.extend(self._inbox)
+            self._inbox.clear()
+            now_ns = int(self._environment.now)
+            if now_ns >= self._inputs.horizon_ns:
+                return
+            if not self._running and not self._waiting:
+                self._wake = self._environment.event()
+                yield self._wake
+                continue
+            used_blocks = self._usable_blocks - self._free_blocks
+            num_waiting = len(self._waiting)
+            self._recorder.sample(
+                now_ns, num_running=len(self._running), num_waiting=num_waiting, used_blocks=used_blocks
+            )
+            step = self._schedule(now_ns)
+            self._load_adapters(step)
+            step.duration_ns = math.floor(self._step_time_ms(step) * 1e6 + 0.5) + step.load_ns
+            used_blocks = self._usable_blocks - self._free_blocks
+            self._recorder.step(step, self._running, self._waiting, used=used_blocks, free=self._free_blocks)
+            self._check_invariants(step)
+            if now_ns + step.duration_ns > self._inputs.horizon_ns:
+                return
+            yield self._environment.timeout(step.duration_ns)
+            self._apply_results(step)
+
+    def _schedule(self, now_ns: int) -> Step:
+        """Give tokens to running, then to waiting requests."""
+        inputs = self._inputs
+        is_alone = len(self._running) + len(self._waiting) == 1
+        threshold = inputs.long_prefill_token_threshold
+        if is_alone and not inputs.threshold_when_alone:
+            threshold = 0
+        step = Step(start_ns=now_ns, budget=inputs.max_num_batched_tokens, threshold=threshold)
+        self._schedule_running(step)
+        if step.num_preemptions == 0:
+            self._schedule_waiting(step)
+        if not step.tokens:
+            raise TwinError(
+                f"a step must schedule a token of some request. At {now_ns / 1e9:.6f} s "
+                f"{len(self._running)} requests run and {len(self._waiting)} wait, but none can go on with "
+                f"{self._free_blocks} of {self._usable_blocks} KV blocks free and {inputs.num_slots} slots.",
+                field="num_blocks",
+                value=inputs.num_blocks,
+                hint="give the replica KV blocks for max_model_len beside the null block, and slots for adapters",
+            )
+        for request in step.tokens:
+            if request.first_scheduled_ns < 0:
+                request.first_scheduled_ns = now_ns
+        return step
+
+    def _schedule_running(self, step: Step) -> None:
+        """Go on with running requests in their order; take blocks from the last ones if there are too few."""
+        cap = self._inputs.max_model_len - (1 if self._inputs.keep_last_token_free else 0)
+        index = 0
+        while index < len(self._running) and step.budget > 0:
+            request = self._running[index]
+            index += 1
+            num_tokens = _first_chunk(request.num_tokens - request.num_computed, step)
+            num_tokens = min(num_tokens, cap - request.num_computed)
+            if num_tokens <= 0:
+                continue
+            missing_blocks = self._blocks(request.num_computed + num_tokens) - request.held_blocks
+            while missing_blocks > self._free_blocks:
+                victim = self._preempt_last(step)
+                if victim is request:
+                    return
+            self._give(request, num_tokens, step)
+
+    def _schedule_waiting(self, step: Step) -> None:
+        """Admit waiting requests in their order, past those whose adapter finds no slot."""
+        inputs = self._inputs
+        adapters = set(step.adapters)
+        set_aside: list[Request] = []
+        while step.budget > 0 and self._waiting and len(self._running) < inputs.max_num_seqs:
+            request = self._waiting[0]
+            if request.adapter >= 0 and len(adapters) >= inputs.num_slots and request.adapter not in adapters:
+                set_aside.append(self._waiting.popleft())
+                continue
+            num_tokens = _first_chunk(request.num_tokens, step)
+            required_blocks = self._blocks(request.num_tokens if inputs.reserve_full_isl else num_tokens)
+            if self._running:
+                required_blocks += inputs.watermark_blocks
+            if required_blocks > self._free_blocks:
+                break
+            self._running.append(self._waiting.popleft())
+            self._give(request, num_tokens, step)
+            if request.adapter >= 0:
+                adapters.add(request.adapter)
+        self._waiting.extendleft(reversed(set_aside))
+
+    def _give(self, request: Request, num_tokens: int, step: Step) -> None:
+        """Schedule `num_tokens` of `request` and allocate the blocks that they need beyond those it holds."""
+        held_blocks = self._blocks(request.num_computed + num_tokens)
+        self._free_blocks -= held_blocks - request.held_blocks
+        request.held_blocks = held_blocks
+        step.tokens[request] = num_tokens
+        step.budget -= num_tokens
+
+    def _preempt_last(self, step: Step) -> Request:
+        """Take the blocks of the last running request and move it to the head of the queue; it will recompute."""
+        victim = self._running.pop()
+        self._release(victim)
+        victim.num_computed = 0
+        victim.num_preemptions += 1
+        step.num_preemptions += 1
+        self._waiting.appendleft(victim)
+        return victim
+
+    def _release(self, request: Request) -> None:
+        self._free_blocks += request.held_blocks
+        request.held_blocks = 0
+
+    def _blocks(self, num_tokens: int) -> int:
+        return -(-num_tokens // self._inputs.block_size)
+
+    def _load_adapters(self, step: Step) -> None:
+        """Load or touch the step's adapters in vLLM's order, and add up how long that takes."""
+        if self._inputs.num_slots == 0:
+            return
+        adapters = step.adapters
+        if self._inputs.load_in_set_order:
+            mask = set_table_mask(len(adapters))
+            adapters.sort(key=lambda adapter: (self._hashes[adapter] & mask, adapter))
+        for adapter in adapters:
+            from_disk, to_slot = self._caches.load(adapter)
+            if from_disk:
+                step.disk_loads.append(adapter)
+                step.load_ns += self._disk_load_ns[adapter]
+            if to_slot:
+                step.gpu_loads.append(adapter)
+                step.load_ns += self._gpu_load_ns[adapter]
+
+    def _step_time_ms(self, step: Step) -> float:
+        """Return the time of the step without adapter loads."""
+        num_slots = self._inputs.num_slots
+        num_adapters = len(step.adapters)
+        return step_time_ms(
+            self._coefficients,
+            sum(step.tokens.values()),
+            len(step.tokens),
+            sum(request.num_computed for request in step.tokens),
+            num_adapters,
+            any(request.generated == 0 or num_tokens > 1 for request, num_tokens in step.tokens.items()),
+            len(self._waiting) if num_adapters == num_slots > 0 else 0,
+            num_slots,
+            self._inputs.max_lora_rank,
+        )
+
+    def _apply_results(self, step: Step) -> None:
+        """Advance the scheduled requests at the end of their step; those that end free their blocks."""
+        now_ns = int(self._environment.now)
+        for request, num_tokens in step.tokens.items():
+            request.num_computed += num_tokens
+            if request.num_computed < request.num_tokens:
+                continue
+            request.generated += 1
+            if request.generated == 1:
+                request.first_token_ns = now_ns
+            else:
+                self._recorder.gap(request, now_ns - request.last_token_ns)
+            request.last_token_ns = now_ns
+            if request.generated == request.output_tokens or request.num_tokens >= self._inputs.max_model_len:
+                request.finish_ns = now_ns
+                self._release(request)
+                self._recorder.finish(request)
+        self._running = [request for request in self._running if request.finish_ns < 0]
+
+    def _check_invariants(self, step: Step) -> None:
+        """Assert what every step must keep."""
+        inputs = self._inputs
+        held_blocks = sum(request.held_blocks for request in self._running)
+        assert held_blocks + self._free_blocks == self._usable_blocks, "blocks were lost or given twice"
+        num_known = self._recorder.finished_requests + len(self._running) + len(self._waiting)
+        assert self._num_arrived == num_known, "requests were lost or doubled"
+        assert sum(step.tokens.values()) <= inputs.max_num_batched_tokens, "a step is above its token budget"
+        assert len(self._running) <= inputs.max_num_seqs, "too many requests run"
+        assert len(step.adapters) <= inputs.num_slots, "a step has more adapters than slots"
+
+
+def _first_chunk(num_tokens: int, step: Step) -> int:
+    """Return how many of `num_tokens` the long-prefill threshold and the token budget leave for this step."""
+    if 0 < step.threshold < num_tokens:
+        num_tokens = step.threshold
+    return min(num_tokens, step.budget)
