@@ -1,0 +1,156 @@
+"""The interface of surrogates: batched predictions of what a replica would do with an adapter set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from predictors.features import FeatureSchema, inflate
+from twin.errors import SurrogateError
+
+OUTPUT_NAMES: tuple[str, ...] = ("throughput_ratio", "starvation_probability", "throughput_tps", "itl_s", "ttft_s")
+
+
+@dataclass(frozen=True)
+class SurrogateOutput:
+    """Predictions for N rows; all float32 [N], finite.
+
+    Attributes
+    ----------
+    throughput_ratio
+        Throughput over offered load, >= 0; about 1 when all is served.
+    starvation_probability
+        Probability that the replica or any of its adapters is starved, in [0, 1].
+    throughput_tps
+        Prompt + output tokens per second of completed requests.
+    itl_s, ttft_s
+        95th percentiles over the replica of the inter-token latency and of the time to first token, in seconds.
+    """
+
+    throughput_ratio: NDArray[np.float32]
+    starvation_probability: NDArray[np.float32]
+    throughput_tps: NDArray[np.float32]
+    itl_s: NDArray[np.float32]
+    ttft_s: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.throughput_ratio)
+
+
+class Surrogate(Protocol):
+    """Something that predicts in batches; row i of the answer depends on row i of the question only."""
+
+    @property
+    def schema(self) -> FeatureSchema:
+        """Columns that `predict` takes."""
+        ...
+
+    def predict(self, features: NDArray[np.float32]) -> SurrogateOutput:
+        """Return the predictions for `features`, float32 [N, F] in the order of `schema` (N may be 0)."""
+        ...
+
+
+@runtime_checkable
+class MemberSurrogate(Protocol):
+    """A surrogate that can use more than the features: which adapters are in the set."""
+
+    @property
+    def schema(self) -> FeatureSchema:
+        """Columns that `predict` takes."""
+        ...
+
+    def predict(self, features: NDArray[np.float32]) -> SurrogateOutput:
+        """Return the predictions for `features`, float32 [N, F] in the order of `schema` (N may be 0)."""
+        ...
+
+    def predict_members(self, members: Sequence[tuple[int, ...]], features: NDArray[np.float32]) -> SurrogateOutput:
+        """Return the predictions for N sets.
+
+        Parameters
+        ----------
+        members
+            N tuples of indices into the adapters that the surrogate was made with.
+        features
+            float32 [N, F]; the load and the engine settings to assume for each set.
+        """
+        ...
+
+
+@runtime_checkable
+class HasDomain(Protocol):
+    """A surrogate that knows where it was fitted."""
+
+    def outside_domain(self, features: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """Return for each row of `features` [N, F] whether it is outside what the surrogate was fitted on, bool [N]."""
+        ...
+
+
+class InflatedSurrogate:
+    """A surrogate with a planning margin: it is asked as if every rate were `factor` times as large.
+
+    The throughput is scaled back, so that it stays the ratio times the load that is really offered.
+    """
+
+    def __init__(self, surrogate: Surrogate, factor: float) -> None:
+        if not factor > 0.0 or not np.isfinite(factor):
+            raise SurrogateError(
+                f"the planning margin must be a positive, finite factor on the rates. Got {factor}. 1.0: no margin.",
+                field="factor",
+                value=factor,
+            )
+        self.surrogate = surrogate
+        self.factor = factor
+
+    @property
+    def schema(self) -> FeatureSchema:
+        """Columns that `predict` takes: those of the inner surrogate."""
+        return self.surrogate.schema
+
+    def predict(self, features: NDArray[np.float32]) -> SurrogateOutput:
+        """Return what the inner surrogate predicts for the inflated load."""
+        return self._deflate(self.surrogate.predict(inflate(features, self.factor)))
+
+    def predict_members(self, members: Sequence[tuple[int, ...]], features: NDArray[np.float32]) -> SurrogateOutput:
+        """Return what the inner surrogate predicts under the inflated load; by features alone if it ignores members."""
+        inflated = inflate(features, self.factor)
+        if isinstance(self.surrogate, MemberSurrogate):
+            return self._deflate(self.surrogate.predict_members(members, inflated))
+        return self._deflate(self.surrogate.predict(inflated))
+
+    def outside_domain(self, features: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """Return for each row whether the inflated load lies outside the inner surrogate's domain, bool [N]."""
+        return outside_domain(self.surrogate, inflate(features, self.factor))
+
+    def _deflate(self, output: SurrogateOutput) -> SurrogateOutput:
+        return replace(output, throughput_tps=output.throughput_tps / np.float32(self.factor))
+
+
+def outside_domain(surrogate: Surrogate, features: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Return for each row of `features` [N, F] whether it is outside the domain; all False without a domain."""
+    if isinstance(surrogate, HasDomain):
+        return surrogate.outside_domain(features)
+    return np.zeros(len(features), dtype=np.bool_)
+
+
+def require_domain(surrogate: Surrogate, features: NDArray[np.float32]) -> None:
+    """Raise SurrogateError if any row of `features` [N, F] is outside the surrogate's domain."""
+    outside = outside_domain(surrogate, features)
+    if outside.any():
+        row = int(np.argmax(outside))
+        raise SurrogateError(
+            "a surrogate must be asked inside the domain it was fitted on. "
+            f"{int(outside.sum())} of {len(features)} rows are outside its domain, the first is row {row}.",
+            field="features",
+            value=features[row].tolist(),
+            hint="verify such sets with the twin, or ask the exact surrogate",
+        )
+
+
+def empty_output() -> SurrogateOutput:
+    """Return the predictions for no rows."""
+    return SurrogateOutput(*(np.empty(0, dtype=np.float32) for _ in OUTPUT_NAMES))
