@@ -1,0 +1,175 @@
+"""Generated replica inputs, and the comparison of two engines' traces."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+
+from twin.replica import ReplicaInputs, ReplicaTrace, StepLog
+from twin.step_time import COEFFICIENT_NAMES
+
+MILLISECOND_NS = 1_000_000
+
+# Gaps between arrivals: bursts at one instant, gaps of about one step, and idle times. Hypothesis draws integers evenly
+# only from ranges below 24 bits; wider ones give mostly tiny numbers.
+_ARRIVAL_GAPS_NS = st.one_of(
+    st.just(0),
+    st.just(0),
+    st.integers(0, 10 * MILLISECOND_NS),
+    st.integers(0, 3_000).map(lambda milliseconds: milliseconds * MILLISECOND_NS),
+)
+
+# Mostly long enough for everything to finish; else somewhere in the middle of it.
+_HORIZONS_NS = st.one_of(
+    st.just(10**14),
+    st.integers(1_000, 60_000).map(lambda milliseconds: milliseconds * MILLISECOND_NS),
+    st.tuples(st.integers(0, 300), st.integers(0, MILLISECOND_NS)).map(
+        lambda parts: parts[0] * MILLISECOND_NS + parts[1]
+    ),
+)
+
+
+@st.composite
+def request_columns(draw: st.DrawFn, *, num_adapters: int, max_model_len: int) -> dict[str, Any]:
+    """Draw the request columns of `ReplicaInputs`: up to 60 requests, prompts shorter than `max_model_len`.
+
+    Output lengths may reach beyond it. Without adapters (``num_adapters=0``) all requests ask the base model.
+    """
+    num_requests = draw(st.integers(0, 60))
+    rows = draw(
+        st.lists(
+            st.tuples(
+                _ARRIVAL_GAPS_NS,
+                st.integers(-1, num_adapters - 1),
+                st.integers(1, max_model_len - 1),
+                st.integers(1, max_model_len + 2),
+            ),
+            min_size=num_requests,
+            max_size=num_requests,
+        )
+    )
+    gaps, adapters, prompts, outputs = zip(*rows, strict=True) if rows else ((), (), (), ())
+    return {
+        "arrival_ns": np.cumsum(np.array(gaps, dtype=np.int64), dtype=np.int64),
+        "adapter": np.array(adapters, dtype=np.int32),
+        "prompt_tokens": np.array(prompts, dtype=np.int32),
+        "output_tokens": np.array(outputs, dtype=np.int32),
+    }
+
+
+@st.composite
+def adapter_columns(draw: st.DrawFn, *, num_adapters: int) -> dict[str, Any]:
+    """Draw the adapter columns of `ReplicaInputs`: loads of up to 10 ms, hashes of 64 bits or few (they collide)."""
+    load_ns = st.integers(0, 10 * MILLISECOND_NS)
+    hashes = st.one_of(st.integers(0, 2**64 - 1), st.integers(0, 15))
+    rows = draw(
+        st.lists(st.tuples(hashes, load_ns, load_ns), min_size=num_adapters, max_size=num_adapters),
+    )
+    return {
+        "adapter_hash": np.array([row[0] for row in rows], dtype=np.uint64),
+        "gpu_load_ns": np.array([row[1] for row in rows], dtype=np.int64),
+        "disk_load_ns": np.array([row[2] for row in rows], dtype=np.int64),
+    }
+
+
+@st.composite
+def step_coefficients(draw: st.DrawFn) -> Any:
+    """Draw step-time coefficients, none of them zero: a wrong count anywhere in a batch changes the step's duration.
+
+    One scale for all: steps last some milliseconds mostly, sometimes far less than the lowest gap bin or many seconds.
+    """
+    scale = draw(st.sampled_from([1.0, 1.0, 1.0, 1.0, 1e-6, 1e4]))
+    values = draw(
+        st.lists(
+            st.floats(1e-3, 0.1, allow_subnormal=False),
+            min_size=len(COEFFICIENT_NAMES),
+            max_size=len(COEFFICIENT_NAMES),
+        )
+    )
+    return np.array(values, dtype=np.float64) * scale
+
+
+@st.composite
+def replica_inputs(draw: st.DrawFn) -> ReplicaInputs:
+    """Draw a small replica under pressure: few KV blocks, slots and tokens per step, both rule sets and mixed ones."""
+    num_adapters = draw(st.integers(1, 8))
+    num_slots = draw(st.integers(0, 4))
+    max_model_len = draw(st.integers(2, 64))
+    block_size = draw(st.sampled_from([1, 2, 4, 7, 16]))
+    blocks_of_longest = -(-max_model_len // block_size)
+    budget = draw(st.integers(8, 64))
+    return ReplicaInputs(
+        **draw(request_columns(num_adapters=num_adapters if num_slots else 0, max_model_len=max_model_len)),
+        **draw(adapter_columns(num_adapters=num_adapters)),
+        step_coefficients=draw(step_coefficients()),
+        num_blocks=1 + blocks_of_longest + draw(st.integers(0, 2 * blocks_of_longest)),
+        block_size=block_size,
+        watermark_blocks=draw(st.sampled_from([0, 0, 1, 3])),
+        num_slots=num_slots,
+        cpu_capacity=max(num_slots, 1) + draw(st.integers(0, 3)),
+        max_lora_rank=draw(st.sampled_from([8, 16, 32, 64])),
+        max_num_seqs=draw(st.integers(1, min(budget, 16))),
+        max_num_batched_tokens=budget,
+        max_model_len=max_model_len,
+        long_prefill_token_threshold=draw(st.sampled_from([0, 1, 5, 16])),
+        reserve_full_isl=draw(st.booleans()),
+        keep_last_token_free=draw(st.booleans()),
+        threshold_when_alone=draw(st.booleans()),
+        load_in_set_order=draw(st.booleans()),
+        horizon_ns=draw(_HORIZONS_NS),
+        sample_interval_ns=draw(st.sampled_from([0, MILLISECOND_NS, 70 * MILLISECOND_NS, 3_000 * MILLISECOND_NS])),
+    )
+
+
+def assert_traces_equal(left: ReplicaTrace, right: ReplicaTrace) -> None:
+    """Assert that two traces agree in every field, dtypes too; the message names the earliest step that differs."""
+    if left.step_log is not None and right.step_log is not None:
+        _assert_step_logs_equal(left.step_log, right.step_log)
+    else:
+        assert (left.step_log is None) == (right.step_log is None), "only one of the traces has a step log"
+    for field in fields(ReplicaTrace):
+        if field.name != "step_log":
+            _assert_field_equal(field.name, getattr(left, field.name), getattr(right, field.name))
+
+
+def _assert_step_logs_equal(left: StepLog, right: StepLog) -> None:
+    for step in range(min(len(left.start_ns), len(right.start_ns))):
+        expected, actual = _step(left, step), _step(right, step)
+        differing = [name for name, value in expected.items() if value != actual[name]]
+        assert not differing, f"step {step} differs in {', '.join(differing)}:\n  left  {expected}\n  right {actual}"
+    assert len(left.start_ns) == len(right.start_ns), f"{len(left.start_ns)} steps against {len(right.start_ns)}"
+    for field in fields(StepLog):
+        _assert_field_equal(f"step_log.{field.name}", getattr(left, field.name), getattr(right, field.name))
+
+
+def _step(log: StepLog, step: int) -> dict[str, Any]:
+    """Return one step of the log as plain values."""
+    running = slice(int(log.running_offset[step]), int(log.running_offset[step + 1]))
+    waiting = slice(int(log.waiting_offset[step]), int(log.waiting_offset[step + 1]))
+    return {
+        "start_ns": int(log.start_ns[step]),
+        "running": log.running_request[running].tolist(),
+        "tokens": log.running_tokens[running].tolist(),
+        "waiting": log.waiting_request[waiting].tolist(),
+        "free_blocks": int(log.free_blocks[step]),
+        "preemptions": int(log.preemptions[step]),
+        "gpu_loads": int(log.gpu_loads[step]),
+        "disk_loads": int(log.disk_loads[step]),
+        "duration_ns": int(log.duration_ns[step]),
+    }
+
+
+def _assert_field_equal(name: str, left: Any, right: Any) -> None:
+    if not isinstance(left, np.ndarray):
+        assert type(left) is type(right), f"{name}: {type(left).__name__} against {type(right).__name__}"
+        assert left == right, f"{name}: {left} against {right}"
+        return
+    assert left.dtype == right.dtype, f"{name}: dtype {left.dtype} against {right.dtype}"
+    assert left.shape == right.shape, f"{name}: shape {left.shape} against {right.shape}"
+    places = np.argwhere(left != right)
+    if len(places):
+        first = tuple(places[0].tolist())
+        raise AssertionError(f"{name}{list(first)}: {left[first]} against {right[first]} ({len(places)} places differ)")
