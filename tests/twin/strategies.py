@@ -24,7 +24,7 @@ _ARRIVAL_GAPS_NS = st.one_of(
 
 # Mostly long enough for everything to finish; else somewhere in the middle of it.
 _HORIZONS_NS = st.one_of(
-    st.just(10**14),
+    st.just(1_000_000 * MILLISECOND_NS),
     st.integers(1_000, 60_000).map(lambda milliseconds: milliseconds * MILLISECOND_NS),
     st.tuples(st.integers(0, 300), st.integers(0, MILLISECOND_NS)).map(
         lambda parts: parts[0] * MILLISECOND_NS + parts[1]
@@ -120,7 +120,7 @@ def replica_inputs(draw: st.DrawFn) -> ReplicaInputs:
         threshold_when_alone=draw(st.booleans()),
         load_in_set_order=draw(st.booleans()),
         horizon_ns=draw(_HORIZONS_NS),
-        sample_interval_ns=draw(st.sampled_from([0, MILLISECOND_NS, 70 * MILLISECOND_NS, 3_000 * MILLISECOND_NS])),
+        sample_interval_ns=draw(st.sampled_from([0, 20 * MILLISECOND_NS, 999_999_937, 2_000_000 * MILLISECOND_NS])),
     )
 
 
