@@ -1,0 +1,176 @@
+"""Tables that users bring (CSV, JSON lines, Parquet), checked with messages that name file, column, row and value."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import warnings
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from twin.errors import InputError
+
+SHOWN_CHARACTERS = 60
+# How the markers of an absent value (None, NaN, NaT, NA) print.
+ABSENT_VALUES = frozenset({"None", "nan", "NaT", "<NA>"})
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """The rows of a file. Row numbers in messages count from 1 and leave out a header.
+
+    Attributes
+    ----------
+    frame
+        Values as the file has them: text for CSV, typed for JSON lines and Parquet.
+    file
+        Path of the file, as given.
+    """
+
+    frame: pd.DataFrame
+    file: str
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.frame)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns."""
+        return tuple(str(column) for column in self.frame.columns)
+
+    def require(self, columns: Sequence[str]) -> None:
+        """Raise InputError unless the table has all `columns`, with the nearest name that it has."""
+        missing = [column for column in columns if column not in self.columns]
+        if not missing:
+            return
+        near = {column: _nearest(column, self.columns) for column in missing}
+        guesses = ", ".join(f"{column!r}: did you mean {guess!r}?" for column, guess in near.items() if guess)
+        have = ", ".join(repr(column) for column in self.columns)
+        raise InputError(
+            f"{self.file} must have the columns {', '.join(map(repr, columns))}. "
+            f"Missing: {', '.join(map(repr, missing))}; it has {have}.",
+            file=self.file,
+            field=missing[0],
+            value=self.columns,
+            hint=guesses or "name the file's own columns with a column mapping, or give another format",
+        )
+
+    def fail(self, column: str, rule: str, wrong: NDArray[np.bool_], *, hint: str | None = None) -> None:
+        """Raise InputError for the first row where `wrong` (bool [N]) holds, saying that `column` must `rule`."""
+        if not np.any(wrong):
+            return
+        row = int(np.argmax(wrong))
+        value = self.frame[column].iloc[row]
+        others = int(np.count_nonzero(wrong)) - 1
+        more = f", and in {others} more rows" if others else ""
+        raise InputError(
+            f"`{column}` must {rule}. Got {_shown(value)} in row {row + 1} of {self.file}{more}.",
+            file=self.file,
+            field=column,
+            value=value,
+            hint=hint,
+        )
+
+    def numbers(self, column: str) -> NDArray[np.float64]:
+        """Return `column` as float64 [N]: finite and not negative, or InputError."""
+        values = np.asarray(pd.to_numeric(self.frame[column], errors="coerce"), dtype=np.float64)
+        self.fail(column, "be a finite number", ~np.isfinite(values), hint="correct or remove such rows")
+        self.fail(column, "not be negative", values < 0, hint="correct or remove such rows")
+        return values
+
+    def counts(self, column: str) -> NDArray[np.int64]:
+        """Return `column` as int64 [N]: whole numbers from 0 to 2,147,483,647, or InputError."""
+        values = self.numbers(column)
+        self.fail(column, "be a whole number", values != np.floor(values), hint="correct or remove such rows")
+        largest = np.iinfo(np.int32).max
+        self.fail(column, f"not exceed {largest}", values > largest, hint="correct or remove such rows")
+        return values.astype(np.int64)
+
+    def labels(self, column: str) -> NDArray[np.object_]:
+        """Return `column` as str in an object array [N]: no empty ones, or InputError."""
+        values = self.frame[column]
+        absent = np.asarray(values.isna(), dtype=np.bool_)
+        texts = np.array([str(value) for value in values], dtype=np.object_)
+        empty = absent | np.array([not text.strip() for text in texts], dtype=np.bool_)
+        self.fail(
+            column, "not be empty", empty, hint="name an adapter in each row, or leave the column out of the mapping"
+        )
+        return texts
+
+
+def read_csv_table(path: Path) -> Table:
+    """Read a CSV file with a header, all values as text (compression by suffix)."""
+
+    def read() -> pd.DataFrame:
+        with warnings.catch_warnings():
+            # Rows longer than the header would otherwise lose their last fields with a warning only.
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            return pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False, encoding="utf-8-sig")
+
+    return _read(path, "CSV with a header", read)
+
+
+def read_json_lines_table(path: Path) -> Table:
+    """Read a file with one JSON object per line; values that are not plain (lists, objects) stay as they are."""
+
+    # Not with pandas: it turns numbers in columns of certain names ("timestamp") into dates.
+    def read() -> pd.DataFrame:
+        records = []
+        with path.open(encoding="utf-8-sig") as lines:
+            for number, line in enumerate(lines, start=1):
+                if not line.strip():
+                    continue
+                record = json.loads(line)
+                if not isinstance(record, dict):
+                    raise ValueError(f"line {number} is no object")  # noqa: TRY004 - malformed content, like bad JSON
+                records.append(record)
+        return pd.DataFrame(records)
+
+    return _read(path, "JSON lines (one object per line)", read)
+
+
+def read_parquet_table(path: Path) -> Table:
+    """Read a Parquet file."""
+    return _read(path, "Parquet", lambda: pd.read_parquet(path, engine="pyarrow"))
+
+
+def _read(path: Path, kind: str, read: Callable[[], pd.DataFrame]) -> Table:
+    file = str(path)
+    if path.is_dir():
+        raise InputError(f"the input must be a file. Got the folder {file}.", file=file)
+    try:
+        if path.stat().st_size == 0:
+            raise InputError(f"{file} must be {kind}. It is empty.", file=file)
+        frame = read()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise InputError(
+            f"{file} must be readable. {reason}.", file=file, hint="check the path and the permissions"
+        ) from error
+    except (ValueError, EOFError, zlib.error, pd.errors.ParserWarning) as error:
+        # ValueError covers undecodable text, rows of another length (pandas) and foreign file formats (pyarrow).
+        reason = " ".join(str(error).split())
+        raise InputError(f"{file} must be {kind}. It cannot be read: {reason}", file=file) from error
+    if len(frame) == 0:
+        raise InputError(f"{file} must hold at least one row below its header. It holds none.", file=file)
+    return Table(frame, file)
+
+
+def _nearest(name: str, candidates: Sequence[str]) -> str | None:
+    lowered = {candidate.strip().lower(): candidate for candidate in candidates}
+    matches = difflib.get_close_matches(name.lower(), list(lowered), n=1, cutoff=0.5)
+    return lowered[matches[0]] if matches else None
+
+
+def _shown(value: object) -> str:
+    if not isinstance(value, str) and str(value) in ABSENT_VALUES:
+        return "nothing"
+    text = repr(value.item()) if isinstance(value, np.generic) else repr(value)
+    return text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 3] + "..."
