@@ -18,8 +18,9 @@ from twin.engine import SUPPORTED_RANKS, EngineConfig
 from twin.lengths import LengthDistribution
 from twin.workload import Adapter
 
-# Windows in which an adapter counts as active when at least one of its requests arrives (Poisson): about the time that
-# a request stays in a lightly and in a heavily loaded replica; the sums tell how many adapters compete for the slots.
+# Windows in which an adapter counts as active when at least one of its requests arrives (Poisson): about the time
+# that a request stays in a lightly and in a heavily loaded replica; the sums tell how many adapters compete for the
+# slots.
 ACTIVE_WINDOWS_S = (10.0, 40.0)
 
 _AGGREGATES: tuple[tuple[str, str], ...] = (
@@ -86,7 +87,8 @@ def adapter_aggregates(adapters: Sequence[Adapter]) -> NDArray[np.float64]:
 
     Returns
     -------
-    float64 [A, len(AGGREGATE_NAMES)], in the units of `FEATURE_SCHEMA`; the aggregate of a set is the sum of its rows.
+    float64 [A, len(AGGREGATE_NAMES)], in the units of `FEATURE_SCHEMA`; the aggregate of a set is the sum of its
+    rows.
 
     Notes
     -----
