@@ -1,0 +1,115 @@
+"""Tiny replicas made by hand, and a reading of the step log in plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twin.replica import ReplicaInputs, ReplicaTrace
+from twin.step_time import COEFFICIENT_NAMES
+
+STEP_NS = 1_000_000
+
+
+def coefficients(**milliseconds: float) -> NDArray[np.float64]:
+    """Return step-time coefficients by name; the others are 0."""
+    unknown = set(milliseconds) - set(COEFFICIENT_NAMES)
+    assert not unknown, f"no such coefficients: {unknown}"
+    return np.array([milliseconds.get(name, 0.0) for name in COEFFICIENT_NAMES], dtype=np.float64)
+
+
+def make_inputs(
+    requests: Sequence[tuple[int, int, int, int]],
+    *,
+    hashes: Sequence[int] = (0, 1, 2, 3),
+    gpu_load_ns: int = 0,
+    disk_load_ns: int = 0,
+    **settings: Any,
+) -> ReplicaInputs:
+    """Return a replica on which nothing is scarce unless `settings` say so; a step takes 1 ms whatever is in it.
+
+    Parameters
+    ----------
+    requests
+        Rows of (arrival in ns, adapter, prompt tokens, output tokens).
+    hashes
+        One per adapter.
+    gpu_load_ns, disk_load_ns
+        The same for all adapters.
+    settings
+        Scalars of `ReplicaInputs`, and `step_coefficients`.
+    """
+    table = np.array(requests, dtype=np.int64).reshape(-1, 4)
+    defaults: dict[str, Any] = {
+        "step_coefficients": coefficients(base_ms=1.0),
+        "num_blocks": 1001,
+        "block_size": 1,
+        "watermark_blocks": 0,
+        "num_slots": 4,
+        "cpu_capacity": 4,
+        "max_lora_rank": 16,
+        "max_num_seqs": 100,
+        "max_num_batched_tokens": 100,
+        "max_model_len": 100,
+        "long_prefill_token_threshold": 0,
+        "reserve_full_isl": True,
+        "keep_last_token_free": True,
+        "threshold_when_alone": False,
+        "load_in_set_order": True,
+        "horizon_ns": 1000 * STEP_NS,
+        "sample_interval_ns": 0,
+    }
+    return ReplicaInputs(
+        arrival_ns=table[:, 0].copy(),
+        adapter=table[:, 1].astype(np.int32),
+        prompt_tokens=table[:, 2].astype(np.int32),
+        output_tokens=table[:, 3].astype(np.int32),
+        adapter_hash=np.array(hashes, dtype=np.uint64),
+        gpu_load_ns=np.full(len(hashes), gpu_load_ns, dtype=np.int64),
+        disk_load_ns=np.full(len(hashes), disk_load_ns, dtype=np.int64),
+        **{**defaults, **settings},
+    )
+
+
+@dataclass(frozen=True)
+class LoggedStep:
+    """One step of a `StepLog`; `tokens` has the scheduled requests in running order."""
+
+    start_ns: int
+    duration_ns: int
+    tokens: dict[int, int]
+    running: list[int]
+    waiting: list[int]
+    free_blocks: int
+    preemptions: int
+    gpu_loads: int
+    disk_loads: int
+
+
+def logged_steps(trace: ReplicaTrace) -> list[LoggedStep]:
+    """Return the steps of a trace that has a log."""
+    log = trace.step_log
+    assert log is not None
+    steps = []
+    for index in range(len(log.start_ns)):
+        running = slice(int(log.running_offset[index]), int(log.running_offset[index + 1]))
+        waiting = slice(int(log.waiting_offset[index]), int(log.waiting_offset[index + 1]))
+        pairs = zip(log.running_request[running].tolist(), log.running_tokens[running].tolist(), strict=True)
+        steps.append(
+            LoggedStep(
+                start_ns=int(log.start_ns[index]),
+                duration_ns=int(log.duration_ns[index]),
+                tokens={request: tokens for request, tokens in pairs if tokens > 0},
+                running=log.running_request[running].tolist(),
+                waiting=log.waiting_request[waiting].tolist(),
+                free_blocks=int(log.free_blocks[index]),
+                preemptions=int(log.preemptions[index]),
+                gpu_loads=int(log.gpu_loads[index]),
+                disk_loads=int(log.disk_loads[index]),
+            )
+        )
+    return steps
