@@ -1,0 +1,315 @@
+"""What a simulated replica did: throughput, latencies, waiting, loads, starvation - per replica and per adapter."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from twin.replica import (
+    ADAPTER_BIN_FACTOR,
+    GAP_DECADES,
+    GAP_LOWEST_NS,
+    NUM_GAP_BINS,
+    SAMPLE_COLUMNS,
+    ReplicaInputs,
+    ReplicaTrace,
+)
+from twin.workload import NANOSECONDS, Workload
+
+# A request that waits for less than this at the end of the simulation is not yet counted as unserved: it may merely have just arrived.
+WAITING_GRACE_S = 5.0
+
+
+class LatencySummary(BaseModel):
+    """Mean and percentiles in seconds; all ``None`` when there was nothing to measure."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    mean_s: float | None = None
+    p50_s: float | None = None
+    p95_s: float | None = None
+    p99_s: float | None = None
+
+
+class AdapterReport(BaseModel):
+    """One adapter on a replica, over the measured window.
+
+    Attributes
+    ----------
+    offered_tps, throughput_tps
+        Prompt + output tokens per second that arrived, and of completed requests.
+    served_ratio
+        1 - (tokens of its requests that still wait at the end, for longer than a grace) / (its offered tokens).
+    is_starved
+        ``served_ratio < 1 - starvation_tolerance``.
+    ttft, itl
+        Time to first token of requests that got one in the window; time between tokens of the whole simulation.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    rank: int
+    requests_arrived: int
+    requests_finished: int
+    offered_tps: float
+    throughput_tps: float
+    served_ratio: float
+    is_starved: bool
+    ttft: LatencySummary
+    itl: LatencySummary
+    gpu_loads: int
+    disk_loads: int
+
+
+class TimeSeries(BaseModel):
+    """State of the replica at step boundaries, one entry per interval (see `SAMPLE_COLUMNS`)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    time_s: tuple[float, ...] = ()
+    running: tuple[int, ...] = ()
+    waiting: tuple[int, ...] = ()
+    used_blocks: tuple[int, ...] = ()
+    finished_requests: tuple[int, ...] = ()
+    finished_tokens: tuple[int, ...] = ()
+    preemptions: tuple[int, ...] = ()
+    gpu_loads: tuple[int, ...] = ()
+
+
+class SimulationReport(BaseModel):
+    """One simulated replica over the window ``[warmup_s, horizon_s]``.
+
+    Attributes
+    ----------
+    engine
+        Which engine simulated it.
+    offered_tps, throughput_tps, offered_rps, completed_rps
+        Arrived and completed prompt + output tokens (requests) per second.
+    throughput_ratio
+        throughput / offered; 1 when nothing was offered.
+    is_starved
+        ``throughput_ratio < 1 - starvation_tolerance``, the papers' test of a replica.
+    starved_adapters
+        Names of the adapters that starve by their own ratio.
+    ttft, itl, tpot
+        Time to first token; time between tokens (all requests' gaps, whole simulation); per completed request
+        (finish - first token) / (output tokens - 1).
+    running_mean, waiting_mean, kv_usage_mean
+        Time means over the horizon; KV usage in [0, 1].
+    busy_fraction
+        Share of the horizon in which steps ran.
+    load_time_s
+        Time spent loading adapters.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: Literal[1] = 1
+    engine: str
+    seed: int
+    horizon_s: float
+    warmup_s: float
+    starvation_tolerance: float
+    kv_tokens: int
+    requests_arrived: int
+    requests_finished: int
+    offered_tps: float
+    throughput_tps: float
+    throughput_ratio: float
+    offered_rps: float
+    completed_rps: float
+    is_starved: bool
+    starved_adapters: tuple[str, ...]
+    ttft: LatencySummary
+    itl: LatencySummary
+    tpot: LatencySummary
+    running_mean: float
+    running_max: int
+    waiting_mean: float
+    waiting_max: int
+    kv_usage_mean: float
+    kv_usage_max: float
+    num_steps: int
+    step_mean_s: float | None
+    busy_fraction: float
+    num_preemptions: int
+    gpu_loads: int
+    disk_loads: int
+    load_time_s: float
+    adapters: tuple[AdapterReport, ...]
+    time_series: TimeSeries = TimeSeries()
+
+    @property
+    def has_starvation(self) -> bool:
+        """Whether the replica or any of its adapters starves."""
+        return self.is_starved or bool(self.starved_adapters)
+
+
+def build_report(
+    workload: Workload,
+    inputs: ReplicaInputs,
+    trace: ReplicaTrace,
+    *,
+    engine: str,
+    seed: int,
+    warmup_s: float,
+    starvation_tolerance: float,
+) -> SimulationReport:
+    """Turn an engine's raw outcome into a report; shapes as in `ReplicaTrace`."""
+    horizon_s = trace.end_ns / NANOSECONDS
+    window_s = horizon_s - warmup_s
+    warmup_ns = round(warmup_s * NANOSECONDS)
+    tokens = inputs.prompt_tokens.astype(np.int64) + inputs.output_tokens
+    arrived = inputs.arrival_ns >= warmup_ns
+    finished = trace.finish_ns >= max(warmup_ns, 0)
+    offered_tokens, finished_tokens = int(tokens[arrived].sum()), int(tokens[finished].sum())
+    ratio = finished_tokens / offered_tokens if offered_tokens else 1.0
+    usable_blocks = inputs.num_blocks - 1
+    adapters = _adapter_reports(workload, inputs, trace, tokens, arrived, finished, window_s, starvation_tolerance)
+    return SimulationReport(
+        engine=engine,
+        seed=seed,
+        horizon_s=horizon_s,
+        warmup_s=warmup_s,
+        starvation_tolerance=starvation_tolerance,
+        kv_tokens=inputs.num_blocks * inputs.block_size,
+        requests_arrived=int(arrived.sum()),
+        requests_finished=int(finished.sum()),
+        offered_tps=offered_tokens / window_s,
+        throughput_tps=finished_tokens / window_s,
+        throughput_ratio=ratio,
+        offered_rps=int(arrived.sum()) / window_s,
+        completed_rps=int(finished.sum()) / window_s,
+        is_starved=ratio < 1.0 - starvation_tolerance,
+        starved_adapters=tuple(adapter.name for adapter in adapters if adapter.is_starved),
+        ttft=_summarise((trace.first_token_ns - inputs.arrival_ns)[trace.first_token_ns >= max(warmup_ns, 0)]),
+        itl=_summarise_gaps(
+            trace.gap_histogram, int(trace.adapter_gap_sum_ns.sum()), int(trace.adapter_gap_count.sum())
+        ),
+        tpot=_summarise(_time_per_output_token(trace, finished)),
+        running_mean=trace.running_integral / trace.end_ns,
+        running_max=trace.peak_running,
+        waiting_mean=trace.waiting_integral / trace.end_ns,
+        waiting_max=trace.peak_waiting,
+        kv_usage_mean=trace.used_blocks_integral / trace.end_ns / usable_blocks,
+        kv_usage_max=trace.peak_used_blocks / usable_blocks,
+        num_steps=trace.num_steps,
+        step_mean_s=trace.busy_ns / trace.num_steps / NANOSECONDS if trace.num_steps else None,
+        busy_fraction=trace.busy_ns / trace.end_ns,
+        num_preemptions=trace.num_preemptions,
+        gpu_loads=int(trace.adapter_gpu_loads.sum()),
+        disk_loads=int(trace.adapter_disk_loads.sum()),
+        load_time_s=trace.load_ns / NANOSECONDS,
+        adapters=adapters,
+        time_series=_time_series(trace),
+    )
+
+
+def _adapter_reports(
+    workload: Workload,
+    inputs: ReplicaInputs,
+    trace: ReplicaTrace,
+    tokens: NDArray[np.int64],
+    arrived: NDArray[np.bool_],
+    finished: NDArray[np.bool_],
+    window_s: float,
+    tolerance: float,
+) -> tuple[AdapterReport, ...]:
+    count = len(workload.adapters)
+    owner = np.where(inputs.adapter >= 0, inputs.adapter, count)
+
+    def per_adapter(mask: NDArray[np.bool_], weights: NDArray[np.int64] | None = None) -> NDArray[np.float64]:
+        chosen = None if weights is None else weights[mask]
+        return np.bincount(owner[mask], weights=chosen, minlength=count + 1).astype(np.float64)
+
+    overdue_ns = trace.end_ns - round(WAITING_GRACE_S * NANOSECONDS)
+    unserved = arrived & (trace.finish_ns < 0) & ~trace.is_running & (inputs.arrival_ns < overdue_ns)
+    offered, served, waiting = (
+        per_adapter(arrived, tokens),
+        per_adapter(finished, tokens),
+        per_adapter(unserved, tokens),
+    )
+    num_arrived, num_finished = per_adapter(arrived), per_adapter(finished)
+    ratios = 1.0 - np.divide(waiting, offered, out=np.zeros_like(waiting), where=offered > 0)
+    first_tokens = _group_first_tokens(inputs, trace, owner, count)
+    return tuple(
+        AdapterReport(
+            name=adapter.name,
+            rank=adapter.rank,
+            requests_arrived=int(num_arrived[index]),
+            requests_finished=int(num_finished[index]),
+            offered_tps=float(offered[index]) / window_s,
+            throughput_tps=float(served[index]) / window_s,
+            served_ratio=float(ratios[index]),
+            is_starved=bool(ratios[index] < 1.0 - tolerance),
+            ttft=_summarise(first_tokens[index]),
+            itl=_summarise_gaps(
+                trace.adapter_gap_histogram[index],
+                int(trace.adapter_gap_sum_ns[index]),
+                int(trace.adapter_gap_count[index]),
+            ),
+            gpu_loads=int(trace.adapter_gpu_loads[index]),
+            disk_loads=int(trace.adapter_disk_loads[index]),
+        )
+        for index, adapter in enumerate(workload.adapters)
+    )
+
+
+def _group_first_tokens(
+    inputs: ReplicaInputs, trace: ReplicaTrace, owner: NDArray[np.int64], count: int
+) -> list[NDArray[np.int64]]:
+    """Return each adapter's times to first token (ns), adapters in order."""
+    has_token = trace.first_token_ns >= 0
+    order = np.argsort(owner[has_token], kind="stable")
+    waits = (trace.first_token_ns - inputs.arrival_ns)[has_token][order]
+    ends = np.searchsorted(owner[has_token][order], np.arange(count + 1))
+    return [waits[ends[index] : ends[index + 1]] for index in range(count)]
+
+
+def _time_per_output_token(trace: ReplicaTrace, finished: NDArray[np.bool_]) -> NDArray[np.float64]:
+    several = finished & (trace.generated_tokens > 1)
+    spans = (trace.finish_ns - trace.first_token_ns)[several]
+    return spans / (trace.generated_tokens[several] - 1)
+
+
+def _summarise(durations_ns: NDArray[np.int64] | NDArray[np.float64]) -> LatencySummary:
+    if len(durations_ns) == 0:
+        return LatencySummary()
+    seconds = durations_ns / NANOSECONDS
+    p50, p95, p99 = np.percentile(seconds, (50.0, 95.0, 99.0))
+    return LatencySummary(mean_s=float(seconds.mean()), p50_s=float(p50), p95_s=float(p95), p99_s=float(p99))
+
+
+def _summarise_gaps(histogram: NDArray[np.int64] | NDArray[np.int32], sum_ns: int, count: int) -> LatencySummary:
+    """Summarise inter-token gaps from their logarithmic histogram; the mean is exact, percentiles are interpolated inside a bin."""
+    if count == 0:
+        return LatencySummary()
+    return LatencySummary(
+        mean_s=sum_ns / count / NANOSECONDS,
+        p50_s=_histogram_quantile(histogram, 0.50),
+        p95_s=_histogram_quantile(histogram, 0.95),
+        p99_s=_histogram_quantile(histogram, 0.99),
+    )
+
+
+def _histogram_quantile(histogram: NDArray[np.int64] | NDArray[np.int32], probability: float) -> float:
+    cumulative = np.cumsum(histogram, dtype=np.float64)
+    target = probability * cumulative[-1]
+    index = int(np.searchsorted(cumulative, target, side="left"))
+    before = cumulative[index - 1] if index else 0.0
+    position = index + (target - before) / float(histogram[index])
+    width = 1 if len(histogram) == NUM_GAP_BINS else ADAPTER_BIN_FACTOR
+    decades = position * width * GAP_DECADES / NUM_GAP_BINS
+    return float(GAP_LOWEST_NS * 10.0**decades / NANOSECONDS)
+
+
+def _time_series(trace: ReplicaTrace) -> TimeSeries:
+    if len(trace.samples) == 0:
+        return TimeSeries()
+    columns = dict(zip(SAMPLE_COLUMNS, trace.samples.T.tolist(), strict=True))
+    times = tuple(value / NANOSECONDS for value in columns.pop("time_ns"))
+    return TimeSeries(time_s=times, **{name: tuple(values) for name, values in columns.items()})
