@@ -15,6 +15,12 @@ so a scheduler that only asks for a version pays for neither NumPy nor a solver.
 
 from importlib import import_module
 
+# Type checkers take this name for true; `typing` itself takes longer to load than the rest of this package.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from solvers.problem import Problem
+    from twin.simulate import simulate
+
 __all__ = ["Plan", "Problem", "__version__", "load_problem", "plan", "simulate"]
 
 _MODULE_OF_EXPORT = {
