@@ -279,25 +279,32 @@ def _time_per_output_token(trace: ReplicaTrace, finished: NDArray[np.bool_]) -> 
 def _summarise(durations_ns: NDArray[np.int64] | NDArray[np.float64]) -> LatencySummary:
     if len(durations_ns) == 0:
         return LatencySummary()
-    seconds = durations_ns / NANOSECONDS
-    p50, p95, p99 = np.percentile(seconds, (50.0, 95.0, 99.0))
-    return LatencySummary(mean_s=float(seconds.mean()), p50_s=float(p50), p95_s=float(p95), p99_s=float(p99))
+    seconds = np.sort(durations_ns) / NANOSECONDS
+    # Linear interpolation between order statistics, as numpy.percentile: its own overhead is a hundred times the work for the few
+    # requests of one adapter, and a replica has hundreds of adapters.
+    positions = np.array([0.50, 0.95, 0.99]) * (len(seconds) - 1)
+    below = positions.astype(np.int64)
+    steps = seconds[np.minimum(below + 1, len(seconds) - 1)] - seconds[below]
+    p50, p95, p99 = (seconds[below] + steps * (positions - below)).tolist()
+    return LatencySummary(mean_s=float(seconds.mean()), p50_s=p50, p95_s=p95, p99_s=p99)
 
 
 def _summarise_gaps(histogram: NDArray[np.int64] | NDArray[np.int32], sum_ns: int, count: int) -> LatencySummary:
     """Summarise inter-token gaps from their logarithmic histogram; the mean is exact, percentiles are interpolated inside a bin."""
     if count == 0:
         return LatencySummary()
+    cumulative = np.cumsum(histogram, dtype=np.float64)
     return LatencySummary(
         mean_s=sum_ns / count / NANOSECONDS,
-        p50_s=_histogram_quantile(histogram, 0.50),
-        p95_s=_histogram_quantile(histogram, 0.95),
-        p99_s=_histogram_quantile(histogram, 0.99),
+        p50_s=_histogram_quantile(histogram, cumulative, 0.50),
+        p95_s=_histogram_quantile(histogram, cumulative, 0.95),
+        p99_s=_histogram_quantile(histogram, cumulative, 0.99),
     )
 
 
-def _histogram_quantile(histogram: NDArray[np.int64] | NDArray[np.int32], probability: float) -> float:
-    cumulative = np.cumsum(histogram, dtype=np.float64)
+def _histogram_quantile(
+    histogram: NDArray[np.int64] | NDArray[np.int32], cumulative: NDArray[np.float64], probability: float
+) -> float:
     target = probability * cumulative[-1]
     index = int(np.searchsorted(cumulative, target, side="left"))
     before = cumulative[index - 1] if index else 0.0
