@@ -1,0 +1,77 @@
+"""The one rule that says whether a prediction is good enough: starvation and latency limits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from predictors.surrogate import SurrogateOutput
+from solvers.problem_file import Limits
+
+# A replica is predicted to starve from this probability on.
+STARVED_PROBABILITY = 0.5
+
+
+@dataclass(frozen=True)
+class _Condition:
+    """One condition for N predictions: is it kept, how close is it (1 at the limit), how to say that it is not."""
+
+    kept: NDArray[np.bool_]
+    pressure: NDArray[np.float64]
+    text: str
+    value: NDArray[np.float64]
+
+
+def accepts(limits: Limits, output: SurrogateOutput) -> NDArray[np.bool_]:
+    """Return for each of N predictions whether it keeps every limit, bool [N]; NaN keeps none."""
+    kept: NDArray[np.bool_] = np.logical_and.reduce([condition.kept for condition in _conditions(limits, output)])
+    return kept
+
+
+def pressure(limits: Limits, output: SurrogateOutput) -> NDArray[np.float64]:
+    """Return how close each of N predictions is to the limit that it meets first, float64 [N]: 0 far away, 1 at it."""
+    parts = [condition.pressure for condition in _conditions(limits, output)]
+    largest: NDArray[np.float64] = np.maximum.reduce(parts)
+    return largest
+
+
+def violations(limits: Limits, output: SurrogateOutput) -> list[tuple[str, ...]]:
+    """Return for each of N predictions what it does not keep, in words."""
+    conditions = list(_conditions(limits, output))
+    return [
+        tuple(condition.text.format(condition.value[row]) for condition in conditions if not condition.kept[row])
+        for row in range(len(output))
+    ]
+
+
+def _conditions(limits: Limits, output: SurrogateOutput) -> Iterator[_Condition]:
+    probability = output.starvation_probability.astype(np.float64)
+    yield _Condition(
+        kept=probability < STARVED_PROBABILITY,
+        pressure=probability / STARVED_PROBABILITY,
+        text="starvation probability {:.2f} must be below " + str(STARVED_PROBABILITY),
+        value=probability,
+    )
+    ratio = output.throughput_ratio.astype(np.float64)
+    tolerance = limits.starvation_tolerance
+    yield _Condition(
+        kept=output.throughput_ratio >= np.float32(1.0 - tolerance),
+        pressure=np.maximum(1.0 - ratio, 0.0) / max(tolerance, 1e-6),
+        text="throughput / offered load {:.3f} must be at least " + f"{1.0 - tolerance:g}",
+        value=ratio,
+    )
+    for name, limit_ms, predicted_s in (
+        ("ITL", limits.itl_p95_ms, output.itl_s),
+        ("TTFT", limits.ttft_p95_ms, output.ttft_s),
+    ):
+        if limit_ms is not None:
+            predicted_ms = predicted_s.astype(np.float64) * 1000.0
+            yield _Condition(
+                kept=predicted_ms <= limit_ms,
+                pressure=predicted_ms / limit_ms,
+                text=f"{name} p95 {{:.1f}} ms must be at most {limit_ms:g} ms",
+                value=predicted_ms,
+            )

@@ -1,0 +1,85 @@
+"""Adapters that no GPU can serve alone: found before anything is packed, with the share of each that would fit."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from predictors.features import inflate
+from solvers import acceptance
+from solvers.feasibility import FeasibilityModel
+from twin.errors import InputError
+
+# Shares of an adapter's load that are tried, in percent.
+NUM_SHARES = 100
+LISTED_ADAPTERS = 10
+
+
+def feasible_alone(model: FeasibilityModel) -> NDArray[np.bool_]:
+    """Return for each GPU type and adapter whether the adapter alone fits an empty GPU, bool [T, A].
+
+    Raises
+    ------
+    InputError
+        When some adapter fits no GPU type; it names them, their load, the largest share that fits, and what to do.
+    """
+    problem = model.problem
+    members = [(index,) for index in range(len(problem.adapters))]
+    fits = np.array(
+        [
+            model.best_choice(model.aggregates, problem.ranks, gpu_type, members).feasible
+            for gpu_type in range(len(problem.gpu_types))
+        ]
+    )
+    without = np.flatnonzero(~fits.any(axis=0))
+    if len(without):
+        raise _unplaceable(model, [int(index) for index in without])
+    return fits
+
+
+def largest_share(model: FeasibilityModel, adapter: int) -> float:
+    """Return the largest share (in whole percent) of an adapter's load that fits an empty GPU of some type; 0: none."""
+    problem = model.problem
+    shares = np.arange(NUM_SHARES, 0, -1) / NUM_SHARES
+    best = 0.0
+    for gpu_type in range(len(problem.gpu_types)):
+        rank = int(problem.ranks[adapter])
+        for slots in model.slot_options(gpu_type, 1, rank):
+            one = model.settings(gpu_type, slots, model.slots.rank_of_slots(rank))
+            features = model.features(model.aggregates[[adapter]], one)
+            rows = np.concatenate([inflate(features, float(share)) for share in shares])
+            accepted = acceptance.accepts(problem.limits, model.ask(gpu_type, rows))
+            if accepted.any():
+                best = max(best, float(shares[int(np.argmax(accepted))]))
+    return best
+
+
+def _unplaceable(model: FeasibilityModel, adapters: list[int]) -> InputError:
+    problem = model.problem
+    lines = []
+    for index in adapters[:LISTED_ADAPTERS]:
+        adapter = problem.adapters[index]
+        share = largest_share(model, index)
+        fits = (
+            f"at most {share:.0%} of it fits, replicate it at least {int(np.ceil(1 / share - 1e-9))} times"
+            if share
+            else "no share of it fits, also not 1 %"
+        )
+        lines.append(
+            f"{adapter.name!r} (rank {adapter.rank}, {adapter.rate_rps:g} requests/s, "
+            f"{adapter.offered_tps:,.0f} tokens/s): {fits}"
+        )
+    more = f"; and {len(adapters) - LISTED_ADAPTERS} more" if len(adapters) > LISTED_ADAPTERS else ""
+    first = adapters[0]
+    return InputError(
+        f"every adapter must fit a GPU alone. {len(adapters)} of {len(problem.adapters)} {_verb(adapters)}: "
+        f"{'; '.join(lines)}{more}. Replicate such an adapter (list it several times under other names, each with "
+        "its part of rate_rps), relax `limits`, or exclude it.",
+        field=f"adapters.{first}.rate_rps",
+        value=problem.adapters[first].rate_rps,
+        hint="split its rate over several entries, or remove it",
+    )
+
+
+def _verb(adapters: list[int]) -> str:
+    return "does not" if len(adapters) == 1 else "do not"

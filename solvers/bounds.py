@@ -1,0 +1,222 @@
+r"""How few GPUs can be enough whatever the placement: the work bound.
+
+Model: mean rates. In the long run every replica completes at least the share ``1 - starvation_tolerance`` of each
+adapter's offered tokens (this is what "no replica and no adapter starves" demands), with the adapters' mean lengths,
+because the scheduler does not know how long an output will be. Chance in a finite window is not part of the model.
+
+What a completed request of p prompt and o output tokens needs, wherever it is served (vLLM's scheduling rules,
+twin/semantics.md):
+
+- p + o - 1 scheduled tokens: its prompt, whose last step samples the first output token, then one token per decode;
+- at least o request-steps: one for the prompt (more when it is chunked) and o - 1 decodes;
+- in decode j = 1 .. o - 1 it has p + j - 1 computed tokens, which are read and which occupy KV cache:
+  (o - 1) * p + (o - 1) * (o - 2) / 2 token-steps.
+
+What a step takes at least (``twin.step_time``), with T tokens, n requests and ctx computed tokens in it:
+
+    base + large * [T > 512] + mixed * [a prefill is in it] + token * T + request * n + context * ctx
+
+`base` has the terms that occur in every step, at the fewest slots (one, or what the problem fixes) and one adapter;
+a negative small-batch correction is subtracted in full. `token` has the LoRA cost per token and the slots' tiles (at
+least T / 64 of them), at the adapter's own rank, because no GPU that serves it has a smaller `max_lora_rank`. Every
+term that is left out is >= 0. Padding, adapter loads, preemptions, further adapters in a step are left out.
+
+How many steps per second all GPUs together need at least: a step has at most B = `max_num_batched_tokens` tokens,
+at most `max_num_seqs` requests, and at most the largest KV capacity of computed tokens. With t tokens/s, r
+request-steps/s and c token-steps/s in total, sum(base + large * [T > 512]) per second is at least each of
+
+    t * min(base / min(512, B), (base + large) / B),    r * base / max_num_seqs,    c * base / kv_tokens
+
+and prompt tokens/s / B steps hold a prefill. A GPU has one second per second, so with w the linear work
+
+    num_gpus >= (1 - starvation_tolerance) * (w + mixed * prompt_tps / B + the largest of the three)
+
+For a fleet of several GPU types each coefficient is the smallest, and the KV capacity the largest, of all types; the
+bound is then valid for every mixture. Rates are those of the quietest phase. Prompt and output lengths of a drawn
+workload are independent; those of a replayed trace are taken request by request.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from predictors.features import AGGREGATE_NAMES
+from solvers.problem import Problem
+from solvers.result import Bound
+from solvers.slots import SlotTables
+from twin.profile import PerformanceProfile
+from twin.step_time import LARGE_BATCH_TOKENS, RANK_UNIT, TILE_TOKENS
+from twin.workload import RequestTable
+
+# Relative rounding error that the sum may have; subtracted before rounding up.
+ROUNDING = 1e-9
+
+
+@dataclass(frozen=True)
+class UnavoidableCosts:
+    """Smallest possible costs on one GPU type, in seconds; see the module's derivation.
+
+    Attributes
+    ----------
+    base_s, large_s, mixed_s
+        Per step (below 0 only for a profile from which nothing can be proven); per step beyond 512 tokens; per step
+        with a prefill.
+    token_s, request_s
+        float64 [A], per scheduled token and per request-step of each adapter.
+    context_token_s
+        Per KV token read.
+    kv_tokens
+        Largest KV capacity.
+    """
+
+    base_s: float
+    large_s: float
+    mixed_s: float
+    token_s: NDArray[np.float64]
+    request_s: NDArray[np.float64]
+    context_token_s: float
+    kv_tokens: int
+
+
+@dataclass(frozen=True)
+class _Demand:
+    """What each adapter asks of the fleet per second: float64 [A]."""
+
+    prompt_tps: NDArray[np.float64]
+    tokens_ps: NDArray[np.float64]
+    request_steps_ps: NDArray[np.float64]
+    token_steps_ps: NDArray[np.float64]
+
+
+def work_bound(problem: Problem) -> Bound:
+    """Return the fewest GPUs that the adapters' unavoidable work needs, at least 1; see the module's derivation."""
+    return Bound(value=max(1, math.ceil(work_gpus(problem) * (1.0 - ROUNDING))), proof="work", model="twin")
+
+
+def work_gpus(problem: Problem) -> float:
+    """Return the bound before it is rounded up: GPU-seconds of unavoidable work per second."""
+    share = (1.0 - problem.limits.starvation_tolerance) * _quietest_scale(problem)
+    types = [unavoidable_costs(problem, index) for index in range(len(problem.gpu_types))]
+    work = adapter_work(problem, _cheapest(types))
+    return share * float(work.sum())
+
+
+def adapter_work(problem: Problem, costs: UnavoidableCosts) -> NDArray[np.float64]:
+    """Return each adapter's GPU-seconds per second at its full rate, float64 [A]; the sum is that of the derivation.
+
+    The shared cost of steps is split by what makes the steps necessary: tokens, request-steps, or KV token-steps.
+    """
+    demand = _demand(problem)
+    if costs.base_s < 0:
+        return np.zeros(len(problem.adapters))
+    engine = problem.engine
+    budget = engine.max_num_batched_tokens
+    linear = (
+        demand.tokens_ps * costs.token_s
+        + demand.request_steps_ps * costs.request_s
+        + demand.token_steps_ps * costs.context_token_s
+        + demand.prompt_tps * (costs.mixed_s / budget)
+    )
+    per_token_s = min(costs.base_s / min(LARGE_BATCH_TOKENS, budget), (costs.base_s + costs.large_s) / budget)
+    step_costs = (
+        demand.tokens_ps * per_token_s,
+        demand.request_steps_ps * (costs.base_s / engine.max_num_seqs),
+        demand.token_steps_ps * (costs.base_s / costs.kv_tokens),
+    )
+    return linear + max(step_costs, key=lambda seconds: float(seconds.sum()))
+
+
+def unavoidable_costs(problem: Problem, gpu_type: int) -> UnavoidableCosts:
+    """Return the smallest possible costs on a GPU type."""
+    terms = problem.profiles[gpu_type].step_time
+    grid_slots = (problem.fixed_max_loras or 1) + 1
+    ranks = np.maximum(problem.ranks, problem.fixed_max_lora_rank or 0)
+    excess = np.maximum(ranks - RANK_UNIT, 0.0) / RANK_UNIT
+    least_excess = float(excess.min())
+    small_batch_ms = (
+        grid_slots * (terms.small_slot_tile_ms + terms.small_slot_tile_rank_ms * least_excess)
+        + terms.small_adapter_ms
+        + terms.small_adapter_rank_ms * least_excess
+        + terms.small_batch_ms
+    )
+    base_ms = (
+        terms.base_ms
+        + terms.lora_base_ms
+        + terms.slot_ms * grid_slots
+        + terms.adapter_ms
+        + terms.adapter_rank_ms * least_excess
+        + min(0.0, small_batch_ms)
+    )
+    tile_ms = grid_slots * (terms.slot_tile_ms + terms.slot_tile_rank_ms * excess) / TILE_TOKENS
+    token_ms = terms.token_ms + terms.lora_token_ms + terms.lora_token_rank_ms * excess + tile_ms
+    return UnavoidableCosts(
+        base_s=base_ms / 1000.0,
+        large_s=(terms.large_batch_ms + terms.lora_large_batch_ms) / 1000.0,
+        mixed_s=terms.mixed_step_ms / 1000.0,
+        token_s=token_ms / 1000.0,
+        request_s=(terms.request_ms + terms.lora_request_rank_ms * excess) / 1000.0,
+        context_token_s=terms.context_token_ms / 1000.0,
+        kv_tokens=_largest_capacity(problem, gpu_type, problem.profiles[gpu_type]),
+    )
+
+
+def _largest_capacity(problem: Problem, gpu_type: int, profile: PerformanceProfile) -> int:
+    """Return the largest KV capacity of any slots: by formula that of the fewest, unless a measured one is larger."""
+    tables = SlotTables(problem)
+    fewest = tables.kv_tokens(gpu_type, problem.fixed_max_loras or 1, tables.rank_of_slots(int(problem.ranks.min())))
+    measured = [entry.kv_tokens or 0 for entry in profile.memory.measured]
+    return max(fewest, *measured, 1)
+
+
+def _cheapest(types: list[UnavoidableCosts]) -> UnavoidableCosts:
+    """Return costs that no GPU type undercuts."""
+    return UnavoidableCosts(
+        base_s=min(costs.base_s for costs in types),
+        large_s=min(costs.large_s for costs in types),
+        mixed_s=min(costs.mixed_s for costs in types),
+        token_s=np.minimum.reduce([costs.token_s for costs in types]),
+        request_s=np.minimum.reduce([costs.request_s for costs in types]),
+        context_token_s=min(costs.context_token_s for costs in types),
+        kv_tokens=max(costs.kv_tokens for costs in types),
+    )
+
+
+def _quietest_scale(problem: Problem) -> float:
+    """Return the smallest rate scale of any phase; 1 without phases, and at most 1 while no phase starts at 0."""
+    phases = problem.workload.phases
+    scales = [phase.rate_scale for phase in phases]
+    if not phases or phases[0].start_s > 0:
+        scales.append(1.0)
+    return min(scales)
+
+
+def _demand(problem: Problem) -> _Demand:
+    def column(name: str) -> NDArray[np.float64]:
+        return problem.aggregates[:, AGGREGATE_NAMES.index(name)]
+
+    rate, prompt_tps, output_tps = column("sum_rate_rps"), column("sum_prompt_tps"), column("sum_output_tps")
+    if problem.workload.trace is not None:
+        token_steps = rate * _replayed_token_steps(problem.workload.trace, len(problem.adapters))
+    else:
+        # rate * (E[p] E[o] + E[o^2] / 2), from which (o - 1) * p + (o - 1) * (o - 2) / 2 follows.
+        token_steps = column("sum_kv_token_steps") - prompt_tps - 1.5 * output_tps + rate
+    return _Demand(
+        prompt_tps=prompt_tps,
+        tokens_ps=np.maximum(prompt_tps + output_tps - rate, 0.0),
+        request_steps_ps=output_tps,
+        token_steps_ps=np.maximum(token_steps, 0.0),
+    )
+
+
+def _replayed_token_steps(trace: RequestTable, num_adapters: int) -> NDArray[np.float64]:
+    """Return the mean KV token-steps of each adapter's own requests, float64 [A]; 0 without requests."""
+    mine = trace.adapter >= 0
+    prompt = trace.prompt_tokens[mine].astype(np.float64)
+    output = trace.output_tokens[mine].astype(np.float64)
+    steps = (output - 1.0) * prompt + 0.5 * (output - 1.0) * (output - 2.0)
+    counts = np.bincount(trace.adapter[mine], minlength=num_adapters)
+    return np.bincount(trace.adapter[mine], weights=steps, minlength=num_adapters) / np.maximum(counts, 1)

@@ -1,0 +1,252 @@
+"""Which slots a set of adapters gets on a GPU, and whether the surrogate accepts it: the hot path of every solver.
+
+All questions of one call go to the surrogate as one batch of (sets x slot options) rows. What memory allows is
+arithmetic, kept in
+`solvers.slots`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from predictors.features import AGGREGATE_NAMES, ENGINE_NAMES, build_features
+from predictors.surrogate import (
+    OUTPUT_NAMES,
+    InflatedSurrogate,
+    MemberSurrogate,
+    Surrogate,
+    SurrogateOutput,
+    empty_output,
+    outside_domain,
+)
+from solvers import acceptance
+from solvers.problem import Problem
+from solvers.slots import SlotTables
+from solvers.surrogate_per_gpu_type import SurrogatePerGpuType
+
+NUM_ADAPTERS_COLUMN = AGGREGATE_NAMES.index("num_adapters")
+Members = Sequence[tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Under which settings each of N sets is asked about; int64 [N] each."""
+
+    gpu_type: NDArray[np.int64]
+    max_loras: NDArray[np.int64]
+    max_lora_rank: NDArray[np.int64]
+    kv_tokens: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Choices:
+    """For each of N sets the best slot option; arrays [N].
+
+    Attributes
+    ----------
+    feasible
+        bool; where it is False the other columns describe the least bad option, or, where no slots fit the memory,
+        are 0 slots, ratio 0, probability 1 and infinite latencies and pressure.
+    max_loras, max_lora_rank
+        int64.
+    throughput_ratio, starvation_probability, itl_s, ttft_s
+        float64, what the surrogate predicts with these slots.
+    pressure
+        float64, how close the prediction is to the limit it would meet first: 0 far from it, 1 at it.
+    """
+
+    feasible: NDArray[np.bool_]
+    max_loras: NDArray[np.int64]
+    max_lora_rank: NDArray[np.int64]
+    throughput_ratio: NDArray[np.float64]
+    starvation_probability: NDArray[np.float64]
+    itl_s: NDArray[np.float64]
+    ttft_s: NDArray[np.float64]
+    pressure: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        """Return the number of sets."""
+        return len(self.feasible)
+
+
+class FeasibilityModel:
+    """The surrogate's view of a problem, with the memory's verdicts.
+
+    Parameters
+    ----------
+    problem, surrogate
+        What is placed, and who is asked.
+
+    Attributes
+    ----------
+    slots
+        What memory allows.
+    num_evaluations
+        Rows that the surrogate was asked for so far.
+    """
+
+    def __init__(self, problem: Problem, surrogate: Surrogate) -> None:
+        self.problem = problem
+        self.surrogate = surrogate
+        self.slots = SlotTables(problem)
+        self.num_evaluations = 0
+
+    @property
+    def aggregates(self) -> NDArray[np.float64]:
+        """Each adapter's contribution to its set's features, float64 [A, K]; sums are exact."""
+        return self.problem.aggregates
+
+    @property
+    def uses_members(self) -> bool:
+        """Whether the surrogate can use which adapters are in a set; if not, callers need not list them."""
+        inner = self._surrogate_of(0)
+        while isinstance(inner, InflatedSurrogate):
+            inner = inner.surrogate
+        return isinstance(inner, MemberSurrogate)
+
+    def slot_options(self, gpu_type: int, num_adapters: int, max_rank: int) -> tuple[int, ...]:
+        """Return the slots to try for `num_adapters` adapters of rank `max_rank` and below; see `SlotTables`."""
+        return self.slots.options(gpu_type, num_adapters, max_rank)
+
+    def best_choice(
+        self,
+        rows: NDArray[np.float64],
+        max_ranks: NDArray[np.int64],
+        gpu_type: int | NDArray[np.int64],
+        members: Members | None = None,
+    ) -> Choices:
+        """Choose the slots of N sets: feasible, then largest ratio, smallest starvation probability, fewest slots.
+
+        Parameters
+        ----------
+        rows
+            Aggregates of the sets, float64 [N, K].
+        max_ranks
+            Largest adapter rank of each set, int64 [N].
+        gpu_type
+            Index of the GPU type, for all sets or int64 [N].
+        members
+            Sorted adapter indices of each set, for surrogates that can use them.
+        """
+        owner, settings = self._expand(rows, max_ranks, np.broadcast_to(np.asarray(gpu_type), len(rows)))
+        repeated = None if members is None else [members[int(index)] for index in owner]
+        output = self.predict(rows[owner], settings, members=repeated)
+        accepted = acceptance.accepts(self.problem.limits, output)
+        # Ascending: the first option of each set is its best one.
+        order = np.lexsort(
+            (settings.max_loras, output.starvation_probability, -output.throughput_ratio, ~accepted, owner)
+        )
+        is_first = np.diff(owner[order], prepend=-1) > 0
+        chosen = order[is_first]
+        return self._collect(len(rows), owner[chosen], chosen, output, settings)
+
+    def predict(
+        self, rows: NDArray[np.float64], settings: Settings, *, members: Members | None = None
+    ) -> SurrogateOutput:
+        """Ask for N sets under given settings: in one batch, unless GPU types have surrogates of their own."""
+        features = self.features(rows, settings)
+        types = np.unique(settings.gpu_type)
+        if not isinstance(self.surrogate, SurrogatePerGpuType) or len(types) == 1:
+            return self.ask(int(types[0]), features, members) if len(types) else empty_output()
+        columns = {name: np.empty(len(rows), dtype=np.float32) for name in OUTPUT_NAMES}
+        for gpu_type in types:
+            mine = np.flatnonzero(settings.gpu_type == gpu_type)
+            chosen = None if members is None else [members[int(index)] for index in mine]
+            output = self.ask(int(gpu_type), features[mine], chosen)
+            for name, column in columns.items():
+                column[mine] = getattr(output, name)
+        return SurrogateOutput(**columns)
+
+    def ask(self, gpu_type: int, features: NDArray[np.float32], members: Members | None = None) -> SurrogateOutput:
+        """Ask the surrogate of a GPU type for N rows of features, in one batch; counts N evaluations."""
+        self.num_evaluations += len(features)
+        surrogate = self._surrogate_of(gpu_type)
+        if members is not None and isinstance(surrogate, MemberSurrogate):
+            return surrogate.predict_members(members, features)
+        return surrogate.predict(features)
+
+    def features(self, rows: NDArray[np.float64], settings: Settings) -> NDArray[np.float32]:
+        """Return the features of N sets under given settings, float32 [N, F]."""
+        engine = self.problem.engine
+        columns: dict[str, NDArray[np.int64] | int] = {
+            "max_loras": settings.max_loras,
+            "max_lora_rank": settings.max_lora_rank,
+            "max_num_seqs": engine.max_num_seqs,
+            "max_num_batched_tokens": engine.max_num_batched_tokens,
+            "kv_tokens": settings.kv_tokens,
+        }
+        engine_rows = np.empty((len(rows), len(ENGINE_NAMES)), dtype=np.float64)
+        for column, name in enumerate(ENGINE_NAMES):
+            engine_rows[:, column] = columns[name]
+        return build_features(rows, engine_rows)
+
+    def outside_domain(self, rows: NDArray[np.float64], settings: Settings) -> NDArray[np.bool_]:
+        """Return for each of N sets whether the surrogate is asked outside of what it was fitted on, bool [N]."""
+        features = self.features(rows, settings)
+        outside = np.zeros(len(rows), dtype=np.bool_)
+        for gpu_type in np.unique(settings.gpu_type):
+            mine = settings.gpu_type == gpu_type
+            outside[mine] = outside_domain(self._surrogate_of(int(gpu_type)), features[mine])
+        return outside
+
+    def settings(self, gpu_type: int, max_loras: int, max_lora_rank: int) -> Settings:
+        """Return the settings of one GPU as a batch of one."""
+        kv_tokens = self.slots.kv_tokens(gpu_type, max_loras, max_lora_rank)
+        return Settings(*(np.array([value]) for value in (gpu_type, max_loras, max_lora_rank, kv_tokens)))
+
+    def _surrogate_of(self, gpu_type: int) -> Surrogate:
+        surrogate = self.surrogate
+        return surrogate.for_gpu_type(gpu_type) if isinstance(surrogate, SurrogatePerGpuType) else surrogate
+
+    def _expand(
+        self, rows: NDArray[np.float64], max_ranks: NDArray[np.int64], gpu_types: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], Settings]:
+        """Return every (set, slot option): the position of the set, int64 [R], and the settings [R]."""
+        sizes = rows[:, NUM_ADAPTERS_COLUMN].astype(np.int64)
+        owners: list[NDArray[np.int64]] = [np.empty(0, dtype=np.int64)]
+        columns: list[NDArray[np.int64]] = [np.empty((4, 0), dtype=np.int64)]
+        # Ranks are below 4096, so that one number stands for (type, rank).
+        kinds = gpu_types * 4096 + max_ranks
+        for kind in np.unique(kinds):
+            gpu_type, max_rank = divmod(int(kind), 4096)
+            sets = np.flatnonzero(kinds == kind)
+            owner, slots, kv_tokens = self.slots.all_options(gpu_type, max_rank, sizes[sets])
+            owners.append(sets[owner])
+            rank = self.slots.rank_of_slots(max_rank)
+            columns.append(np.stack([np.full_like(slots, gpu_type), slots, np.full_like(slots, rank), kv_tokens]))
+        return np.concatenate(owners), Settings(*np.concatenate(columns, axis=1))
+
+    def _collect(
+        self,
+        num_sets: int,
+        sets: NDArray[np.int64],
+        chosen: NDArray[np.int64],
+        output: SurrogateOutput,
+        settings: Settings,
+    ) -> Choices:
+        """Spread the chosen rows over all sets; sets without an option keep what says so."""
+        best = SurrogateOutput(*(getattr(output, name)[chosen] for name in OUTPUT_NAMES))
+        choices = Choices(
+            feasible=np.zeros(num_sets, dtype=np.bool_),
+            max_loras=np.zeros(num_sets, dtype=np.int64),
+            max_lora_rank=np.zeros(num_sets, dtype=np.int64),
+            throughput_ratio=np.zeros(num_sets),
+            starvation_probability=np.ones(num_sets),
+            itl_s=np.full(num_sets, np.inf),
+            ttft_s=np.full(num_sets, np.inf),
+            pressure=np.full(num_sets, np.inf),
+        )
+        limits = self.problem.limits
+        choices.feasible[sets] = acceptance.accepts(limits, best)
+        choices.max_loras[sets] = settings.max_loras[chosen]
+        choices.max_lora_rank[sets] = settings.max_lora_rank[chosen]
+        choices.throughput_ratio[sets] = best.throughput_ratio
+        choices.starvation_probability[sets] = best.starvation_probability
+        choices.itl_s[sets] = best.itl_s
+        choices.ttft_s[sets] = best.ttft_s
+        choices.pressure[sets] = acceptance.pressure(limits, best)
+        return choices

@@ -1,0 +1,139 @@
+"""Which adapter goes on which GPU, under which vLLM settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from solvers.problem import Problem
+from twin.engine import SUPPORTED_RANKS
+from twin.errors import InputError
+
+
+@dataclass(frozen=True)
+class GpuAssignment:
+    """One GPU of a placement.
+
+    Attributes
+    ----------
+    gpu_type
+        Index into the problem's GPU types.
+    adapters
+        Indices into the problem's adapters, sorted, at least one.
+    max_loras
+        Slots.
+    max_lora_rank
+        Rank at which every slot is reserved.
+    """
+
+    gpu_type: int
+    adapters: tuple[int, ...]
+    max_loras: int
+    max_lora_rank: int
+
+
+@dataclass(frozen=True)
+class Placement:
+    """The GPUs that are used, each with its adapters and settings."""
+
+    gpus: tuple[GpuAssignment, ...]
+
+    @property
+    def num_gpus(self) -> int:
+        """GPUs that are used."""
+        return len(self.gpus)
+
+
+def validate_placement(problem: Problem, placement: Placement) -> None:
+    """Raise unless `placement` can be started as it is.
+
+    Every adapter is on exactly one GPU, ranks fit the slots, settings that the problem fixes are kept, no GPU type is
+    used more often
+    than there are GPUs of it, and every replica starts.
+
+    Raises
+    ------
+    InputError
+        With the dotted field (``gpus.2.max_lora_rank``) and value of the first offence.
+    """
+    owner: dict[int, int] = {}
+    for position, gpu in enumerate(placement.gpus):
+        _check_settings(problem, position, gpu)
+        for adapter in gpu.adapters:
+            _check_adapter(problem, position, gpu, adapter)
+            if adapter in owner:
+                raise InputError(
+                    f"an adapter must be placed once. {problem.adapters[adapter].name!r} is on GPU {owner[adapter]} "
+                    f"and on GPU {position}.",
+                    field=f"gpus.{position}.adapters",
+                    value=adapter,
+                )
+            owner[adapter] = position
+    missing = [adapter.name for index, adapter in enumerate(problem.adapters) if index not in owner]
+    if missing:
+        raise InputError(
+            f"every adapter must be placed. {len(missing)} are not, the first is {missing[0]!r}.",
+            field="gpus",
+            value=missing[0],
+        )
+    _check_counts(problem, placement)
+    for position, gpu in enumerate(placement.gpus):
+        verdict = problem.replica(gpu.gpu_type, gpu.max_loras, gpu.max_lora_rank, len(gpu.adapters)).memory()
+        if not verdict.starts:
+            raise InputError(
+                f"every replica must start. GPU {position} does not: {verdict.message}",
+                field=f"gpus.{position}.max_loras",
+                value=gpu.max_loras,
+            )
+
+
+def _check_settings(problem: Problem, position: int, gpu: GpuAssignment) -> None:
+    def require(*, holds: bool, field: str, value: object, rule: str) -> None:
+        if not holds:
+            raise InputError(
+                f"`{field}` of GPU {position} must be {rule}. Got {value!r}.",
+                field=f"gpus.{position}.{field}",
+                value=value,
+            )
+
+    types = len(problem.gpu_types)
+    require(holds=0 <= gpu.gpu_type < types, field="gpu_type", value=gpu.gpu_type, rule=f"in 0..{types - 1}")
+    require(holds=bool(gpu.adapters), field="adapters", value=gpu.adapters, rule="at least one adapter")
+    ordered = tuple(sorted(gpu.adapters))
+    require(holds=gpu.adapters == ordered, field="adapters", value=gpu.adapters, rule="in ascending order")
+    require(holds=gpu.max_loras >= 1, field="max_loras", value=gpu.max_loras, rule="at least 1")
+    ranks = ", ".join(str(rank) for rank in SUPPORTED_RANKS)
+    supported = gpu.max_lora_rank in SUPPORTED_RANKS
+    require(holds=supported, field="max_lora_rank", value=gpu.max_lora_rank, rule=f"one of {ranks}")
+    for field, value, fixed in (
+        ("max_loras", gpu.max_loras, problem.fixed_max_loras),
+        ("max_lora_rank", gpu.max_lora_rank, problem.fixed_max_lora_rank),
+    ):
+        require(holds=fixed in {None, value}, field=field, value=value, rule=f"{fixed}, as the problem fixes it")
+
+
+def _check_adapter(problem: Problem, position: int, gpu: GpuAssignment, adapter: int) -> None:
+    if not 0 <= adapter < len(problem.adapters):
+        raise InputError(
+            f"adapters of a placement must be indices below {len(problem.adapters)}. Got {adapter} (GPU {position}).",
+            field=f"gpus.{position}.adapters",
+            value=adapter,
+        )
+    rank = problem.adapters[adapter].rank
+    if rank > gpu.max_lora_rank:
+        raise InputError(
+            f"`max_lora_rank` of a GPU must be at least the ranks of its adapters. Got {gpu.max_lora_rank} for "
+            f"{problem.adapters[adapter].name!r} of rank {rank} (GPU {position}).",
+            field=f"gpus.{position}.max_lora_rank",
+            value=gpu.max_lora_rank,
+        )
+
+
+def _check_counts(problem: Problem, placement: Placement) -> None:
+    for index, gpu_type in enumerate(problem.gpu_types):
+        used = sum(1 for gpu in placement.gpus if gpu.gpu_type == index)
+        if gpu_type.max_count is not None and used > gpu_type.max_count:
+            raise InputError(
+                f"at most {gpu_type.max_count} GPUs of type {gpu_type.name!r} may be used. The placement uses {used}.",
+                field="gpus",
+                value=used,
+            )

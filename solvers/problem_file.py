@@ -1,0 +1,146 @@
+"""The schema of a problem file: what a user types, with vLLM's names and units in every field's name."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from twin.engine import EngineConfig, LoraRank
+from twin.hardware import GpuType
+from twin.workload import Adapter, Phase
+
+ObjectiveName = Literal["fewest_gpus", "least_cost"]
+
+
+class Limits(BaseModel):
+    """What a placement must keep.
+
+    Attributes
+    ----------
+    starvation_tolerance
+        A replica or adapter is starved when it gets less than 1 minus this share of its offered tokens; in [0, 1).
+    itl_p95_ms, ttft_p95_ms
+        Largest 95th percentiles of a replica's inter-token latency and time to first token, in milliseconds; ``None``:
+        no limit.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    starvation_tolerance: float = Field(default=0.1, ge=0, lt=1, allow_inf_nan=False)
+    itl_p95_ms: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    ttft_p95_ms: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+
+
+class TraceColumnsSection(BaseModel):
+    """Names of a trace file's columns, for the formats that do not name their own (csv, jsonl, parquet)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    time: str | None = None
+    prompt: str | None = None
+    output: str | None = None
+    adapter: str | None = None
+    time_unit: Literal["s", "ms", "us", "ns"] = "s"
+
+
+class TraceAdaptersSection(BaseModel):
+    """Which adapters the requests of a trace ask for, and their ranks.
+
+    Attributes
+    ----------
+    count
+        Adapters to spread the requests over; left out when the trace names them.
+    popularity
+        ``given`` (the trace's adapter column), ``uniform``, ``zipf:EXPONENT``, ``dirichlet:CONCENTRATION``, or
+        ``file:PATH`` of a CSV with the column `requests` and one row per adapter.
+    ranks
+        Given to the adapters in turn, shuffled by `seed`.
+    seed
+        Of the assignment.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    count: int | None = Field(default=None, ge=1)
+    popularity: str = Field(default="zipf:0.9", min_length=1)
+    ranks: tuple[LoraRank, ...] = Field(default=(16,), min_length=1)
+    seed: int = Field(default=0, ge=0)
+
+
+class TraceSection(BaseModel):
+    """A trace from which adapters, rates and lengths are derived.
+
+    Attributes
+    ----------
+    file
+        Relative to the problem file.
+    format
+        ``None``: recognised by suffix and column names.
+    sort, drop_empty
+        Sort requests, and leave out those without tokens, instead of refusing them.
+    copies
+        Replicate every request that many times, jittered: the same shape at a higher load.
+    replay
+        Simulate the trace's own requests instead of Poisson arrivals with its rates and lengths.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    file: str = Field(min_length=1)
+    format: Literal["azure", "mooncake", "csv", "jsonl", "parquet"] | None = None
+    columns: TraceColumnsSection | None = None
+    sort: bool = False
+    drop_empty: bool = False
+    copies: int = Field(default=1, ge=1)
+    replay: bool = False
+    adapters: TraceAdaptersSection = TraceAdaptersSection()
+
+
+class ProblemFile(BaseModel):
+    """A placement problem as it stands in a YAML or JSON file.
+
+    Attributes
+    ----------
+    model
+        A shipped model's name, or the path of a Hugging Face config.json.
+    gpu_types
+        What can be rented.
+    engine
+        vLLM's arguments; `max_loras` and `max_lora_rank` are chosen per GPU unless they are given here.
+    objective
+        ``fewest_gpus``, or ``least_cost`` (by `cost_per_hour`).
+    limits
+        What the placement must keep.
+    adapters, trace
+        Exactly one of the two: adapters with their rates, or a trace from which to derive them.
+    phases
+        Rate scales over time, for the simulation.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: Literal[1] = 1
+    model: str = Field(min_length=1)
+    gpu_types: tuple[GpuType, ...] = Field(min_length=1)
+    engine: EngineConfig = EngineConfig()
+    objective: ObjectiveName = "fewest_gpus"
+    limits: Limits = Limits()
+    adapters: tuple[Adapter, ...] | None = Field(default=None, min_length=1)
+    phases: tuple[Phase, ...] = ()
+    trace: TraceSection | None = None
+
+    @model_validator(mode="after")
+    def _check_source(self) -> ProblemFile:
+        if (self.adapters is None) == (self.trace is None):
+            given = "neither" if self.adapters is None else "both"
+            raise ValueError(f"a problem must have exactly one of `adapters` and `trace`. It has {given}.")
+        return self
+
+
+def problem_schema() -> dict[str, Any]:
+    """Return the JSON Schema of a problem file."""
+    schema = ProblemFile.model_json_schema()
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    schema["title"] = "placer problem"
+    return schema

@@ -1,0 +1,157 @@
+"""Which solvers exist, what they can do, and whether they can run here.
+
+Solvers of other distributions register under the entry point group ``placer.solvers``: name = a class (called without
+arguments) or an instance that implements `solvers.interface.Solver`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
+
+from solvers.greedy import GreedySolver
+from solvers.interface import Capability, Solver
+from solvers.packing import PackingSolver
+from twin.errors import SolverError
+
+ENTRY_POINT_GROUP = "placer.solvers"
+
+
+@dataclass(frozen=True)
+class Availability:
+    """Whether a solver can run on this machine; if not, why, and which extra to install."""
+
+    is_available: bool
+    reason: str = ""
+    extra: str | None = None
+
+
+@dataclass(frozen=True)
+class SolverEntry:
+    """One solver of the registry.
+
+    Attributes
+    ----------
+    name, summary
+        What it is called, and one line about it.
+    capabilities
+        As the solver declares them.
+    make
+        Returns the solver.
+    requires
+        Top-level modules that must be installed.
+    extra
+        Extra of this distribution that brings them.
+    """
+
+    name: str
+    summary: str
+    capabilities: frozenset[Capability]
+    make: Callable[[], Solver]
+    requires: tuple[str, ...] = ()
+    extra: str | None = None
+
+    def availability(self) -> Availability:
+        """Say whether the solver can run here, without importing any native library."""
+        missing = [module for module in self.requires if find_spec(module) is None]
+        if not missing:
+            return Availability(is_available=True)
+        reason = f"not installed: {', '.join(missing)}"
+        return Availability(is_available=False, reason=reason, extra=self.extra)
+
+
+_BUILT_IN: tuple[SolverEntry, ...] = (
+    SolverEntry(
+        name="bfd",
+        summary="rank-grouped best-fit decreasing, then a pass that empties GPUs",
+        capabilities=PackingSolver.capabilities,
+        make=lambda: PackingSolver("bfd"),
+    ),
+    SolverEntry(
+        name="ffd",
+        summary="rank-grouped first-fit decreasing, then a pass that empties GPUs",
+        capabilities=PackingSolver.capabilities,
+        make=lambda: PackingSolver("ffd"),
+    ),
+    SolverEntry(
+        name="greedy",
+        summary="the published greedy (arXiv 2602.24044), with its padding as published",
+        capabilities=GreedySolver.capabilities,
+        make=lambda: GreedySolver("greedy", padding="published"),
+    ),
+    SolverEntry(
+        name="greedy-intended",
+        summary="the published greedy, with its padding as intended",
+        capabilities=GreedySolver.capabilities,
+        make=lambda: GreedySolver("greedy-intended", padding="intended"),
+    ),
+)
+
+
+def solver_entries() -> tuple[SolverEntry, ...]:
+    """Return every solver, the built-in ones and those of installed entry points, sorted by name.
+
+    An entry point cannot replace a built-in solver.
+
+    Raises
+    ------
+    SolverError
+        When an entry point cannot be loaded.
+    """
+    entries = {entry.name: entry for entry in _BUILT_IN}
+    for point in entry_points(group=ENTRY_POINT_GROUP):
+        entries.setdefault(point.name, _entry_of(point))
+    return tuple(entries[name] for name in sorted(entries))
+
+
+def solver_names() -> tuple[str, ...]:
+    """Return the names of all solvers, sorted."""
+    return tuple(entry.name for entry in solver_entries())
+
+
+def get_solver(name: str) -> Solver:
+    """Return the solver called `name`.
+
+    Raises
+    ------
+    SolverError
+        When there is none (with the closest name), or what it needs is not installed (with the extra to install).
+    """
+    entries = {entry.name: entry for entry in solver_entries()}
+    if name not in entries:
+        close = difflib.get_close_matches(name, entries, n=1, cutoff=0.5)
+        raise SolverError(
+            f"`solver` must be one of {', '.join(entries)}. Got {name!r}.",
+            field="solver",
+            value=name,
+            hint=f"did you mean {close[0]!r}?" if close else None,
+        )
+    availability = entries[name].availability()
+    if not availability.is_available:
+        extra = availability.extra
+        raise SolverError(
+            f"the solver {name!r} must be installed with what it needs. {availability.reason}.",
+            field="solver",
+            value=name,
+            hint=f"pip install 'lora-placer[{extra}]'" if extra else None,
+        )
+    return entries[name].make()
+
+
+def _entry_of(point: EntryPoint) -> SolverEntry:
+    try:
+        loaded = point.load()
+        solver: Solver = loaded() if isinstance(loaded, type) else loaded
+        capabilities = solver.capabilities
+    except (ImportError, AttributeError, TypeError) as error:
+        raise SolverError(
+            f"the entry point {point.name!r} of {ENTRY_POINT_GROUP} must be a solver. {point.value}: {error}.",
+            field="solver",
+            value=point.name,
+            hint="repair or uninstall the distribution that brings it",
+        ) from error
+    summary = (solver.__doc__ or point.value).strip().splitlines()[0]
+    return SolverEntry(name=point.name, summary=summary, capabilities=capabilities, make=lambda: solver)

@@ -1,0 +1,85 @@
+"""One run of a solver: its budget, its best placement so far, and the result that it ends with."""
+
+from __future__ import annotations
+
+from predictors.surrogate import Surrogate
+from solvers.budget import Budget
+from solvers.feasibility import FeasibilityModel
+from solvers.interface import Observer
+from solvers.objective import evaluate, objective_value
+from solvers.placement import Placement
+from solvers.problem import Problem
+from solvers.result import Bound, Incumbent, Solution, SolveResult, SolveStatistics, Termination
+
+_ENDED = {
+    Termination.TIME_LIMIT: "The time was over",
+    Termination.ITERATION_LIMIT: "The evaluations were spent",
+    Termination.INTERRUPTED: "The search was interrupted",
+}
+
+
+class SolverRun:
+    """The state that every solver shares while it searches.
+
+    Attributes
+    ----------
+    model
+        Counts the evaluations of the search.
+    incumbent
+        The best placement so far; ``None``: none yet.
+    num_placed
+        Adapters placed by the construction in progress, for the message when it is cut short.
+    num_iterations
+        Steps of the algorithm, as it counts them.
+    notes
+        Sentences for the result's message.
+    """
+
+    def __init__(self, problem: Problem, surrogate: Surrogate, budget: Budget, observer: Observer | None) -> None:
+        self.problem = problem
+        self.surrogate = surrogate
+        self.model = FeasibilityModel(problem, surrogate)
+        self.incumbent: Incumbent | None = None
+        self.num_placed = 0
+        self.num_iterations = 0
+        self.notes: list[str] = []
+        self._budget = budget.start()
+        self._observer = observer
+
+    def exhausted(self) -> Termination | None:
+        """Return why to stop now, or ``None``."""
+        return self._budget.exhausted(self.model.num_evaluations)
+
+    def record(self, placement: Placement) -> bool:
+        """Evaluate `placement`; keep and report it if feasible and better than the incumbent; return whether feasible."""
+        evaluation = evaluate(self.problem, placement, self.surrogate)
+        if not evaluation.is_feasible:
+            return False
+        value = objective_value(self.problem, evaluation)
+        if self.incumbent is None or value < objective_value(self.problem, self.incumbent.evaluation):
+            self.incumbent = Incumbent(placement, evaluation, self.model.num_evaluations, self._budget.elapsed_s)
+            if self._observer is not None:
+                self._observer(self.incumbent)
+        return True
+
+    def result(self, termination: Termination, bound: Bound | None = None) -> SolveResult:
+        """Return the incumbent, or an honest nothing, with why the search stopped."""
+        incumbent = self.incumbent
+        if incumbent is None and termination in _ENDED:
+            self.notes.append(
+                f"{_ENDED[termination]} with {self.num_placed} of {len(self.problem.adapters)} adapters placed, "
+                "which is no answer: a plan must place them all."
+            )
+        return SolveResult(
+            solution=Solution.NONE if incumbent is None else Solution.FEASIBLE,
+            termination=termination,
+            placement=None if incumbent is None else incumbent.placement,
+            evaluation=None if incumbent is None else incumbent.evaluation,
+            bound=bound,
+            statistics=SolveStatistics(
+                num_evaluations=self.model.num_evaluations,
+                runtime_s=self._budget.elapsed_s,
+                num_iterations=self.num_iterations,
+            ),
+            message=" ".join(self.notes),
+        )

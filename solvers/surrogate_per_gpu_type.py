@@ -1,0 +1,43 @@
+"""Several surrogates behind one: a surrogate is distilled from one profile, so several GPU types need several."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from predictors.features import FeatureSchema
+from predictors.surrogate import Surrogate, SurrogateOutput
+from twin.errors import SurrogateError
+
+
+class SurrogatePerGpuType:
+    """One surrogate for each GPU type of a problem, in the problem's order; solvers ask the one of the type.
+
+    Parameters
+    ----------
+    surrogates
+        At least one; all with the same schema.
+    """
+
+    def __init__(self, surrogates: tuple[Surrogate, ...]) -> None:
+        schemas = {surrogate.schema for surrogate in surrogates}
+        if len(schemas) != 1:
+            raise SurrogateError(
+                f"the surrogates of all GPU types must have one feature schema. Got {len(schemas)}.", field="surrogate"
+            )
+        self.surrogates = surrogates
+
+    @property
+    def schema(self) -> FeatureSchema:
+        """Columns that the surrogates take."""
+        return self.surrogates[0].schema
+
+    def predict(self, features: NDArray[np.float32]) -> SurrogateOutput:
+        """Predict when there is one type only; features do not say which type they are about."""
+        if len(self.surrogates) > 1:
+            raise SurrogateError("a surrogate of several GPU types must be asked for one of them. Use for_gpu_type.")
+        return self.surrogates[0].predict(features)
+
+    def for_gpu_type(self, index: int) -> Surrogate:
+        """Return the surrogate of GPU type `index`."""
+        return self.surrogates[index]
