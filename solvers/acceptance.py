@@ -25,17 +25,22 @@ class _Condition:
     value: NDArray[np.float64]
 
 
+def judge(limits: Limits, output: SurrogateOutput) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    """Return for each of N predictions whether it is accepted, bool [N], and how close it is to its nearest limit.
+
+    The pressure, float64 [N], is 0 far from every limit and 1 at one; NaN in a prediction is never accepted.
+    """
+    conditions = list(_conditions(limits, output))
+    accepted, pressure = conditions[0].kept, conditions[0].pressure
+    for condition in conditions[1:]:
+        accepted = accepted & condition.kept
+        pressure = np.maximum(pressure, condition.pressure)
+    return accepted, pressure
+
+
 def accepts(limits: Limits, output: SurrogateOutput) -> NDArray[np.bool_]:
-    """Return for each of N predictions whether it keeps every limit, bool [N]; NaN keeps none."""
-    kept: NDArray[np.bool_] = np.logical_and.reduce([condition.kept for condition in _conditions(limits, output)])
-    return kept
-
-
-def pressure(limits: Limits, output: SurrogateOutput) -> NDArray[np.float64]:
-    """Return how close each of N predictions is to the limit that it meets first, float64 [N]: 0 far away, 1 at it."""
-    parts = [condition.pressure for condition in _conditions(limits, output)]
-    largest: NDArray[np.float64] = np.maximum.reduce(parts)
-    return largest
+    """Return for each of N predictions whether it keeps every limit, bool [N]."""
+    return judge(limits, output)[0]
 
 
 def violations(limits: Limits, output: SurrogateOutput) -> list[tuple[str, ...]]:

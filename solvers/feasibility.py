@@ -85,6 +85,8 @@ class FeasibilityModel:
     ----------
     slots
         What memory allows.
+    uses_members
+        Whether the surrogate can use which adapters are in a set; if not, callers need not list them.
     num_evaluations
         Rows that the surrogate was asked for so far.
     """
@@ -94,19 +96,12 @@ class FeasibilityModel:
         self.surrogate = surrogate
         self.slots = SlotTables(problem)
         self.num_evaluations = 0
+        self.uses_members = _uses_members(self._surrogate_of(0))
 
     @property
     def aggregates(self) -> NDArray[np.float64]:
         """Each adapter's contribution to its set's features, float64 [A, K]; sums are exact."""
         return self.problem.aggregates
-
-    @property
-    def uses_members(self) -> bool:
-        """Whether the surrogate can use which adapters are in a set; if not, callers need not list them."""
-        inner = self._surrogate_of(0)
-        while isinstance(inner, InflatedSurrogate):
-            inner = inner.surrogate
-        return isinstance(inner, MemberSurrogate)
 
     def slot_options(self, gpu_type: int, num_adapters: int, max_rank: int) -> tuple[int, ...]:
         """Return the slots to try for `num_adapters` adapters of rank `max_rank` and below; see `SlotTables`."""
@@ -135,14 +130,27 @@ class FeasibilityModel:
         owner, settings = self._expand(rows, max_ranks, np.broadcast_to(np.asarray(gpu_type), len(rows)))
         repeated = None if members is None else [members[int(index)] for index in owner]
         output = self.predict(rows[owner], settings, members=repeated)
-        accepted = acceptance.accepts(self.problem.limits, output)
+        accepted, pressure = acceptance.judge(self.problem.limits, output)
         # Ascending: the first option of each set is its best one.
         order = np.lexsort(
             (settings.max_loras, output.starvation_probability, -output.throughput_ratio, ~accepted, owner)
         )
-        is_first = np.diff(owner[order], prepend=-1) > 0
+        sorted_owner = owner[order]
+        is_first = np.empty(len(order), dtype=np.bool_)
+        is_first[:1] = True
+        np.not_equal(sorted_owner[1:], sorted_owner[:-1], out=is_first[1:])
         chosen = order[is_first]
-        return self._collect(len(rows), owner[chosen], chosen, output, settings)
+        choices = no_choices(len(rows))
+        sets = owner[chosen]
+        choices.feasible[sets] = accepted[chosen]
+        choices.max_loras[sets] = settings.max_loras[chosen]
+        choices.max_lora_rank[sets] = settings.max_lora_rank[chosen]
+        choices.throughput_ratio[sets] = output.throughput_ratio[chosen]
+        choices.starvation_probability[sets] = output.starvation_probability[chosen]
+        choices.itl_s[sets] = output.itl_s[chosen]
+        choices.ttft_s[sets] = output.ttft_s[chosen]
+        choices.pressure[sets] = pressure[chosen]
+        return choices
 
     def predict(
         self, rows: NDArray[np.float64], settings: Settings, *, members: Members | None = None
@@ -165,7 +173,7 @@ class FeasibilityModel:
         """Ask the surrogate of a GPU type for N rows of features, in one batch; counts N evaluations."""
         self.num_evaluations += len(features)
         surrogate = self._surrogate_of(gpu_type)
-        if members is not None and isinstance(surrogate, MemberSurrogate):
+        if members is not None and self.uses_members and isinstance(surrogate, MemberSurrogate):
             return surrogate.predict_members(members, features)
         return surrogate.predict(features)
 
@@ -220,33 +228,23 @@ class FeasibilityModel:
             columns.append(np.stack([np.full_like(slots, gpu_type), slots, np.full_like(slots, rank), kv_tokens]))
         return np.concatenate(owners), Settings(*np.concatenate(columns, axis=1))
 
-    def _collect(
-        self,
-        num_sets: int,
-        sets: NDArray[np.int64],
-        chosen: NDArray[np.int64],
-        output: SurrogateOutput,
-        settings: Settings,
-    ) -> Choices:
-        """Spread the chosen rows over all sets; sets without an option keep what says so."""
-        best = SurrogateOutput(*(getattr(output, name)[chosen] for name in OUTPUT_NAMES))
-        choices = Choices(
-            feasible=np.zeros(num_sets, dtype=np.bool_),
-            max_loras=np.zeros(num_sets, dtype=np.int64),
-            max_lora_rank=np.zeros(num_sets, dtype=np.int64),
-            throughput_ratio=np.zeros(num_sets),
-            starvation_probability=np.ones(num_sets),
-            itl_s=np.full(num_sets, np.inf),
-            ttft_s=np.full(num_sets, np.inf),
-            pressure=np.full(num_sets, np.inf),
-        )
-        limits = self.problem.limits
-        choices.feasible[sets] = acceptance.accepts(limits, best)
-        choices.max_loras[sets] = settings.max_loras[chosen]
-        choices.max_lora_rank[sets] = settings.max_lora_rank[chosen]
-        choices.throughput_ratio[sets] = best.throughput_ratio
-        choices.starvation_probability[sets] = best.starvation_probability
-        choices.itl_s[sets] = best.itl_s
-        choices.ttft_s[sets] = best.ttft_s
-        choices.pressure[sets] = acceptance.pressure(limits, best)
-        return choices
+
+def no_choices(num_sets: int) -> Choices:
+    """Return what holds for N sets for which memory allows no slots."""
+    return Choices(
+        feasible=np.zeros(num_sets, dtype=np.bool_),
+        max_loras=np.zeros(num_sets, dtype=np.int64),
+        max_lora_rank=np.zeros(num_sets, dtype=np.int64),
+        throughput_ratio=np.zeros(num_sets),
+        starvation_probability=np.ones(num_sets),
+        itl_s=np.full(num_sets, np.inf),
+        ttft_s=np.full(num_sets, np.inf),
+        pressure=np.full(num_sets, np.inf),
+    )
+
+
+def _uses_members(surrogate: Surrogate) -> bool:
+    """Return whether members matter: a margin forwards them also to a surrogate that ignores them."""
+    while isinstance(surrogate, InflatedSurrogate):
+        surrogate = surrogate.surrogate
+    return isinstance(surrogate, MemberSurrogate)

@@ -139,7 +139,7 @@ class _Greedy:
         return None
 
     def _test(self, gpu: _Gpu, pending: list[int], size: int) -> tuple[int, int] | None:
-        """Return the slots, and their rank, with which committed + pending (padded to `size`) are not starved, or None."""
+        """Return the slots, and their rank, with which committed + pending (padded to `size`) do not starve."""
         members = tuple(sorted(gpu.committed + pending))
         row = self.model.aggregates[list(members)].sum(axis=0)
         is_padded = len(members) < size

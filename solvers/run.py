@@ -51,7 +51,7 @@ class SolverRun:
         return self._budget.exhausted(self.model.num_evaluations)
 
     def record(self, placement: Placement) -> bool:
-        """Evaluate `placement`; keep and report it if feasible and better than the incumbent; return whether feasible."""
+        """Evaluate `placement`; keep and report it if feasible and better than the incumbent; return if feasible."""
         evaluation = evaluate(self.problem, placement, self.surrogate)
         if not evaluation.is_feasible:
             return False

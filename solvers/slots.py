@@ -23,6 +23,7 @@ class _SlotTable:
 
     limit: int
     grid: NDArray[np.int64]
+    padded_grid: NDArray[np.int64]
     kv_tokens: NDArray[np.int64]
 
 
@@ -66,7 +67,7 @@ class SlotTables:
         owner = np.repeat(positions, num_options)
         last = np.cumsum(num_options) - 1
         within = np.arange(len(owner), dtype=np.int64) - np.repeat(last - num_options + 1, num_options)
-        slots = np.append(table.grid, 0)[within]
+        slots = table.padded_grid[within]
         slots[last] = most
         return owner, slots, self._capacities(gpu_type, rank, slots)
 
@@ -81,16 +82,20 @@ class SlotTables:
 
     def _capacities(self, gpu_type: int, rank: int, slots: NDArray[np.int64]) -> NDArray[np.int64]:
         table = self._table(gpu_type, rank)
-        for missing in np.unique(slots[table.kv_tokens[slots] == UNKNOWN]):
-            self.kv_tokens(gpu_type, int(missing), rank)
-        return table.kv_tokens[slots]
+        capacities = table.kv_tokens[slots]
+        unknown = capacities == UNKNOWN
+        if unknown.any():
+            for missing in np.unique(slots[unknown]):
+                self.kv_tokens(gpu_type, int(missing), rank)
+            capacities = table.kv_tokens[slots]
+        return capacities
 
     def _table(self, gpu_type: int, rank: int) -> _SlotTable:
         key = (gpu_type, rank)
         if key not in self._tables:
             limit = self._find_limit(gpu_type, rank)
             grid = np.array([value for value in GRID if value <= limit], dtype=np.int64)
-            self._tables[key] = _SlotTable(limit, grid, np.full(limit + 1, UNKNOWN, dtype=np.int64))
+            self._tables[key] = _SlotTable(limit, grid, np.append(grid, 0), np.full(limit + 1, UNKNOWN, dtype=np.int64))
         return self._tables[key]
 
     def _find_limit(self, gpu_type: int, rank: int) -> int:
