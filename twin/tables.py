@@ -36,10 +36,6 @@ class Table:
     frame: pd.DataFrame
     file: str
 
-    def __len__(self) -> int:
-        """Return the number of rows."""
-        return len(self.frame)
-
     @property
     def columns(self) -> tuple[str, ...]:
         """Names of the columns."""

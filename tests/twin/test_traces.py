@@ -231,8 +231,8 @@ def test_an_absent_parquet_value_is_shown_as_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("line", ["{", "[1, 2, 3]"])
 def test_a_line_that_is_no_object_is_refused(tmp_path: Path, line: str) -> None:
-    """JSON lines hold one object each."""
-    path = _file(tmp_path, '{"timestamp": 0, "input_length": 1, "output_length": 1}', line, name="trace.jsonl")
+    """JSON lines hold one object each; blank lines between them are none."""
+    path = _file(tmp_path, '{"timestamp": 0, "input_length": 1, "output_length": 1}', "", line, name="trace.jsonl")
     assert "JSON lines" in _failure(path).message
 
 
