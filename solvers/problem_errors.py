@@ -89,13 +89,23 @@ class ProblemSource:
 def translate(error: ValidationError, source: ProblemSource, schema: type[BaseModel]) -> InputError:
     """Return the first error of pydantic's `error` in our words, and how many more there are."""
     errors = error.errors(include_url=False)
-    first = errors[0]
+    first = _root_cause(errors)
     location: Location = tuple(first["loc"])
     sentence, hint = _sentence(first, location, schema)
     value = None if first["type"] == "missing" or not location else first.get("input")
     others = len(errors) - 1
     more = f" And {others} more {'error' if others == 1 else 'errors'} in the file." if others else ""
     return source.error(sentence, location=location, value=value, hint=hint, more=more)
+
+
+def _root_cause(errors: Sequence[Any]) -> Any:
+    """Return the first error; or the unknown field, where a field beside it is missing: probably the same one."""
+    first = errors[0]
+    if first["type"] == "missing":
+        for other in errors:
+            if other["type"] == "extra_forbidden" and other["loc"][:-1] == first["loc"][:-1]:
+                return other
+    return first
 
 
 def shown(value: object) -> str:

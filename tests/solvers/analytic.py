@@ -1,0 +1,50 @@
+"""A surrogate by a closed formula: monotone in the load, fast, and exact about itself."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from predictors.features import FEATURE_SCHEMA, FeatureSchema
+from predictors.surrogate import SurrogateOutput
+
+
+class AnalyticSurrogate:
+    """A replica whose utilisation is a sum of linear terms, and which starves above 1.
+
+    Every term grows with the load and with the adapters; slots and their rank cost time and KV cache, and adapters
+    that compete for too few slots cost time. So there is a best number of slots, and subsets of feasible sets are
+    feasible at the same slots.
+    """
+
+    def __init__(self, *, speed: float = 1.0) -> None:
+        self.speed = speed
+        self.num_calls = 0
+
+    @property
+    def schema(self) -> FeatureSchema:
+        """Columns that `predict` takes."""
+        return FEATURE_SCHEMA
+
+    def utilisation(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return the share of a replica's time that each row needs."""
+
+        def column(name: str) -> NDArray[np.float64]:
+            return features[:, FEATURE_SCHEMA.index(name)].astype(np.float64)
+
+        slots, rank = column("max_loras"), column("max_lora_rank")
+        missing_slots = np.maximum(column("active_10s") - slots, 0.0)
+        step_s = 0.02 + 3e-5 * slots * (1.0 + rank / 32.0)
+        tokens = 3e-5 * column("sum_prompt_tps") + 3e-4 * column("sum_output_tps")
+        kv_share = column("sum_kv_token_steps") * step_s / np.maximum(column("kv_tokens"), 1.0)
+        time_share = tokens * step_s / 0.02 + 0.01 * missing_slots + 0.002 * column("active_40s")
+        return np.maximum(time_share, kv_share) / self.speed
+
+    def predict(self, features: NDArray[np.float32]) -> SurrogateOutput:
+        """Return predictions; the ratio is 1 up to full utilisation."""
+        self.num_calls += 1
+        used = self.utilisation(features)
+        ratio = 1.0 / np.maximum(used, 1.0)
+        offered = (
+            features[:, FEATURE_SCHEMA.index("sum_prompt_tps")] + features[:, FEATURE_SCHEMA.index("sum_output_tps")]
+        )
+        columns = (ratio, np.clip(used - 0.5, 0.0, 1.0), ratio * offered, 0.02 * (1.0 + used), 0.5 * used)
+        return SurrogateOutput(*(np.asarray(values, dtype=np.float32) for values in columns))
