@@ -59,12 +59,12 @@ def make_problem(
 
 
 def random_problem(seed: int, num_adapters: int, *, load_gpus: float) -> Problem:
-    """Return a problem of random ranks, rates and lengths whose tokens need about `load_gpus` analytic GPUs."""
+    """Return a problem of random ranks, rates and lengths for about `load_gpus` analytic GPUs; no adapter needs one."""
     generator = np.random.default_rng(seed)
     ranks: list[LoraRank] = [8, 16, 32]
     weights = generator.lognormal(0.0, 1.0, num_adapters)
     # 3e-4 GPU-seconds per output token are what the analytic surrogate's GPUs have to give.
-    output_tps = weights / weights.sum() * load_gpus / 3.6e-4
+    output_tps = np.minimum(weights / weights.sum() * load_gpus, 0.6) / 3.6e-4
     adapters = []
     for index in range(num_adapters):
         output = float(generator.uniform(50, 400))
