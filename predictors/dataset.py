@@ -31,7 +31,8 @@ from twin.simulate import simulate
 
 LOGGER = logging.getLogger(__name__)
 
-# Rows per replica of a scenario: the first search has to find the border, the second starts at that of the first.
+# Rows per replica of a scenario: the first search has to find the border, the second starts at that of the first. The
+# last row of each is far from the border.
 ROWS_PER_SEARCH = (8, 4)
 ROWS_PER_SCENARIO = sum(ROWS_PER_SEARCH)
 SCENARIOS_PER_SHARD = 16
@@ -62,13 +63,13 @@ def sample_dataset(
     output: str | Path,
     workers: int = 1,
     observer: Observer | None = None,
-    horizon_s: float = 900.0,
-    warmup_s: float = 150.0,
+    horizon_s: float = 600.0,
+    warmup_s: float = 100.0,
 ) -> Path:
     """Sample and label at least `rows` rows into the folder `output`; what an interrupted call finished is kept.
 
-    Each scenario gives `ROWS_PER_SCENARIO` rows: loads chosen by bisection on the twin's verdict, on two choices of
-    slots. A scenario depends on `seed` and its number only: neither the workers nor an interruption change the data.
+    Each scenario gives `ROWS_PER_SCENARIO` rows: loads chosen by bisection on the twin's verdict, on two engines. A
+    scenario depends on `seed` and its number only: neither the workers nor an interruption change the data.
 
     Parameters
     ----------
@@ -171,8 +172,9 @@ def label_scenario(
     records: list[dict[str, float]] = []
     for index in range(len(scenario.replicas)):
         search = _BorderSearch(border_rps)
-        for _ in range(ROWS_PER_SEARCH[index]):
-            total_rps = search.next_load(generator)
+        for row in range(ROWS_PER_SEARCH[index]):
+            is_last = row == ROWS_PER_SEARCH[index] - 1
+            total_rps = search.elsewhere(generator) if is_last else search.next_load(generator)
             workload = scenario.population.workload(total_rps, horizon_s=horizon_s, generator=generator)
             report = simulate(workload, scenario.replicas[index], horizon_s=horizon_s, warmup_s=warmup_s)
             search.tell(total_rps, is_starved=report.has_starvation)
@@ -183,7 +185,7 @@ def label_scenario(
 
 
 class _BorderSearch:
-    """Loads to try: bracket the border of starvation by factors of two, bisect to 4 %, then look around it."""
+    """Loads to try: bracket the border of starvation by factors of two, bisect to 5 %, then stay within that."""
 
     def __init__(self, first_rps: float) -> None:
         self._lower: float | None = None
@@ -201,12 +203,16 @@ class _BorderSearch:
         """Return the next load to simulate, in requests per second."""
         if self._lower is None or self._upper is None:
             return self._next_rps
-        if self._upper > 1.04 * self._lower:
+        if self._upper > 1.05 * self._lower:
             return self.border_rps
-        return self.border_rps * float(np.exp(generator.uniform(np.log(0.35), np.log(2.2))))
+        return self.border_rps * float(np.exp(generator.normal(0.0, 0.08)))
+
+    def elsewhere(self, generator: np.random.Generator) -> float:
+        """Return a load far from the border, idle to hopeless, in requests per second."""
+        return self.border_rps * float(np.exp(generator.uniform(np.log(0.04), np.log(3.0))))
 
     def tell(self, total_rps: float, *, is_starved: bool) -> None:
-        """Learn the verdict on a load; one that the bracket already implies, or that contradicts it, changes nothing."""
+        """Learn the verdict on a load; one that the bracket implies, or that contradicts it, changes nothing."""
         if is_starved and (self._upper is None or total_rps < self._upper):
             self._upper = max(total_rps, self._lower or 0.0)
         elif not is_starved and (self._lower is None or total_rps > self._lower):
@@ -292,8 +298,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=joblib.cpu_count())
-    parser.add_argument("--horizon", type=float, default=900.0, help="simulated seconds per row")
-    parser.add_argument("--warmup", type=float, default=150.0, help="of them not counted")
+    parser.add_argument("--horizon", type=float, default=600.0, help="simulated seconds per row")
+    parser.add_argument("--warmup", type=float, default=100.0, help="of them not counted")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
 

@@ -16,41 +16,68 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from predictors.features import FEATURE_SCHEMA
 from twin.profile import PerformanceProfile
 from twin.step_time import LARGE_BATCH_TOKENS, RANK_UNIT, TILE_TOKENS
 
+# Old enough for every ONNX Runtime that the project supports (1.20), new enough for Split with `num_outputs`.
+OPSET = 18
+ML_OPSET = 3
+IR_VERSION = 9
+
+# Keeps quotients finite where a denominator is 0, as for adapters without traffic.
+_TINY = 1e-9
+
 # Derived columns in order, with the sign of their effect on the load: 1 where more is never better for a replica, 0
 # where that depends. A planner that scales rates up raises the columns with 1 and leaves the others as they are.
 DERIVED_COLUMNS: tuple[tuple[str, int], ...] = (
-    ("saturated_utilisation", 1),
-    ("token_utilisation", 1),
-    ("required_steps_per_s", 1),
-    ("step_s", 1),
-    ("batch_utilisation", 1),
-    ("kv_utilisation", 1),
-    ("slot_utilisation", 1),
+    ("required_steps_by_sequences", 1),
+    ("required_steps_by_kv", 1),
+    ("required_steps_by_tokens", 1),
     ("active_10s_per_slot", 1),
     ("active_40s_per_slot", 1),
-    ("load_utilisation", 1),
-    ("sum_rate_rps", 1),
-    ("sum_output_tps", 1),
-    ("num_adapters", 0),
     ("adapters_per_slot", 0),
-    ("slots", 0),
-    ("max_lora_rank", 0),
-    ("max_num_seqs", 0),
-    ("max_num_batched_tokens", 0),
-    ("kv_tokens", 0),
     ("prompt_tokens_per_request", 0),
     ("output_tokens_per_request", 0),
     ("prompt_spread", 0),
     ("held_tokens_per_request", 0),
+    ("required_steps_per_s", 1),
+    ("saturated_utilisation", 1),
+    ("token_utilisation", 1),
+    ("step_s", 1),
+    ("sequence_utilisation", 1),
+    ("kv_utilisation", 1),
+    ("budget_utilisation", 1),
+    ("slot_utilisation", 1),
     ("rate_concentration", 0),
+    ("sum_rate_rps", 1),
+    ("sum_output_tps", 1),
+    ("num_adapters", 0),
+    ("max_loras", 0),
+    ("max_lora_rank", 0),
+    ("max_num_seqs", 0),
+    ("max_num_batched_tokens", 0),
+    ("kv_tokens", 0),
 )
 DERIVED_NAMES: tuple[str, ...] = tuple(name for name, _ in DERIVED_COLUMNS)
+
+# The first ten derived columns, and one more value, are quotients of features; `tokens` is prompt + output tokens/s.
+_QUOTIENTS: tuple[tuple[str, str], ...] = (
+    ("sum_output_tps", "max_num_seqs"),
+    ("sum_kv_token_steps", "kv_tokens"),
+    ("tokens", "max_num_batched_tokens"),
+    ("active_10s", "max_loras"),
+    ("active_40s", "max_loras"),
+    ("num_adapters", "max_loras"),
+    ("sum_prompt_tps", "sum_rate_rps"),
+    ("sum_output_tps", "sum_rate_rps"),
+    ("sum_prompt_sq_tps", "sum_prompt_tps"),
+    ("sum_kv_token_steps", "sum_output_tps"),
+    ("sum_rate_sq", "sum_rate_rps"),
+)
 
 
 @dataclass
@@ -69,12 +96,45 @@ class GraphBuilder:
             self.initializers.append(numpy_helper.from_array(np.array([value], dtype=np.float32), name))
         return self._constants[value]
 
-    def node(self, operator: str, *inputs: str | float, output: str | None = None) -> str:
+    def vector(self, values: NDArray[np.float64]) -> str:
+        """Add the constant row `values`, float64 [K], and return its name: a tensor [1, K] for all rows."""
+        name = f"vector_{len(self.initializers)}"
+        self.initializers.append(numpy_helper.from_array(values.astype(np.float32)[np.newaxis], name))
+        return name
+
+    def node(self, operator: str, *inputs: str | float, axes: list[int] | None = None) -> str:
         """Add a node with one output and return the output's name."""
-        name = output or f"{operator.lower()}_{len(self.nodes)}"
+        name = f"{operator.lower()}_{len(self.nodes)}"
         names = [value if isinstance(value, str) else self.constant(value) for value in inputs]
+        if axes is not None:
+            names.append(self._integers(axes))
         self.nodes.append(helper.make_node(operator, names, [name]))
         return name
+
+    def _integers(self, values: list[int]) -> str:
+        name = f"integers_{len(self.initializers)}"
+        self.initializers.append(numpy_helper.from_array(np.array(values, dtype=np.int64), name))
+        return name
+
+    def split(self, value: str, outputs: list[str]) -> list[str]:
+        """Split `value` [N, K] into its K columns, each [N, 1], named `outputs`."""
+        self.nodes.append(helper.make_node("Split", [value], outputs, axis=1, num_outputs=len(outputs)))
+        return outputs
+
+    def columns(self, value: str, start: int, stop: int) -> str:
+        """Return the columns from `start` to before `stop` of `value`."""
+        bounds = [self._integers([bound]) for bound in (start, stop, 1)]
+        return self.node("Slice", value, *bounds)
+
+    def concat(self, values: list[str]) -> str:
+        """Return `values` beside each other."""
+        name = f"concat_{len(self.nodes)}"
+        self.nodes.append(helper.make_node("Concat", values, [name], axis=1))
+        return name
+
+    def squeeze(self, value: str, *, output: str) -> None:
+        """Turn `value` [N, 1] into the graph's output `output` [N]."""
+        self.nodes.append(helper.make_node("Squeeze", [value, self._integers([1])], [output]))
 
     def add(self, *terms: str | float) -> str:
         """Return the sum of `terms`, left to right."""
@@ -114,103 +174,86 @@ def add_derived_columns(builder: GraphBuilder, profile: PerformanceProfile, *, f
     replica falls behind. Below it, the step time is the fixed cost over what the proportional one leaves free.
     """
     column = {name: f"feature_{name}" for name in FEATURE_SCHEMA.names}
-    builder.nodes.append(helper.make_node("Split", [features], list(column.values()), axis=1, num_outputs=len(column)))
-    prompt, out, held = column["sum_prompt_tps"], column["sum_output_tps"], column["sum_kv_token_steps"]
-    slots, count, rate = column["max_loras"], column["num_adapters"], column["sum_rate_rps"]
-    tokens = builder.add(prompt, out)
-    fixed_s, per_adapter_s, token_utilisation = _costs(builder, profile, column, tokens)
+    builder.split(features, list(column.values()))
+    column["tokens"] = builder.add(column["sum_prompt_tps"], column["sum_output_tps"])
+    above = builder.concat([column[above] for above, _ in _QUOTIENTS])
+    below = builder.concat([column[below] for _, below in _QUOTIENTS])
+    quotients = builder.divide(above, builder.largest(below, _TINY))
+    required_by = builder.columns(quotients, 0, 3)
+    required = builder.node("ReduceMax", required_by, axes=[1])
+    fixed_s, adapter_s, token_utilisation = _costs(builder, profile, column)
 
-    required = builder.largest(
-        builder.divide(out, column["max_num_seqs"]),
-        builder.divide(held, builder.largest(column["kv_tokens"], 1.0)),
-        builder.divide(tokens, column["max_num_batched_tokens"]),
+    busy = builder.smallest(builder.concat([column["active_10s"], column["active_40s"]]), column["max_loras"])
+    lightly_s, fully_s = builder.split(
+        builder.add(builder.multiply(busy, adapter_s), fixed_s), ["lightly_s", "fully_s"]
     )
-    busy_adapters = builder.smallest(column["active_40s"], slots)
-    saturated_s = builder.add(fixed_s, builder.multiply(per_adapter_s, busy_adapters))
-    saturated = builder.add(token_utilisation, builder.multiply(saturated_s, required))
-
+    saturated = builder.add(token_utilisation, builder.multiply(fully_s, required))
     free_share = builder.largest(builder.node("Sub", 1.0, token_utilisation), 0.05)
-    few_adapters = builder.smallest(column["active_10s"], slots)
-    step_s = builder.divide(builder.add(fixed_s, builder.multiply(per_adapter_s, few_adapters)), free_share)
+    step_s = builder.divide(lightly_s, free_share)
 
-    positive_rate = builder.largest(rate, 1e-9)
-    output_per_request = builder.divide(out, positive_rate)
-    active = _active_adapters(builder, column, builder.multiply(output_per_request, step_s))
-    absent = builder.largest(builder.node("Sub", 1.0, builder.divide(slots, builder.largest(active, 1e-9))), 0.0)
-    load_s = float(np.mean([entry.cpu_to_gpu_ms for entry in profile.load_times])) * 1e-3
-    positive_slots = builder.largest(slots, 1.0)
-    columns = {
-        "saturated_utilisation": saturated,
-        "token_utilisation": token_utilisation,
-        "required_steps_per_s": required,
-        "step_s": step_s,
-        "batch_utilisation": builder.multiply(required, step_s),
-        "kv_utilisation": builder.divide(builder.multiply(held, step_s), builder.largest(column["kv_tokens"], 1.0)),
-        "slot_utilisation": builder.divide(active, positive_slots),
-        "active_10s_per_slot": builder.divide(column["active_10s"], positive_slots),
-        "active_40s_per_slot": builder.divide(column["active_40s"], positive_slots),
-        "load_utilisation": builder.multiply(builder.multiply(rate, load_s), absent),
-        "sum_rate_rps": rate,
-        "sum_output_tps": out,
-        "num_adapters": count,
-        "adapters_per_slot": builder.divide(count, positive_slots),
-        "slots": slots,
-        "max_lora_rank": column["max_lora_rank"],
-        "max_num_seqs": column["max_num_seqs"],
-        "max_num_batched_tokens": column["max_num_batched_tokens"],
-        "kv_tokens": column["kv_tokens"],
-        "prompt_tokens_per_request": builder.divide(prompt, positive_rate),
-        "output_tokens_per_request": output_per_request,
-        "prompt_spread": builder.divide(column["sum_prompt_sq_tps"], builder.largest(prompt, 1e-9)),
-        "held_tokens_per_request": builder.divide(held, builder.largest(out, 1e-9)),
-        "rate_concentration": builder.divide(
-            builder.multiply(column["sum_rate_sq"], count), builder.multiply(positive_rate, positive_rate)
-        ),
-    }
-    ordered = [columns[name] for name in DERIVED_NAMES]
+    residence_s = builder.multiply(builder.columns(quotients, 7, 8), step_s)
+    active = _active_adapters(builder, column, residence_s)
+    ordered = [
+        builder.columns(quotients, 0, 10),
+        required,
+        saturated,
+        token_utilisation,
+        step_s,
+        builder.multiply(required_by, step_s),
+        builder.divide(active, column["max_loras"]),
+        builder.divide(builder.columns(quotients, 10, 11), builder.largest(column["sum_rate_rps"], _TINY)),
+        *(column[name] for name in DERIVED_NAMES[-8:]),
+    ]
     builder.nodes.append(helper.make_node("Concat", ordered, [output], axis=1))
 
 
-def _costs(
-    builder: GraphBuilder, profile: PerformanceProfile, column: dict[str, str], tokens: str
-) -> tuple[str, str, str]:
+def _costs(builder: GraphBuilder, profile: PerformanceProfile, column: dict[str, str]) -> tuple[str, str, str]:
     """Return (fixed seconds per step, seconds per step and adapter, share of time proportional to the load)."""
     c = profile.step_time
-    second = 1e-3
-    rank_excess = builder.multiply(
-        builder.largest(builder.node("Sub", column["max_lora_rank"], RANK_UNIT), 0.0), 1.0 / RANK_UNIT
+    # What depends on the rank of the slots: (at rank 16 and below, per unit of rank above), in milliseconds.
+    by_rank = np.array(
+        [
+            (c.slot_tile_ms / TILE_TOKENS, c.slot_tile_rank_ms / TILE_TOKENS),
+            (c.token_ms + c.lora_token_ms, c.lora_token_rank_ms),
+            (c.request_ms, c.lora_request_rank_ms),
+            (c.adapter_ms, c.adapter_rank_ms),
+        ]
+    )
+    slopes = by_rank[:, 1] / RANK_UNIT
+    rank = builder.largest(column["max_lora_rank"], RANK_UNIT)
+    scaled = builder.multiply(rank, builder.vector(slopes * 1e-3))
+    costs = builder.add(scaled, builder.vector((by_rank[:, 0] - slopes * RANK_UNIT) * 1e-3))
+    tile_s, flat_token_s, request_s, adapter_s = builder.split(
+        costs, ["tile_s", "flat_token_s", "request_s", "adapter_s"]
     )
     grid = builder.add(column["max_loras"], 1.0)
-
-    def with_rank(base_ms: float, rank_ms: float) -> str:
-        return builder.add(builder.multiply(rank_excess, rank_ms * second), base_ms * second)
-
-    tile_s = builder.multiply(builder.multiply(with_rank(c.slot_tile_ms, c.slot_tile_rank_ms), grid), 1.0 / TILE_TOKENS)
-    token_s = builder.add(tile_s, with_rank(c.token_ms + c.lora_token_ms, c.lora_token_rank_ms))
-    request_s = with_rank(c.request_ms, c.lora_request_rank_ms)
-    context_s = (c.context_token_ms + c.mixed_context_token_ms) * second
+    token_s = builder.add(builder.multiply(tile_s, grid), flat_token_s)
     utilisation = builder.add(
-        builder.multiply(tokens, token_s),
+        builder.multiply(column["tokens"], token_s),
         builder.multiply(column["sum_output_tps"], request_s),
-        builder.multiply(column["sum_kv_token_steps"], context_s),
+        builder.multiply(column["sum_kv_token_steps"], (c.context_token_ms + c.mixed_context_token_ms) * 1e-3),
     )
     # The step without a CUDA graph is phased in with the tokens that a full batch of this engine can have.
     large = builder.smallest(builder.multiply(column["max_num_seqs"], 1.0 / LARGE_BATCH_TOKENS), 1.0)
     fixed_s = builder.add(
-        builder.multiply(grid, c.slot_ms * second),
-        builder.multiply(large, (c.large_batch_ms + c.lora_large_batch_ms) * second),
-        (c.base_ms + c.mixed_step_ms + c.lora_base_ms) * second,
+        builder.multiply(grid, c.slot_ms * 1e-3),
+        builder.multiply(large, (c.large_batch_ms + c.lora_large_batch_ms) * 1e-3),
+        (c.base_ms + c.mixed_step_ms + c.lora_base_ms) * 1e-3,
     )
-    return fixed_s, with_rank(c.adapter_ms, c.adapter_rank_ms), utilisation
+    return fixed_s, adapter_s, utilisation
 
 
 def _active_adapters(builder: GraphBuilder, column: dict[str, str], residence_s: str) -> str:
-    """Return how many adapters have a request within the residence time, linear between the features' windows."""
+    """Return how many adapters have a request within the residence time.
+
+    It is concave in the time, so the smaller one of the lines through the features' windows (0 s and 10 s, 10 s and
+    40 s) follows it.
+    """
     first, second = column["active_10s"], column["active_40s"]
-    below = builder.multiply(first, builder.smallest(builder.multiply(residence_s, 0.1), 1.0))
-    beyond = builder.largest(builder.multiply(builder.node("Sub", residence_s, 10.0), 1.0 / 30.0), 0.0)
-    growth = builder.multiply(builder.node("Sub", second, first), beyond)
-    return builder.smallest(builder.add(below, growth), column["num_adapters"])
+    early = builder.multiply(builder.multiply(residence_s, 0.1), first)
+    beyond = builder.multiply(builder.node("Sub", residence_s, 10.0), 1.0 / 30.0)
+    late = builder.add(builder.multiply(builder.node("Sub", second, first), beyond), first)
+    return builder.smallest(early, late, column["num_adapters"])
 
 
 def derived_model(profile: PerformanceProfile) -> onnx.ModelProto:
@@ -234,9 +277,3 @@ def make_model(graph: onnx.GraphProto) -> onnx.ModelProto:
     model.ir_version = IR_VERSION
     onnx.checker.check_model(model)
     return model
-
-
-# Old enough for every ONNX Runtime that the project supports (1.20), new enough for Split with `num_outputs`.
-OPSET = 18
-ML_OPSET = 3
-IR_VERSION = 9

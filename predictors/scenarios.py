@@ -40,8 +40,8 @@ _RANK_SETS: tuple[tuple[int, ...], ...] = (
     (16, 64),
     (8, 128),
 )
-# (prompt mean, prompt std / mean, output mean, output std / mean): ShareGPT-like chat as in the published runs, and the
-# conversation and code traces of the Azure LLM inference data set.
+# (prompt mean, prompt std / mean, output mean, output std / mean): ShareGPT-like chat as in the published runs, and
+# the conversation and code traces of the Azure LLM inference data set.
 _LENGTH_ARCHETYPES = ((223.0, 1.1, 197.0, 1.06), (1150.0, 1.0, 210.0, 0.85), (2050.0, 0.95, 30.0, 1.2))
 
 
@@ -105,7 +105,7 @@ class Population:
 
 @dataclass(frozen=True)
 class Scenario:
-    """A population and the replicas (one per choice of slots) that it is tried on; all of them start."""
+    """A population and the replicas that it is tried on; all of them start."""
 
     population: Population
     replicas: tuple[Replica, ...]
@@ -124,19 +124,39 @@ def draw_scenario(
     generator: np.random.Generator,
     num_replicas: int = 2,
 ) -> Scenario:
-    """Draw a population and `num_replicas` choices of slots that start; populations that start nowhere are redrawn."""
+    """Draw a population and `num_replicas` engines that start with it, again until they all do."""
     while True:
         population = draw_population(generator)
-        template = _draw_engine(model, generator)
         replicas = [
-            Replica(model=model, gpu=gpu, engine=engine, profile=profile)
-            for engine in _slot_options(template, population)
-            if check_memory(model, gpu, engine, profile).starts
+            _draw_replica(model, gpu, profile, population, generator, has_most_slots=i == 0)
+            for i in range(num_replicas)
         ]
-        if replicas:
-            # The most slots that start, as planners like them, and some fewer.
-            order = [len(replicas) - 1, *generator.permutation(len(replicas))]
-            return Scenario(population, tuple(replicas[i] for i in order[:num_replicas]))
+        if None not in replicas:
+            return Scenario(population, tuple(replica for replica in replicas if replica is not None))
+
+
+def _draw_replica(
+    model: ModelArchitecture,
+    gpu: GpuType,
+    profile: PerformanceProfile,
+    population: Population,
+    generator: np.random.Generator,
+    *,
+    has_most_slots: bool,
+) -> Replica | None:
+    """Draw an engine with the most slots that start, as planners like them, or any number; None if nothing starts."""
+    count = len(population.adapters)
+    template = _draw_engine(model, generator).model_dump()
+    template["max_lora_rank"] = _draw_slot_rank(population.max_rank, generator)
+    engines = [
+        EngineConfig.model_validate(template | {"max_loras": slots, "max_cpu_loras": max(count, slots)})
+        for slots in _slot_options(count, generator)
+    ]
+    starting = [engine for engine in engines if check_memory(model, gpu, engine, profile).starts]
+    if not starting:
+        return None
+    engine = starting[-1] if has_most_slots else starting[int(generator.integers(len(starting)))]
+    return Replica(model=model, gpu=gpu, engine=engine, profile=profile)
 
 
 def draw_population(generator: np.random.Generator) -> Population:
@@ -218,13 +238,16 @@ def _draw_engine(model: ModelArchitecture, generator: np.random.Generator) -> En
     )
 
 
-def _slot_options(template: EngineConfig, population: Population) -> list[EngineConfig]:
-    """Return `template` with each choice of slots, ascending; slots hold the largest rank of the population."""
-    count = len(population.adapters)
-    settings = template.model_dump()
-    return [
-        EngineConfig.model_validate(
-            settings | {"max_loras": slots, "max_lora_rank": population.max_rank, "max_cpu_loras": max(count, slots)}
-        )
-        for slots in sorted({*(slots for slots in SLOT_GRID if slots < count), count})
-    ]
+def _slot_options(count: int, generator: np.random.Generator) -> list[int]:
+    """Return choices of slots for `count` adapters, ascending; now and then more of them than adapters."""
+    options = {*(slots for slots in SLOT_GRID if slots < count), count}
+    if generator.random() < 0.1:
+        options.add(min(slots for slots in (*SLOT_GRID, MAX_ADAPTERS) if slots >= count))
+    return sorted(options)
+
+
+def _draw_slot_rank(max_rank: int, generator: np.random.Generator) -> int:
+    """Return the rank of the slots: the largest of the set, sometimes the next one above."""
+    if max_rank < 64 and generator.random() < 0.15:
+        return 2 * max_rank
+    return max_rank
