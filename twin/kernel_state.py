@@ -1,6 +1,7 @@
-"""The memory layout of the fast engine: which row of which array holds what, how it starts, how it becomes a `ReplicaTrace`.
+"""The memory layout of the fast engine: which row of which array holds what, and how it starts and ends.
 
-Each table is one C-contiguous array with a row per quantity: the compiled functions then pass a handful of arrays instead of fifty.
+Each table is one C-contiguous array with a row per quantity: the compiled functions then pass a handful of arrays
+instead of fifty.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ from twin.replica import ADAPTER_BIN_FACTOR, NUM_GAP_BINS, SAMPLE_COLUMNS, Repli
 
 Array = NDArray[np.int64]
 
-# Table sizes of CPython sets and the number of members from which the next larger one is used (Objects/setobject.c: grow to the first
-# power of two above 4 x used when fill * 5 >= mask * 3).
+# Table sizes of CPython sets and the number of members from which the next larger one is used (Objects/setobject.c:
+# grow to the first power of two above 4 x used when fill * 5 >= mask * 3).
 SET_TABLE_SIZES = (8, 32, 128, 512, 2048, 8192)
 SET_TABLE_LIMITS = (5, 19, 77, 307, 1229)
 
-# Rows of `requests`, int64 [., N]. NEXT and PREVIOUS link the waiting queue, ADAPTER_NEXT the FIFO of the adapter; QUEUE_KEY orders the queue.
+# Rows of `requests`, int64 [., N]. NEXT and PREVIOUS link the waiting queue, ADAPTER_NEXT the FIFO of the adapter;
+# QUEUE_KEY orders the queue.
 (
     ARRIVAL_NS,
     REQUEST_ADAPTER,
@@ -38,22 +40,26 @@ SET_TABLE_LIMITS = (5, 19, 77, 307, 1229)
 ) = range(14)
 NUM_REQUEST_ROWS = 14
 
-# Rows of `batch`, int64 [., positions of the running list]. AT_CAPACITY: tokens that the held blocks can store.
+# Rows of `batch`, int64 [., positions of the running list]. AT_CAPACITY: tokens that the held blocks can store. For
+# the first STEADY_PREFIX positions AT_TOTAL and AT_LAST_TOKEN_NS are implied, not stored: computed + 1, and the end
+# of the last step; for the first NUM_STEADY positions AT_TOKENS is implied to be 1.
 (
     AT_REQUEST,
-    AT_TOKENS,
     AT_COMPUTED,
-    AT_TOTAL,
     AT_PROMPT,
     AT_CAPACITY,
     AT_FINISH,
     AT_ADAPTER,
+    AT_TOTAL,
     AT_LAST_TOKEN_NS,
+    AT_TOKENS,
 ) = range(9)
+FIRST_IMPLIED_ROW = AT_TOTAL
+NUM_MOVED_ROWS = AT_TOKENS
 NUM_BATCH_ROWS = 9
 
-# Rows of `adapters`, int64 [., A + 1], the base model last. CPU_LIST and SLOT_LIST start two rows each: the next and the previous links of a
-# circular LRU list whose sentinel is the last column; a next link of -1 means absent.
+# Rows of `adapters`, int64 [., A + 1], the base model last. CPU_LIST and SLOT_LIST start two rows each: the next and
+# the previous links of a circular LRU list whose sentinel is the last column; a next link of -1 means absent.
 (
     RUNNING_OF,
     FIFO_HEAD,
@@ -72,7 +78,8 @@ SLOT_LIST = CPU_LIST + 2
 NUM_ADAPTER_ROWS = SLOT_LIST + 2
 
 # Indices into the counters: the mutable scalars of a run, int64 [NUM_COUNTERS]. STEADY_PREFIX: so many first
-# positions of the running list sampled a token in the last step; NUM_STEADY: so many of them this step serves as plain decodes.
+# positions of the running list sampled a token in the last step; NUM_STEADY: so many of them this step serves as
+# plain decodes.
 (
     FREE_BLOCKS,
     NUM_RUNNING,
@@ -119,7 +126,8 @@ NUM_COUNTERS = 40
 
 STATUS_OK, STATUS_STALLED, STATUS_LOG_FULL = 0, 1, 2
 
-# Columns of `log_steps`, int64 [steps, .]: the offsets are the ends of the step's rows in the running and the waiting log.
+# Columns of `log_steps`, int64 [steps, .]: the offsets are the ends of the step's rows in the running and the waiting
+# log.
 LOG_START, LOG_DURATION, LOG_FREE, LOG_RUNNING_END, LOG_WAITING_END, LOG_GPU_LOADS, LOG_DISK_LOADS, LOG_PREEMPTIONS = (
     range(8)
 )
@@ -129,8 +137,8 @@ NUM_LOG_COLUMNS = 8
 class Settings(NamedTuple):
     """Scalars of `ReplicaInputs` that the compiled functions read.
 
-    `keeps_all_adapters`: slots and CPU cache hold all adapters, so nothing is ever evicted and no LRU order matters; `touches_cpu_cache`: the
-    CPU cache cannot hold all, so its LRU order matters.
+    `keeps_all_adapters`: slots and CPU cache hold all adapters, so nothing is ever evicted and no LRU order matters;
+    `touches_cpu_cache`: the CPU cache cannot hold all, so its LRU order matters.
     """
 
     num_blocks: int
@@ -156,8 +164,9 @@ class Settings(NamedTuple):
 class State(NamedTuple):
     """All arrays of one run.
 
-    `orders` is int64 [table sizes, A] (the adapters in set order for each table size), `adapter_gaps` int32 [A + 1, bins], `gaps` int64
-    [NUM_GAP_BINS], `finished` the positions that finish in the step, `samples` int64 [., len(SAMPLE_COLUMNS)], `log_running` int64 [., 2] (request, tokens), `log_waiting` int64 [.].
+    `orders` is int64 [table sizes, A] (the adapters in set order for each table size), `adapter_gaps` int32 [A + 1,
+    bins], `gaps` int64 [NUM_GAP_BINS], `finished` the positions that finish in the step, `samples` int64 [.,
+    len(SAMPLE_COLUMNS)], `log_running` int64 [., 2] (request, tokens), `log_waiting` int64 [.].
     """
 
     requests: Array

@@ -1,0 +1,112 @@
+"""The fast engine's books: totals, samples, the step log (compiled)."""
+
+from __future__ import annotations
+
+from twin.kernel_compile import compiled
+from twin.kernel_state import (
+    AT_REQUEST,
+    AT_TOKENS,
+    BLOCKS_INTEGRAL,
+    BUSY_NS,
+    FINISHED_REQUESTS,
+    FINISHED_TOKENS,
+    FREE_BLOCKS,
+    GPU_LOADS,
+    LOAD_NS,
+    LOG_DISK_LOADS,
+    LOG_DURATION,
+    LOG_FREE,
+    LOG_GPU_LOADS,
+    LOG_PREEMPTIONS,
+    LOG_RUNNING_END,
+    LOG_START,
+    LOG_WAITING_END,
+    NEXT,
+    NUM_PREEMPTIONS,
+    NUM_RUNNING,
+    NUM_SAMPLES,
+    NUM_STEADY,
+    NUM_STEPS,
+    NUM_WAITING,
+    PEAK_BLOCKS,
+    PEAK_RUNNING,
+    PEAK_WAITING,
+    QUEUE_HEAD,
+    RUNNING_INTEGRAL,
+    SCHEDULED_TOKENS,
+    STEP_DISK_LOADS,
+    STEP_GPU_LOADS,
+    STEP_LOAD_NS,
+    STEP_PREEMPTIONS,
+    STEP_TOKENS,
+    WAITING_INTEGRAL,
+    Array,
+    Settings,
+    State,
+)
+
+
+@compiled
+def write_log(state: State, now: int, duration: int) -> bool:
+    """Append the step; False when a buffer is full."""
+    batch, c = state.batch, state.counters
+    i = c[NUM_STEPS]
+    if i >= len(state.log_steps):
+        return False
+    running_end = state.log_steps[i - 1, LOG_RUNNING_END] if i > 0 else 0
+    waiting_end = state.log_steps[i - 1, LOG_WAITING_END] if i > 0 else 0
+    if running_end + c[NUM_RUNNING] > len(state.log_running) or waiting_end + c[NUM_WAITING] > len(state.log_waiting):
+        return False
+    for k in range(c[NUM_RUNNING]):
+        state.log_running[running_end, 0] = batch[AT_REQUEST, k]
+        state.log_running[running_end, 1] = 1 if k < c[NUM_STEADY] else batch[AT_TOKENS, k]
+        running_end += 1
+    r = c[QUEUE_HEAD]
+    while r >= 0:
+        state.log_waiting[waiting_end] = r
+        waiting_end += 1
+        r = state.requests[NEXT, r]
+    row = state.log_steps[i]
+    row[LOG_START] = now
+    row[LOG_DURATION] = duration
+    row[LOG_FREE] = c[FREE_BLOCKS]
+    row[LOG_RUNNING_END] = running_end
+    row[LOG_WAITING_END] = waiting_end
+    row[LOG_GPU_LOADS] = c[STEP_GPU_LOADS]
+    row[LOG_DISK_LOADS] = c[STEP_DISK_LOADS]
+    row[LOG_PREEMPTIONS] = c[STEP_PREEMPTIONS]
+    return True
+
+
+@compiled
+def account(s: Settings, c: Array, now: int, duration: int) -> None:
+    """Add the scheduled step to the totals."""
+    inside = min(duration, s.horizon_ns - now)
+    used = s.num_blocks - 1 - c[FREE_BLOCKS]
+    c[NUM_STEPS] += 1
+    c[BUSY_NS] += inside
+    c[LOAD_NS] += c[STEP_LOAD_NS]
+    c[SCHEDULED_TOKENS] += c[STEP_TOKENS]
+    c[RUNNING_INTEGRAL] += c[NUM_RUNNING] * inside
+    c[WAITING_INTEGRAL] += c[NUM_WAITING] * inside
+    c[BLOCKS_INTEGRAL] += used * inside
+    c[NUM_PREEMPTIONS] += c[STEP_PREEMPTIONS]
+    c[GPU_LOADS] += c[STEP_GPU_LOADS]
+    c[PEAK_BLOCKS] = max(c[PEAK_BLOCKS], used)
+    c[PEAK_RUNNING] = max(c[PEAK_RUNNING], c[NUM_RUNNING])
+    c[PEAK_WAITING] = max(c[PEAK_WAITING], c[NUM_WAITING])
+
+
+@compiled
+def take_sample(s: Settings, c: Array, samples: Array, now: int) -> None:
+    """Write the state into the next row of the time series (columns: twin.replica.SAMPLE_COLUMNS)."""
+    row = samples[c[NUM_SAMPLES]]
+    row[0] = now
+    row[1] = c[NUM_RUNNING]
+    row[2] = c[NUM_WAITING]
+    row[3] = s.num_blocks - 1 - c[FREE_BLOCKS]
+    row[4] = c[FINISHED_REQUESTS]
+    row[5] = c[FINISHED_TOKENS]
+    row[6] = c[NUM_PREEMPTIONS]
+    row[7] = c[GPU_LOADS]
+    c[NUM_SAMPLES] += 1
