@@ -129,25 +129,25 @@ def _cached_entry(fingerprint: int) -> Callable[[Settings, NDArray[np.float64], 
 
 def _fingerprint() -> int:
     """Return a checksum of the source of every module that is compiled into the entry."""
-    modules = (kernel_account, kernel_queue, kernel_results, kernel_schedule, kernel_state, step_time)
-    return zlib.crc32("".join(inspect.getsource(module) for module in modules).encode())
+    return zlib.crc32("".join(inspect.getsource(module) for module in _COMPILED_MODULES).encode())
 
 
+_COMPILED_MODULES = (kernel_account, kernel_queue, kernel_results, kernel_schedule, kernel_state, step_time)
 _entry: Any = _cached_entry(_fingerprint())
 
 
 def kernel_is_cached() -> bool:
     """Return whether the compiled engine is ready, in this process or on disk; if not, its first run compiles it.
 
-    The entry on disk counts when it is not older than this file, which is what Numba checks too; one that was made for
-    another processor counts although Numba will not use it.
+    An entry on disk counts when it is not older than the code that is compiled into it; one that was made for another
+    processor counts although Numba will not use it.
     """
     if _entry.signatures:
         return True
-    source = Path(_entry.py_func.__code__.co_filename)
+    sources = [__file__, *(inspect.getfile(module) for module in _COMPILED_MODULES)]
+    changed = max(Path(source).stat().st_mtime for source in sources)
     name = f"*{_entry.py_func.__name__}-{_entry.py_func.__code__.co_firstlineno}.*.nbi"
-    made = [index.stat().st_mtime for index in Path(_entry.stats.cache_path).glob(name)]
-    return any(time >= source.stat().st_mtime for time in made)
+    return any(index.stat().st_mtime >= changed for index in Path(_entry.stats.cache_path).glob(name))
 
 
 def run_kernel(inputs: ReplicaInputs, *, log_steps: bool = False) -> ReplicaTrace:
