@@ -4,7 +4,7 @@ Examples
 --------
 >>> import placer
 >>> problem = placer.load_problem("workload.yaml")  # doctest: +SKIP
->>> plan = placer.plan(problem, solver="best-fit", seed=0)  # doctest: +SKIP
+>>> plan = placer.plan(problem, budget=60, seed=0)  # doctest: +SKIP
 >>> plan.num_gpus, plan.lower_bound  # doctest: +SKIP
 
 Notes
@@ -18,13 +18,16 @@ from importlib import import_module
 # Type checkers take this name for true; `typing` itself takes longer to load than the rest of this package.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from placer.files import load_problem
+    from placer.plan_document import Plan
+    from placer.planning import plan
     from solvers.problem import Problem
     from twin.simulate import simulate
 
 __all__ = ["Plan", "Problem", "__version__", "load_problem", "plan", "simulate"]
 
 _MODULE_OF_EXPORT = {
-    "Plan": "placer.planning",
+    "Plan": "placer.plan_document",
     "Problem": "solvers.problem",
     "load_problem": "placer.files",
     "plan": "placer.planning",

@@ -1,0 +1,75 @@
+"""What planning reports while it runs: small records for whoever watches; the command line draws them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+Phase = Literal["load", "bound", "solve", "verify", "repair", "improve"]
+
+
+@dataclass(frozen=True)
+class PhaseStarted:
+    """A phase begins.
+
+    Attributes
+    ----------
+    detail
+        What it works on, in a few words.
+    """
+
+    phase: Phase
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class IncumbentFound:
+    """The solver has a better placement."""
+
+    num_gpus: int
+    cost_per_hour: float
+    num_evaluations: int
+
+
+@dataclass(frozen=True)
+class KernelCompiling:
+    """The twin's engine has to be compiled first."""
+
+    expected_s: float = 15.0
+
+
+@dataclass(frozen=True)
+class GpuVerified:
+    """The twin has simulated a GPU: the `done`-th of `total` in this batch."""
+
+    is_accepted: bool
+    done: int
+    total: int
+    reasons: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class RepairRound:
+    """A round of repair begins, with that many rejected GPUs."""
+
+    number: int
+    num_rejected: int
+
+
+@dataclass(frozen=True)
+class FleetChanged:
+    """Repair or improvement has a new complete placement."""
+
+    num_gpus: int
+    num_accepted: int
+    detail: str
+
+
+PlanEvent = PhaseStarted | IncumbentFound | KernelCompiling | GpuVerified | RepairRound | FleetChanged
+PlanObserver = Callable[[PlanEvent], None]
+
+
+def ignore(event: PlanEvent) -> None:
+    """Observe nothing: the observer when none is given."""
+    del event

@@ -1,0 +1,205 @@
+"""Turn the outcome of planning into a plan: names, predictions, verdicts, bound, gap, warnings, provenance."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from placer.plan_document import (
+    LowerBound,
+    Plan,
+    PlanConfiguration,
+    PlannedGpu,
+    Prediction,
+    RankCount,
+    RepairSummary,
+    SolutionName,
+    TerminationName,
+    Timings,
+    Verdict,
+    Verification,
+)
+from placer.provenance import describe_surrogate, plan_inputs, software_versions
+from placer.surrogates import SURROGATE_TOLERANCE, headrooms, parts_of, uses_simulation
+from placer.verify import TwinSettings
+from predictors.onnx_surrogate import OnnxSurrogate
+from predictors.provenance import profile_fingerprint
+from predictors.surrogate import Surrogate
+from solvers.budget import Budget
+from solvers.objective import GpuEvaluation, evaluate
+from solvers.placement import GpuAssignment, Placement
+from solvers.problem import Problem
+from solvers.result import Bound
+
+
+@dataclass(frozen=True)
+class PlanParts:
+    """Everything that a plan is built from.
+
+    Attributes
+    ----------
+    surrogate
+        Without the margin.
+    gpus
+        A complete placement, or nothing.
+    known
+        Returns the twin's verdict about a GPU, if there is one.
+    """
+
+    problem: Problem
+    surrogate: Surrogate
+    solver: str
+    budget: Budget
+    margin: float
+    settings: TwinSettings
+    max_repair_rounds: int
+    gpus: tuple[GpuAssignment, ...]
+    known: Callable[[GpuAssignment], Verification | None]
+    repair: RepairSummary
+    solution: SolutionName
+    termination: TerminationName
+    message: str
+    bound: Bound
+    solver_evaluations: int
+
+
+def build_plan(parts: PlanParts, timings: Callable[[], Timings]) -> Plan:
+    """Return the plan; `timings` is asked last."""
+    gpus = _planned_gpus(parts)
+    bound = parts.bound
+    return Plan(
+        verdict=_verdict(gpus),
+        solution=parts.solution,
+        termination=parts.termination,
+        message=parts.message,
+        num_gpus=len(gpus),
+        cost_per_hour=sum(parts.problem.gpu_types[gpu.gpu_type].cost_per_hour for gpu in parts.gpus),
+        lower_bound=LowerBound(value=bound.value, proof=bound.proof, model=bound.model),
+        gap=round((len(gpus) - bound.value) / len(gpus), 6) if gpus else None,
+        gpus=gpus,
+        repair=parts.repair,
+        solver_evaluations=parts.solver_evaluations,
+        warnings=_warnings(parts, gpus),
+        seed=parts.settings.seed,
+        configuration=_configuration(parts),
+        inputs=plan_inputs(parts.problem, parts.surrogate),
+        versions=software_versions(),
+        timings=timings(),
+    )
+
+
+def _planned_gpus(parts: PlanParts) -> tuple[PlannedGpu, ...]:
+    """Describe the GPUs, by type and by offered load, descending."""
+    problem = parts.problem
+    if not parts.gpus:
+        return ()
+
+    def order(gpu: GpuAssignment) -> tuple[int, float, tuple[int, ...]]:
+        return gpu.gpu_type, -sum(problem.adapters[index].offered_tps for index in gpu.adapters), gpu.adapters
+
+    gpus = sorted(parts.gpus, key=order)
+    evaluation = evaluate(problem, Placement(tuple(gpus)), parts.surrogate)
+    # After Ctrl-C nobody wants to wait for more simulations.
+    is_asked = parts.termination != "interrupted" or not uses_simulation(parts.surrogate)
+    room = headrooms(problem, parts.surrogate, gpus) if is_asked else [None] * len(gpus)
+    numbers: Counter[int] = Counter()
+    planned = []
+    for gpu, predicted, headroom in zip(gpus, evaluation.gpus, room, strict=True):
+        name = f"{problem.gpu_types[gpu.gpu_type].name}-{numbers[gpu.gpu_type]}"
+        numbers[gpu.gpu_type] += 1
+        verification = parts.known(gpu)
+        planned.append(_planned_gpu(problem, gpu, name, predicted, headroom=headroom, verification=verification))
+    return tuple(planned)
+
+
+def _planned_gpu(
+    problem: Problem,
+    gpu: GpuAssignment,
+    name: str,
+    predicted: GpuEvaluation,
+    *,
+    headroom: float | None,
+    verification: Verification | None,
+) -> PlannedGpu:
+    ranks = Counter(problem.adapters[index].rank for index in gpu.adapters)
+    return PlannedGpu(
+        name=name,
+        gpu_type=problem.gpu_types[gpu.gpu_type].name,
+        adapters=tuple(problem.adapters[index].name for index in gpu.adapters),
+        ranks=tuple(RankCount(rank=rank, num_adapters=count) for rank, count in sorted(ranks.items())),
+        engine=problem.replica(gpu.gpu_type, gpu.max_loras, gpu.max_lora_rank, len(gpu.adapters)).engine,
+        kv_tokens=predicted.kv_tokens,
+        offered_tps=predicted.offered_tps,
+        predicted=Prediction(
+            throughput_tps=predicted.throughput_tps,
+            throughput_ratio=predicted.throughput_ratio,
+            starvation_probability=predicted.starvation_probability,
+            itl_p95_s=predicted.itl_s,
+            ttft_p95_s=predicted.ttft_s,
+            is_outside_domain=predicted.is_outside_domain,
+        ),
+        headroom=headroom,
+        verification=verification,
+    )
+
+
+def _verdict(gpus: tuple[PlannedGpu, ...]) -> Verdict:
+    if not gpus:
+        return "none"
+    if any(gpu.verification is not None and not gpu.verification.is_accepted for gpu in gpus):
+        return "rejected"
+    return "unverified" if any(gpu.verification is None for gpu in gpus) else "accepted"
+
+
+def _configuration(parts: PlanParts) -> PlanConfiguration:
+    problem = parts.problem
+    return PlanConfiguration(
+        model=problem.model.name,
+        gpu_types=tuple(gpu_type.name for gpu_type in problem.gpu_types),
+        profiles=tuple(profile.name for profile in problem.profiles),
+        engine=problem.engine,
+        fixed_max_loras=problem.fixed_max_loras,
+        fixed_max_lora_rank=problem.fixed_max_lora_rank,
+        objective=problem.objective,
+        limits=problem.limits,
+        solver=parts.solver,
+        surrogate=describe_surrogate(parts.surrogate),
+        margin=parts.margin,
+        budget_s=parts.budget.seconds,
+        max_evaluations=parts.budget.max_evaluations,
+        verification_engine=parts.settings.engine,
+        horizon_s=parts.settings.horizon_s,
+        warmup_s=parts.settings.warmup_s,
+        max_repair_rounds=parts.max_repair_rounds,
+    )
+
+
+def _warnings(parts: PlanParts, gpus: tuple[PlannedGpu, ...]) -> tuple[str, ...]:
+    """Return what a reader of the numbers must know."""
+    warnings = []
+    outside = [gpu.name for gpu in gpus if gpu.predicted.is_outside_domain]
+    if outside:
+        warnings.append(
+            f"The surrogate was asked outside of what it was fitted on for {', '.join(outside)}: "
+            "believe the simulation there, not the prediction."
+        )
+    tolerance = parts.problem.limits.starvation_tolerance
+    if tolerance != SURROGATE_TOLERANCE:
+        warnings.append(
+            f"Surrogates predict starvation for a tolerance of {SURROGATE_TOLERANCE:g}; this problem asks for "
+            f"{tolerance:g}, which only the simulation checks."
+        )
+    pairs = zip(parts_of(parts.surrogate), parts.problem.profiles, strict=False)
+    for surrogate, profile in pairs:
+        if not isinstance(surrogate, OnnxSurrogate) or surrogate.profile_fingerprint is None:
+            continue
+        if surrogate.profile_fingerprint != profile_fingerprint(profile):
+            warnings.append(
+                f"The surrogate was distilled from other numbers of the profile {profile.name!r}: its predictions may "
+                "be off; the simulation uses the profile as it is."
+            )
+    unverified = [gpu.name for gpu in gpus if gpu.verification is None]
+    if unverified:
+        warnings.append(f"Not simulated: {', '.join(unverified)}.")
+    return tuple(warnings)

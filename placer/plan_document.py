@@ -1,0 +1,257 @@
+"""The plan: what is reported, written to plan.json and read back; everything in it says which model it comes from."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from solvers.problem_file import Limits, ObjectiveName
+from twin.engine import EngineConfig
+
+Verdict = Literal["accepted", "rejected", "unverified", "none"]
+SolutionName = Literal["none", "feasible", "optimal"]
+TerminationName = Literal["proven", "gap_reached", "time_limit", "iteration_limit", "interrupted", "error", "completed"]
+
+
+class _Document(BaseModel):
+    """Part of a plan: frozen, and unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class RankCount(_Document):
+    """How many adapters of a rank are on a GPU."""
+
+    rank: int
+    num_adapters: int
+
+
+class Prediction(_Document):
+    """What the surrogate predicts for a GPU; latencies in seconds.
+
+    Attributes
+    ----------
+    throughput_ratio
+        Throughput / offered load.
+    starvation_probability
+        That the replica or one of its adapters starves.
+    is_outside_domain
+        The surrogate was asked outside of what it was fitted on: only the simulation counts.
+    """
+
+    throughput_tps: float
+    throughput_ratio: float
+    starvation_probability: float
+    itl_p95_s: float
+    ttft_p95_s: float
+    is_outside_domain: bool
+
+
+class Verification(_Document):
+    """What the twin simulated for a GPU with exactly the adapters and settings of the plan.
+
+    Attributes
+    ----------
+    engine
+        Which engine of the twin.
+    horizon_s, warmup_s
+        Simulated seconds, and those at the start that are not measured.
+    offered_tps, throughput_tps
+        Prompt + output tokens per second that arrived, and of completed requests.
+    itl_p95_s, ttft_p95_s
+        ``None`` when nothing completed.
+    kv_usage_max
+        Largest share of the KV cache in use.
+    verdict, reasons
+        Accepted, or rejected for these reasons.
+    """
+
+    engine: str
+    horizon_s: float
+    warmup_s: float
+    seed: int
+    offered_tps: float
+    throughput_tps: float
+    throughput_ratio: float
+    starved_adapters: tuple[str, ...]
+    itl_p95_s: float | None
+    ttft_p95_s: float | None
+    kv_usage_max: float
+    verdict: Literal["accepted", "rejected"]
+    reasons: tuple[str, ...]
+
+    @property
+    def is_accepted(self) -> bool:
+        """Whether the twin accepts the GPU."""
+        return self.verdict == "accepted"
+
+
+class PlannedGpu(_Document):
+    """One GPU of a plan.
+
+    Attributes
+    ----------
+    name
+        Unique in the plan.
+    adapters
+        Names, in the order of the problem.
+    engine
+        All of vLLM's settings for this GPU.
+    offered_tps
+        Mean prompt + output tokens per second of its adapters.
+    headroom
+        By how much all rates may grow before the surrogate refuses the GPU: 0.2 is 20 %. Negative: it refuses the GPU
+        as it is. ``None``: not asked.
+    verification
+        ``None``: not simulated.
+    """
+
+    name: str
+    gpu_type: str
+    adapters: tuple[str, ...]
+    ranks: tuple[RankCount, ...]
+    engine: EngineConfig
+    kv_tokens: int
+    offered_tps: float
+    predicted: Prediction
+    headroom: float | None
+    verification: Verification | None
+
+
+class LowerBound(_Document):
+    """The fewest GPUs of any plan: what proves it, and whose model it holds for."""
+
+    value: int
+    proof: str
+    model: Literal["surrogate", "twin"]
+
+
+class InputFile(_Document):
+    """A file that the plan depends on, by content."""
+
+    role: Literal["problem", "trace", "popularity", "profile", "surrogate"]
+    name: str
+    sha256: str
+
+
+class SurrogateDescription(_Document):
+    """Who predicted: the name of the choice, and what it was distilled from."""
+
+    name: str
+    details: str
+
+
+class PlanConfiguration(_Document):
+    """The effective configuration: what was asked for, with every default filled in.
+
+    Attributes
+    ----------
+    engine
+        Settings that all GPUs share; `max_loras`, `max_lora_rank` and `max_cpu_loras` are each GPU's own.
+    margin
+        By how much rates were inflated when the surrogate was asked to accept a GPU; 0: not at all.
+    """
+
+    model: str
+    gpu_types: tuple[str, ...]
+    profiles: tuple[str, ...]
+    engine: EngineConfig
+    fixed_max_loras: int | None
+    fixed_max_lora_rank: int | None
+    objective: ObjectiveName
+    limits: Limits
+    solver: str
+    surrogate: SurrogateDescription
+    margin: float
+    budget_s: float | None
+    max_evaluations: int | None
+    verification_engine: str
+    horizon_s: float
+    warmup_s: float
+    max_repair_rounds: int
+
+
+class RepairSummary(_Document):
+    """What happened after the solver's answer.
+
+    Attributes
+    ----------
+    rounds
+        Rounds in which rejected GPUs got other slots or gave back adapters.
+    rejected_at_first
+        GPUs of the solver's answer that the twin rejected.
+    given_back
+        Adapters that were taken off rejected GPUs.
+    gpus_added, gpus_dissolved
+        GPUs opened for adapters that were given back; GPUs emptied into others.
+    twin_calls
+        GPUs simulated, over all phases.
+    """
+
+    rounds: int = 0
+    rejected_at_first: int = 0
+    given_back: int = 0
+    gpus_added: int = 0
+    gpus_dissolved: int = 0
+    twin_calls: int = 0
+
+
+class Timings(_Document):
+    """Wall times in seconds; the only part of a plan that differs between equal runs."""
+
+    load_s: float = 0.0
+    solve_s: float = 0.0
+    verify_s: float = 0.0
+    repair_s: float = 0.0
+    total_s: float = 0.0
+
+
+class Plan(_Document):
+    """A placement with its predictions, its simulations and its bound.
+
+    Attributes
+    ----------
+    verdict
+        ``accepted``: the twin simulated every GPU and accepts it; ``rejected``: it rejects some; ``unverified``: some
+        were not simulated; ``none``: there is no placement.
+    solution, termination
+        What the solver has, and why the search stopped.
+    message
+        For the user; may be empty.
+    gap
+        (GPUs - bound) / GPUs; ``None`` without either.
+    solver_evaluations
+        Rows that the surrogate was asked for by the solver.
+    """
+
+    schema_version: Literal[1] = 1
+    verdict: Verdict
+    solution: SolutionName
+    termination: TerminationName
+    message: str
+    num_gpus: int
+    cost_per_hour: float
+    lower_bound: LowerBound | None
+    gap: float | None
+    gpus: tuple[PlannedGpu, ...]
+    repair: RepairSummary
+    solver_evaluations: int
+    warnings: tuple[str, ...]
+    seed: int
+    configuration: PlanConfiguration
+    inputs: tuple[InputFile, ...]
+    versions: dict[str, str] = Field(description="of placer, Python and the libraries that the numbers depend on")
+    timings: Timings = Timings()
+
+    def comparable(self) -> dict[str, Any]:
+        """Return the plan as plain values without the timings: equal for equal problem, configuration and versions."""
+        return self.model_dump(mode="json", exclude={"timings"})
+
+
+def plan_schema() -> dict[str, Any]:
+    """Return the JSON Schema of plan.json."""
+    schema = Plan.model_json_schema(mode="serialization")
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    schema["title"] = "placer plan"
+    return schema

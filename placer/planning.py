@@ -1,0 +1,322 @@
+"""The product in one function: solve with a surrogate, simulate every GPU with the twin, repair, improve, report."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from placer.events import FleetChanged, IncumbentFound, PhaseStarted, PlanObserver, ignore
+from placer.plan_builder import PlanParts, build_plan
+from placer.plan_document import Plan, RepairSummary, SolutionName, TerminationName, Timings
+from placer.repair import DEFAULT_REPAIR_ROUNDS, Fleet, Repair
+from placer.surrogates import inflated, surrogate_for
+from placer.verify import DEFAULT_HORIZON_S, DEFAULT_WARMUP_S, TwinSettings, TwinVerifier, available_cores
+from predictors.surrogate import Surrogate
+from solvers.bounds import work_bound
+from solvers.budget import Budget
+from solvers.feasibility import FeasibilityModel
+from solvers.interface import Capability, Solver
+from solvers.objective import objective_value
+from solvers.placement import Placement
+from solvers.problem import Problem
+from solvers.registry import get_solver
+from solvers.result import Bound, Incumbent, Solution, SolveResult, Termination
+from solvers.surrogate_per_gpu_type import SurrogatePerGpuType
+from twin.errors import InputError
+from twin.simulate import EngineName
+
+__all__ = ["Plan", "plan"]
+
+DEFAULT_SOLVER = "bfd"
+DEFAULT_SURROGATE = "auto"
+DEFAULT_BUDGET_S = 60.0
+# Horizon of the exact surrogate: shorter than the verification's, because it is asked very often.
+EXACT_HORIZON_S = 900.0
+EXACT_WARMUP_S = 150.0
+
+
+def plan(
+    problem: Problem,
+    *,
+    solver: str = DEFAULT_SOLVER,
+    surrogate: str | Path | Surrogate = DEFAULT_SURROGATE,
+    budget: float | None = DEFAULT_BUDGET_S,
+    max_evaluations: int | None = None,
+    seed: int = 0,
+    verify: bool = True,
+    margin: float = 0.0,
+    engine: EngineName = "fast",
+    horizon_s: float = DEFAULT_HORIZON_S,
+    warmup_s: float = DEFAULT_WARMUP_S,
+    repair_rounds: int = DEFAULT_REPAIR_ROUNDS,
+    workers: int | None = None,
+    observer: PlanObserver | None = None,
+) -> Plan:
+    """Return a plan for `problem`: every GPU of it simulated with exactly its adapters and settings.
+
+    Parameters
+    ----------
+    problem
+        See `placer.load_problem`.
+    solver
+        Name in the registry of solvers.
+    surrogate
+        ``auto``, ``exact``, the path of an ONNX file, or a surrogate.
+    budget
+        Seconds for the solver; ``None``: unlimited. Verification and repair are bounded by numbers of simulations.
+    max_evaluations
+        Rows that the solver may ask the surrogate for: a limit that is the same on every machine.
+    seed
+        Of the solver and of the simulated traffic.
+    verify
+        Simulate the GPUs, and repair those that the twin rejects.
+    margin
+        Ask the surrogate to accept a GPU as if all rates were larger by this share, > -1.
+    engine, horizon_s, warmup_s, workers
+        Of the simulations; see `placer.verify.TwinSettings`.
+    repair_rounds
+        Most rounds of repair, >= 0.
+    observer
+        Told what happens; see `placer.events`. Ctrl-C, also when raised by it, ends planning with the best plan so
+        far and `termination` ``interrupted``.
+
+    Returns
+    -------
+    Plan
+        Also when there is no placement (`verdict` ``none``), or the twin rejects one (``rejected``).
+
+    Raises
+    ------
+    InputError
+        When the arguments do not hold, or some adapter fits no GPU alone.
+    SolverError, SurrogateError
+        When a solver or surrogate is unknown, unavailable or refused.
+    KeyboardInterrupt
+        On Ctrl-C while there is no placement yet.
+    """
+    _check_arguments(margin, repair_rounds)
+    settings = TwinSettings(engine=engine, horizon_s=horizon_s, warmup_s=warmup_s, seed=seed, workers=workers)
+    planning = _Planning(
+        problem,
+        solver=get_solver(solver),
+        settings=settings,
+        budget=Budget(budget, max_evaluations),
+        margin=margin,
+        observer=observer or ignore,
+    )
+    return planning.run(surrogate, is_verified=verify, repair_rounds=repair_rounds)
+
+
+def _check_arguments(margin: float, repair_rounds: int) -> None:
+    if not -1.0 < margin < 10.0:
+        raise InputError(
+            f"the margin must be a share of the rates such as 0.05. Got {margin}.", field="margin", value=margin
+        )
+    if repair_rounds < 0:
+        raise InputError(
+            f"repair rounds must be at least 0. Got {repair_rounds}.", field="repair_rounds", value=repair_rounds
+        )
+
+
+@dataclass
+class _Stopwatch:
+    """Seconds spent in each phase."""
+
+    clock: Callable[[], float] = time.perf_counter
+    seconds: dict[str, float] = field(default_factory=dict)
+    started: float = 0.0
+    phase: str = ""
+
+    def begin(self, phase: str) -> None:
+        """End the phase before, and begin `phase`."""
+        now = self.clock()
+        if self.phase:
+            self.seconds[self.phase] = self.seconds.get(self.phase, 0.0) + now - self.started
+        self.phase, self.started = phase, now
+
+    def timings(self) -> Timings:
+        """End the last phase and return all times."""
+        self.begin("")
+        rounded = {f"{name}_s": round(seconds, 3) for name, seconds in self.seconds.items()}
+        return Timings(**rounded, total_s=round(sum(self.seconds.values()), 3))
+
+
+class _Planning:
+    """One call of `plan`: its phases, and what is known so far when Ctrl-C comes."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        *,
+        solver: Solver,
+        settings: TwinSettings,
+        budget: Budget,
+        margin: float,
+        observer: PlanObserver,
+    ) -> None:
+        self.problem = problem
+        self.solver = solver
+        self.settings = settings
+        self.budget = budget
+        self.margin = margin
+        self.observer = observer
+        self.verifier = TwinVerifier(problem, settings, observer=observer)
+        self.fleet = Fleet((), RepairSummary())
+        self.stopwatch = _Stopwatch()
+
+    def run(self, choice: str | Path | Surrogate, *, is_verified: bool, repair_rounds: int) -> Plan:
+        """Go through the phases; see `plan`."""
+        self._begin("load", "surrogate")
+        surrogate = self._surrogate(choice)
+        bound = work_bound(self.problem)
+        result: SolveResult | None = None
+        is_interrupted = False
+        if not _is_proven_infeasible(self.problem, bound):
+            self._begin("solve", self.solver.name)
+            result = self._solve(surrogate)
+            is_interrupted = result.termination is Termination.INTERRUPTED
+            if is_interrupted and result.placement is None:
+                raise KeyboardInterrupt
+            if result.placement is not None:
+                self.fleet.gpus = result.placement.gpus
+        if self.fleet.gpus and is_verified and not is_interrupted:
+            try:
+                self._verify_and_repair(surrogate, bound, repair_rounds)
+            except KeyboardInterrupt:
+                is_interrupted = True
+        summary = self.fleet.summary.model_copy(update={"twin_calls": self.verifier.num_calls})
+        return build_plan(
+            PlanParts(
+                problem=self.problem,
+                surrogate=surrogate,
+                solver=self.solver.name,
+                budget=self.budget,
+                margin=self.margin,
+                settings=self.settings,
+                max_repair_rounds=repair_rounds,
+                gpus=self.fleet.gpus,
+                known=self.verifier.known,
+                repair=summary,
+                solution=self._solution(result),
+                termination=self._termination(result, is_interrupted=is_interrupted),
+                message=self._message(result, bound),
+                bound=_better_bound(bound, result),
+                solver_evaluations=0 if result is None else result.statistics.num_evaluations,
+            ),
+            self.stopwatch.timings,
+        )
+
+    def _surrogate(self, choice: str | Path | Surrogate) -> Surrogate:
+        if not isinstance(choice, str | Path):
+            return choice
+        return surrogate_for(
+            self.problem,
+            str(choice),
+            horizon_s=EXACT_HORIZON_S,
+            warmup_s=EXACT_WARMUP_S,
+            seed=self.settings.seed,
+            workers=self.settings.workers or available_cores(),
+        )
+
+    def _solve(self, surrogate: Surrogate) -> SolveResult:
+        """Run the solver: on all GPU types if it can mix them, else on each of them."""
+        asked = inflated(surrogate, 1.0 + self.margin)
+        problem = self.problem
+        if len(problem.gpu_types) == 1 or Capability.MIXED_GPU_TYPES in self.solver.capabilities:
+            return self._solve_one(problem, asked)
+        return _best_of(problem, [self._solve_type(asked, index) for index in range(len(problem.gpu_types))])
+
+    def _solve_type(self, surrogate: Surrogate, gpu_type: int) -> SolveResult | InputError:
+        """Solve with GPUs of one type only; an error when some adapter fits no GPU of that type."""
+        problem = self.problem
+        only = replace(problem, gpu_types=(problem.gpu_types[gpu_type],), profiles=(problem.profiles[gpu_type],))
+        own = surrogate.for_gpu_type(gpu_type) if isinstance(surrogate, SurrogatePerGpuType) else surrogate
+        try:
+            result = self._solve_one(only, own)
+        except InputError as error:
+            return error
+        if result.placement is None:
+            return result
+        gpus = tuple(replace(gpu, gpu_type=gpu_type) for gpu in result.placement.gpus)
+        return replace(result, placement=Placement(gpus))
+
+    def _solve_one(self, problem: Problem, surrogate: Surrogate) -> SolveResult:
+        return self.solver.solve(
+            problem, surrogate, budget=self.budget, seed=self.settings.seed, observer=self._on_incumbent
+        )
+
+    def _on_incumbent(self, incumbent: Incumbent) -> None:
+        evaluation = incumbent.evaluation
+        self.observer(IncumbentFound(evaluation.num_gpus, evaluation.cost_per_hour, incumbent.num_evaluations))
+
+    def _verify_and_repair(self, surrogate: Surrogate, bound: Bound, repair_rounds: int) -> None:
+        self._begin("verify", f"{len(self.fleet.gpus)} GPUs")
+        verdicts = self.verifier.verify(self.fleet.gpus)
+        num_rejected = sum(1 for verdict in verdicts if not verdict.is_accepted)
+        self.fleet.summary = self.fleet.summary.model_copy(update={"rejected_at_first": num_rejected})
+        self.observer(FleetChanged(len(verdicts), len(verdicts) - num_rejected, "simulated the solver's placement"))
+        model = FeasibilityModel(self.problem, inflated(surrogate, 1.0 + self.margin))
+        repair = Repair(model, self.verifier, self.fleet, observer=self.observer)
+        if num_rejected:
+            self._begin("repair", f"{num_rejected} rejected GPUs")
+            repair.repair(repair_rounds)
+        if len(self.fleet.gpus) > bound.value and all(self.verifier.accepts(gpu) for gpu in self.fleet.gpus):
+            self._begin("improve", "fewer GPUs")
+            repair.improve()
+
+    def _begin(self, phase: Literal["load", "solve", "verify", "repair", "improve"], detail: str) -> None:
+        self.stopwatch.begin("repair" if phase == "improve" else phase)
+        self.observer(PhaseStarted(phase, detail))
+
+    def _solution(self, result: SolveResult | None) -> SolutionName:
+        """Return what there is; a placement that repair has changed is no longer the one that was proven optimal."""
+        if result is None or result.placement is None:
+            return "none"
+        is_unchanged = self.fleet.gpus == result.placement.gpus
+        return "optimal" if result.solution is Solution.OPTIMAL and is_unchanged else "feasible"
+
+    def _termination(self, result: SolveResult | None, *, is_interrupted: bool) -> TerminationName:
+        if is_interrupted:
+            return "interrupted"
+        return "proven" if result is None else result.termination.value
+
+    def _message(self, result: SolveResult | None, bound: Bound) -> str:
+        if result is None:
+            allowed = sum(gpu_type.max_count or 0 for gpu_type in self.problem.gpu_types)
+            return (
+                f"At least {bound.value} GPUs are needed (lower bound: {bound.proof}), and `max_count` allows "
+                f"{allowed}. Allow more GPUs, or place fewer adapters."
+            )
+        return result.message
+
+
+def _is_proven_infeasible(problem: Problem, bound: Bound) -> bool:
+    """Return whether the bound is above all GPUs that may be used."""
+    counts = [gpu_type.max_count for gpu_type in problem.gpu_types]
+    return all(count is not None for count in counts) and bound.value > sum(count or 0 for count in counts)
+
+
+def _better_bound(work: Bound, result: SolveResult | None) -> Bound:
+    """Return the larger bound of those that hold for the twin; a bound on the surrogate's problem says less."""
+    own = None if result is None else result.bound
+    return own if own is not None and own.model == "twin" and own.value > work.value else work
+
+
+def _best_of(problem: Problem, results: list[SolveResult | InputError]) -> SolveResult:
+    """Return the result that the objective prefers; raise the first error when no GPU type can hold all adapters."""
+    solved = [result for result in results if isinstance(result, SolveResult)]
+    placed = [result for result in solved if result.evaluation is not None]
+    if placed:
+        return min(
+            placed,
+            key=lambda result: (
+                objective_value(problem, result.evaluation) if result.evaluation is not None else (math.inf, math.inf)
+            ),
+        )
+    if solved:
+        return solved[0]
+    raise next(result for result in results if isinstance(result, InputError))
