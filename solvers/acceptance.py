@@ -75,7 +75,7 @@ def _conditions(limits: Limits, output: SurrogateOutput) -> Iterator[_Condition]
         if limit_ms is not None:
             predicted_ms = predicted_s.astype(np.float64) * 1000.0
             yield _Condition(
-                kept=predicted_ms <= limit_ms,
+                kept=predicted_s <= np.float32(limit_ms / 1000.0),
                 pressure=predicted_ms / limit_ms,
                 text=f"{name} p95 {{:.1f}} ms must be at most {limit_ms:g} ms",
                 value=predicted_ms,
