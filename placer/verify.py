@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import joblib
@@ -104,32 +104,69 @@ class TwinVerifier:
         return tuple(self._verdicts[assignment] for assignment in assignments)
 
     def _simulate(self, missing: list[GpuAssignment]) -> None:
-        problem, settings = self.problem, self.settings
-        if settings.engine == "fast":
-            announce_compilation(self._observer)
-        workers = min(settings.workers or available_cores(), len(missing))
-        jobs = (
-            joblib.delayed(_verify_numbered)(
-                index,
+        problem = self.problem
+        replicas = [
+            (
                 problem.workload.subset(list(gpu.adapters)),
                 problem.replica(gpu.gpu_type, gpu.max_loras, gpu.max_lora_rank, len(gpu.adapters)),
-                problem.limits,
-                settings,
             )
-            for index, gpu in enumerate(missing)
-        )
-        backend = "threading" if settings.engine == "fast" else "loky"
-        results = joblib.Parallel(n_jobs=workers, backend=backend, return_as="generator_unordered")(jobs)
-        try:
-            for done, (index, verdict) in enumerate(results, start=1):
-                self._verdicts[missing[index]] = verdict
-                self.num_calls += 1
-                self._observer(GpuVerified(verdict.is_accepted, done, len(missing), verdict.reasons))
-        finally:
-            with warnings.catch_warnings():
-                # After Ctrl-C, joblib warns about the simulations that nobody waits for any more.
-                warnings.simplefilter("ignore")
-                results.close()
+            for gpu in missing
+        ]
+
+        def keep(index: int, verdict: Verification) -> None:
+            self._verdicts[missing[index]] = verdict
+            self.num_calls += 1
+
+        simulate_replicas(replicas, problem.limits, self.settings, observer=self._observer, keep=keep)
+
+
+def simulate_replicas(
+    replicas: Sequence[tuple[Workload, Replica]],
+    limits: Limits,
+    settings: TwinSettings,
+    *,
+    observer: PlanObserver = ignore,
+    keep: Callable[[int, Verification], None] | None = None,
+) -> dict[int, Verification]:
+    """Simulate replicas in parallel and judge them.
+
+    Parameters
+    ----------
+    replicas
+        What is asked of each, and what it is.
+    limits, settings
+        What they must keep, and how they are simulated.
+    observer
+        Told about each one.
+    keep
+        Called with position and verdict before the observer is: what was simulated survives Ctrl-C.
+
+    Returns
+    -------
+    The verdict of each position.
+    """
+    if settings.engine == "fast":
+        announce_compilation(observer)
+    jobs = (
+        joblib.delayed(_verify_numbered)(index, workload, replica, limits, settings)
+        for index, (workload, replica) in enumerate(replicas)
+    )
+    workers = max(1, min(settings.workers or available_cores(), len(replicas)))
+    backend = "threading" if settings.engine == "fast" else "loky"
+    results = joblib.Parallel(n_jobs=workers, backend=backend, return_as="generator_unordered")(jobs)
+    verdicts: dict[int, Verification] = {}
+    try:
+        for done, (index, verdict) in enumerate(results, start=1):
+            verdicts[index] = verdict
+            if keep is not None:
+                keep(index, verdict)
+            observer(GpuVerified(verdict.is_accepted, done, len(replicas), verdict.reasons))
+    finally:
+        with warnings.catch_warnings():
+            # After Ctrl-C, joblib warns about the simulations that nobody waits for any more.
+            warnings.simplefilter("ignore")
+            results.close()
+    return verdicts
 
 
 def verify_gpus(

@@ -1,0 +1,78 @@
+"""The program `placer`: its commands, and what happens with arguments that it does not understand."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from placer.cli.exits import BAD_INPUT, OK, print_error
+from placer.cli.schema import schema
+from placer.cli.simulate import simulate
+from placer.cli.solve import solve
+from placer.cli.solvers import solvers
+from placer.cli.verify import verify
+from placer.cli.workload import workload
+
+# Typer brings its own copy of Click or uses the installed one, depending on its version; this is the class in either.
+_UsageError: Any = typer.BadParameter.__base__
+
+
+class PlacerGroup(TyperGroup):
+    """A group of commands that reports wrong usage as `placer` reports every error: in two lines, exit code 2."""
+
+    def main(self, args: Sequence[str] | None = None, *arguments: Any, **options: Any) -> Any:
+        """Run a command and leave the process with its exit code."""
+        options["standalone_mode"] = False
+        try:
+            code = super().main(args, *arguments, **options)
+        except _UsageError as error:
+            usage: Any = error
+            path = usage.ctx.command_path if usage.ctx is not None else "placer"
+            print_error(usage.format_message(), hint=f"see `{path} --help`")
+            sys.exit(BAD_INPUT)
+        except typer.Abort:
+            sys.exit(BAD_INPUT)
+        sys.exit(code if isinstance(code, int) else OK)
+
+
+app = typer.Typer(
+    cls=PlacerGroup,
+    name="placer",
+    help="Place many LoRA adapters on as few vLLM GPUs as serve their traffic, checked by a digital twin.",
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+for command in (solve, verify, simulate, workload, solvers, schema):
+    app.command()(command)
+
+
+def _print_version(value: bool) -> None:  # noqa: FBT001 - the signature that Typer calls
+    if value:
+        from placer.provenance import placer_version
+
+        typer.echo(f"placer {placer_version()}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def describe(
+    context: typer.Context,
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Place many LoRA adapters on as few vLLM GPUs as serve their traffic, checked by a digital twin."""
+    del version
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help(), err=True)
+        raise typer.Exit(BAD_INPUT)
+
+
+def main() -> None:
+    """Run the program with the process's own arguments."""
+    app(prog_name="placer")

@@ -1,0 +1,84 @@
+"""Show on standard error what planning does: a live line on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from placer.events import (
+    FleetChanged,
+    GpuVerified,
+    IncumbentFound,
+    KernelCompiling,
+    PhaseStarted,
+    PlanEvent,
+    RepairRound,
+)
+
+if TYPE_CHECKING:
+    from rich.status import Status
+
+_PHASES = {
+    "load": "loading the {}",
+    "bound": "computing the lower bound",
+    "solve": "solving with {}",
+    "verify": "simulating {}",
+    "repair": "repairing {}",
+    "improve": "looking for {}",
+}
+
+
+class ProgressDisplay:
+    """An observer of planning that draws on standard error.
+
+    Parameters
+    ----------
+    is_verbose
+        Also print every placement of the solver and every simulated GPU.
+    """
+
+    def __init__(self, *, is_verbose: bool) -> None:
+        from rich.console import Console
+
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._is_verbose = is_verbose
+        self._status: Status | None = self._console.status("starting") if self._console.is_terminal else None
+
+    def __enter__(self) -> Self:
+        """Start the live line, on a terminal."""
+        if self._status is not None:
+            self._status.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Remove the live line."""
+        if self._status is not None:
+            self._status.stop()
+
+    def __call__(self, event: PlanEvent) -> None:
+        """Show an event."""
+        if isinstance(event, PhaseStarted):
+            self._show(_PHASES[event.phase].format(event.detail))
+        elif isinstance(event, KernelCompiling):
+            self._print(f"compiling the simulation kernel (first run only, about {event.expected_s:.0f} s)")
+        elif isinstance(event, IncumbentFound):
+            self._show(f"solving: {event.num_gpus} GPUs", is_detail=True)
+        elif isinstance(event, GpuVerified):
+            verdict = "accepted" if event.is_accepted else f"rejected: {'; '.join(event.reasons)}"
+            self._show(f"simulated GPU {event.done} of {event.total}: {verdict}", is_detail=True)
+        elif isinstance(event, RepairRound):
+            self._show(f"repair round {event.number}: {event.num_rejected} rejected")
+        elif isinstance(event, FleetChanged):
+            self._print(f"{event.num_gpus} GPUs, {event.num_accepted} accepted by the twin ({event.detail})")
+
+    def _show(self, text: str, *, is_detail: bool = False) -> None:
+        """Put `text` on the live line; details become lines of their own with ``-v`` only."""
+        if self._status is not None:
+            self._status.update(text)
+        if self._is_verbose or (self._status is None and not is_detail):
+            self._print(text)
+
+    def _print(self, text: str) -> None:
+        self._console.print(text, markup=False)

@@ -1,0 +1,86 @@
+"""`placer solve`: from a problem file to a plan."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from placer.cli.exits import exit_code_of, print_error, print_hint, print_note, print_warning, reports_errors
+from placer.cli.options import (
+    HorizonOption,
+    JsonOption,
+    OutputOption,
+    ProfileOption,
+    SeedOption,
+    VerboseOption,
+    WarmupOption,
+    WorkersOption,
+)
+
+
+@reports_errors
+def solve(
+    problem: Annotated[Path, typer.Argument(help="Problem file, YAML or JSON.", show_default=False)],
+    *,
+    solver: Annotated[str, typer.Option("--solver", help="See `placer solvers`.")] = "bfd",
+    surrogate: Annotated[str, typer.Option("--surrogate", help="auto, exact (the twin), or an ONNX file.")] = "auto",
+    profile: ProfileOption = None,
+    budget: Annotated[float, typer.Option("--budget", help="Seconds for the solver.")] = 60.0,
+    seed: SeedOption = 0,
+    margin: Annotated[float, typer.Option("--margin", help="Share by which rates are raised for the surrogate.")] = 0.0,
+    output: OutputOption = None,
+    json_output: JsonOption = False,
+    verify: Annotated[
+        bool, typer.Option("--verify/--no-verify", help="Simulate each GPU, repair rejected ones.")
+    ] = True,
+    horizon: HorizonOption = 1800.0,
+    warmup: WarmupOption = 300.0,
+    workers: WorkersOption = None,
+    verbose: VerboseOption = False,
+) -> int:
+    """Place the adapters of PROBLEM on as few GPUs as possible, and check every GPU with the twin."""
+    from placer.cli.progress import ProgressDisplay
+    from placer.files import load_problem, plan_to_json, require_writable, save_plan
+    from placer.planning import plan as make_plan
+
+    if output is not None:
+        require_writable(output)
+    with ProgressDisplay(is_verbose=verbose) as display:
+        plan = make_plan(
+            load_problem(problem, profile=profile),
+            solver=solver,
+            surrogate=surrogate,
+            budget=budget,
+            seed=seed,
+            verify=verify,
+            margin=margin,
+            horizon_s=horizon,
+            warmup_s=warmup,
+            workers=workers,
+            observer=display,
+        )
+    if output is not None:
+        save_plan(plan, output)
+        print_note(f"wrote {output}")
+    for warning in plan.warnings:
+        print_warning(warning)
+    if json_output:
+        typer.echo(plan_to_json(plan), nl=False)
+    elif plan.gpus:
+        from placer.cli.tables import print_plan
+
+        print_plan(plan)
+    if plan.verdict == "none":
+        print_error(f"there is no placement. {plan.message}".rstrip())
+        print_hint("a larger --budget, more GPUs (max_count), or a faster surrogate may help")
+    elif plan.message:
+        print_note(plan.message)
+    if plan.termination == "interrupted":
+        print_error("interrupted: this is the best plan so far.")
+    elif plan.verdict == "rejected":
+        print_error(
+            "the twin rejects the plan after all rounds of repair.", hint="try --margin 0.1, or allow more GPUs"
+        )
+    return exit_code_of(plan)

@@ -1,0 +1,192 @@
+"""Tables and sentences about plans and simulations, on standard output."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from placer.plan_document import Plan, PlannedGpu, Verification
+
+# Width of a table that goes to a file or a pipe, where there is no window to fit into.
+PIPE_WIDTH = 240
+# Headroom is not looked for beyond this.
+MOST_HEADROOM = 2.0
+
+
+def print_table(columns: Sequence[tuple[str, bool]], rows: Sequence[Sequence[str]]) -> None:
+    """Print rows of text on standard output.
+
+    Parameters
+    ----------
+    columns
+        Heading, and whether the column is of numbers (right-aligned).
+    rows
+        Cells as text.
+    """
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for heading, is_number in columns:
+        table.add_column(heading, justify="right" if is_number else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    _console().print(table)
+
+
+def print_lines(lines: Sequence[str]) -> None:
+    """Print lines of text on standard output as they are."""
+    console = _console()
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def print_plan(plan: Plan) -> None:
+    """Print a plan: the table of its GPUs, then what it amounts to and which model each number comes from."""
+    columns = [
+        ("GPU", False),
+        ("adapters", True),
+        ("ranks", False),
+        ("slots", True),
+        ("max rank", True),
+        ("offered tok/s", True),
+        ("predicted", True),
+        ("simulated", True),
+        ("headroom", True),
+        ("ITL p95", True),
+        ("verdict", False),
+    ]
+    print_table(columns, [_gpu_row(gpu) for gpu in plan.gpus])
+    print_lines(["", *_rejections(plan), *_summary(plan), *_sources(plan)])
+
+
+def print_verdicts(names: Sequence[str], verdicts: Sequence[Verification]) -> None:
+    """Print what the twin says about GPUs."""
+    columns = [
+        ("GPU", False),
+        ("offered tok/s", True),
+        ("simulated", True),
+        ("ratio", True),
+        ("starved", True),
+        ("ITL p95", True),
+        ("TTFT p95", True),
+        ("KV max", True),
+        ("verdict", False),
+    ]
+    rows = [
+        (
+            name,
+            number(verdict.offered_tps),
+            number(verdict.throughput_tps),
+            f"{verdict.throughput_ratio:.3f}",
+            str(len(verdict.starved_adapters)),
+            milliseconds(verdict.itl_p95_s),
+            milliseconds(verdict.ttft_p95_s),
+            f"{verdict.kv_usage_max:.0%}",
+            verdict.verdict,
+        )
+        for name, verdict in zip(names, verdicts, strict=True)
+    ]
+    print_table(columns, rows)
+    pairs = zip(names, verdicts, strict=True)
+    print_lines(["", *(f"{name}: {reason}" for name, verdict in pairs for reason in verdict.reasons)])
+
+
+def number(value: float) -> str:
+    """Return a large number with separators, without decimals."""
+    return f"{value:,.0f}"
+
+
+def milliseconds(value_s: float | None) -> str:
+    """Return seconds as milliseconds; a dash when there is no value."""
+    return "-" if value_s is None else f"{value_s * 1000.0:,.0f} ms"
+
+
+def _console() -> Console:
+    if sys.stdout.isatty():
+        return Console()
+    return Console(width=PIPE_WIDTH)
+
+
+def _gpu_row(gpu: PlannedGpu) -> tuple[str, ...]:
+    twin = gpu.verification
+    return (
+        gpu.name,
+        str(len(gpu.adapters)),
+        " ".join(f"{entry.num_adapters}x{entry.rank}" for entry in gpu.ranks),
+        str(gpu.engine.max_loras),
+        str(gpu.engine.max_lora_rank),
+        number(gpu.offered_tps),
+        number(gpu.predicted.throughput_tps),
+        "-" if twin is None else number(twin.throughput_tps),
+        _headroom(gpu.headroom),
+        "-" if twin is None else milliseconds(twin.itl_p95_s),
+        "not simulated" if twin is None else twin.verdict,
+    )
+
+
+def _headroom(headroom: float | None) -> str:
+    if headroom is None:
+        return "-"
+    if headroom >= MOST_HEADROOM:
+        return f"> {MOST_HEADROOM:.0%}"
+    return f"{headroom:.0%}"
+
+
+def _rejections(plan: Plan) -> list[str]:
+    return [
+        f"{gpu.name} is rejected: {reason}"
+        for gpu in plan.gpus
+        if gpu.verification is not None
+        for reason in gpu.verification.reasons
+    ]
+
+
+def _summary(plan: Plan) -> list[str]:
+    verdicts = {
+        "accepted": "the twin simulated every GPU and accepts it",
+        "rejected": "THE TWIN REJECTS THIS PLAN",
+        "unverified": "not every GPU was simulated",
+        "none": "there is no plan",
+    }
+    fleet = f"{plan.num_gpus} {'GPU' if plan.num_gpus == 1 else 'GPUs'}, {plan.cost_per_hour:g} per hour"
+    lines = [f"{fleet}: {verdicts[plan.verdict]}"]
+    bound = plan.lower_bound
+    if bound is not None:
+        gap = "the bound is met" if plan.gap == 0 else f"gap {plan.gap:.0%}" if plan.gap is not None else "no gap"
+        lines.append(
+            f"lower bound: {bound.value} ({bound.proof} bound, of the {bound.model}'s mean rates), {gap}"
+            if bound.proof == "work"
+            else f"lower bound: {bound.value} ({bound.proof}, of the {bound.model}'s problem), {gap}"
+        )
+    repair = plan.repair
+    if repair.twin_calls:
+        steps = [f"{repair.twin_calls} simulations", f"{repair.rejected_at_first} GPUs rejected at first"]
+        if repair.rounds:
+            steps.append(f"{repair.rounds} rounds of repair moved {repair.given_back} adapters")
+        if repair.gpus_added or repair.gpus_dissolved:
+            steps.append(f"GPUs added {repair.gpus_added}, emptied {repair.gpus_dissolved}")
+        lines.append(f"checks: {', '.join(steps)}")
+    return lines
+
+
+def _sources(plan: Plan) -> list[str]:
+    """Say which model each number comes from."""
+    configuration = plan.configuration
+    surrogate = configuration.surrogate
+    lines = [
+        "offered: mean rates and lengths of the problem",
+        f"predicted, headroom: surrogate {surrogate.name} ({surrogate.details}), margin {configuration.margin:.0%}",
+    ]
+    if any(gpu.verification is not None for gpu in plan.gpus):
+        lines.append(
+            f"simulated, ITL, verdict: twin, {configuration.verification_engine} engine, {configuration.horizon_s:g} s "
+            f"({configuration.warmup_s:g} s of it warm-up), seed {plan.seed}, profile {', '.join(_profiles(plan))}"
+        )
+    return lines
+
+
+def _profiles(plan: Plan) -> list[Any]:
+    return list(dict.fromkeys(plan.configuration.profiles))

@@ -1,0 +1,178 @@
+"""Simulate the GPUs of a plan that was read from a file, with the settings that it gives them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from placer.events import PhaseStarted, PlanObserver
+from placer.files import ProblemFromFile, load_problem
+from placer.plan_document import Plan, PlannedGpu, Verification
+from placer.verify import TwinSettings, simulate_replicas
+from twin.errors import InputError
+from twin.replica import Replica
+from twin.simulate import ENGINES, EngineName
+from twin.workload import Workload
+
+
+class CheckedGpu(BaseModel):
+    """A GPU of the plan, and what the twin says about it now."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    verification: Verification
+
+
+class Recheck(BaseModel):
+    """What the twin says about a plan now; `warnings` say what has changed since it was made."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: Literal[1] = 1
+    verdict: Literal["accepted", "rejected"]
+    gpus: tuple[CheckedGpu, ...]
+    warnings: tuple[str, ...]
+
+
+def recheck_plan(
+    plan: Plan,
+    *,
+    plan_path: Path,
+    problem_path: Path | None,
+    names: tuple[str, ...],
+    engine: str,
+    horizon_s: float | None,
+    seed: int | None,
+    workers: int | None,
+    observer: PlanObserver,
+) -> Recheck:
+    """Simulate GPUs of a plan.
+
+    Parameters
+    ----------
+    plan, plan_path
+        What was planned, and where it was read from: its problem is looked for from the current folder, then beside it.
+    problem_path
+        The problem instead.
+    names
+        GPUs to simulate; empty: all.
+    engine
+        Of the twin.
+    horizon_s, seed
+        ``None``: those of the plan.
+    workers, observer
+        See `placer.verify.TwinSettings`.
+
+    Raises
+    ------
+    InputError
+        When the problem is not found or does not have the plan's adapters, or a GPU has no such name.
+    """
+    problem, warnings = load_problem_of(plan, plan_path=plan_path, problem_path=problem_path)
+    gpus = select_gpus(plan, names)
+    warnings += _incompleteness(plan, problem)
+    configuration = plan.configuration
+    settings = TwinSettings(
+        engine=require_engine(engine),
+        horizon_s=configuration.horizon_s if horizon_s is None else horizon_s,
+        warmup_s=configuration.warmup_s if horizon_s is None else min(configuration.warmup_s, horizon_s / 6.0),
+        seed=plan.seed if seed is None else seed,
+        workers=workers,
+    )
+    replicas = [replica_of(problem, gpu) for gpu in gpus]
+    observer(PhaseStarted("verify", f"{len(gpus)} GPUs"))
+    verdicts = simulate_replicas(replicas, problem.limits, settings, observer=observer)
+    checked = tuple(CheckedGpu(name=gpu.name, verification=verdicts[index]) for index, gpu in enumerate(gpus))
+    is_accepted = all(entry.verification.is_accepted for entry in checked)
+    return Recheck(verdict="accepted" if is_accepted else "rejected", gpus=checked, warnings=tuple(warnings))
+
+
+def load_problem_of(plan: Plan, *, plan_path: Path, problem_path: Path | None) -> tuple[ProblemFromFile, list[str]]:
+    """Return the problem of a plan, and a warning if its file is not the one that the plan was made from."""
+    recorded = next((entry for entry in plan.inputs if entry.role == "problem"), None)
+    path = problem_path or _find(plan_path, None if recorded is None else recorded.name)
+    problem = load_problem(path)
+    current = problem.inputs[0].sha256
+    if recorded is not None and recorded.sha256 != current:
+        return problem, [f"{path} is not the file that the plan was made from, or has changed since."]
+    return problem, []
+
+
+def select_gpus(plan: Plan, names: tuple[str, ...]) -> list[PlannedGpu]:
+    """Return the GPUs of a plan with these names, or all of them."""
+    by_name = {gpu.name: gpu for gpu in plan.gpus}
+    if not by_name:
+        raise InputError("a plan must have GPUs to be verified. It has none.", field="gpus")
+    for name in names:
+        if name not in by_name:
+            raise InputError(f"`--gpu` must be one of {', '.join(by_name)}. Got {name!r}.", field="gpu", value=name)
+    return [by_name[name] for name in names] if names else list(plan.gpus)
+
+
+def replica_of(problem: ProblemFromFile, gpu: PlannedGpu) -> tuple[Workload, Replica]:
+    """Return the adapters and the replica of a planned GPU."""
+    indices = {adapter.name: index for index, adapter in enumerate(problem.adapters)}
+    missing = [name for name in gpu.adapters if name not in indices]
+    if missing:
+        raise InputError(
+            f"the adapters of a plan must be in its problem. {len(missing)} of {gpu.name} are not, the first is "
+            f"{missing[0]!r}.",
+            field="gpus",
+            value=missing[0],
+            hint="give the problem that the plan was made from with --problem",
+        )
+    types = [gpu_type.name for gpu_type in problem.gpu_types]
+    if gpu.gpu_type not in types:
+        raise InputError(
+            f"the GPU types of a plan must be in its problem, which has {', '.join(types)}. Got {gpu.gpu_type!r}.",
+            field="gpu_type",
+            value=gpu.gpu_type,
+            hint="give the problem that the plan was made from with --problem",
+        )
+    position = types.index(gpu.gpu_type)
+    replica = Replica(problem.model, problem.gpu_types[position], gpu.engine, problem.profiles[position])
+    return problem.workload.subset([indices[name] for name in gpu.adapters]), replica
+
+
+def require_engine(name: str) -> EngineName:
+    """Return the engine of that name (InputError when there is none)."""
+    if name == "fast":
+        return "fast"
+    if name == "simpy":
+        return "simpy"
+    raise InputError(f"`engine` must be one of {', '.join(ENGINES)}. Got {name!r}.", field="engine", value=name)
+
+
+def _incompleteness(plan: Plan, problem: ProblemFromFile) -> list[str]:
+    """Say which adapters of the problem the plan does not place, or places more than once."""
+    counts = Counter(name for gpu in plan.gpus for name in gpu.adapters)
+    missing = [adapter.name for adapter in problem.adapters if adapter.name not in counts]
+    repeated = [name for name, count in counts.items() if count > 1]
+    return [
+        f"{len(names)} adapters of the problem are {text}, the first is {names[0]!r}."
+        for names, text in ((missing, "not in the plan"), (repeated, "on several GPUs, each with all of their traffic"))
+        if names
+    ]
+
+
+def _find(plan_path: Path, name: str | None) -> Path:
+    if name is None:
+        raise InputError(
+            "a plan must name its problem file. This one was made without a file.",
+            file=str(plan_path),
+            hint="give the problem with --problem",
+        )
+    for candidate in (Path(name), plan_path.parent / name, plan_path.parent / Path(name).name):
+        if candidate.is_file():
+            return candidate
+    raise InputError(
+        f"the problem of a plan must be found. {name} is neither in the current folder nor beside {plan_path}.",
+        file=str(plan_path),
+        field="inputs",
+        value=name,
+        hint="give the problem with --problem",
+    )
