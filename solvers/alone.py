@@ -10,8 +10,6 @@ from solvers import acceptance
 from solvers.feasibility import FeasibilityModel
 from twin.errors import InputError
 
-# Shares of an adapter's load that are tried, in percent.
-NUM_SHARES = 100
 LISTED_ADAPTERS = 10
 
 
@@ -38,19 +36,27 @@ def feasible_alone(model: FeasibilityModel) -> NDArray[np.bool_]:
 
 
 def largest_share(model: FeasibilityModel, adapter: int) -> float:
-    """Return the largest share (in whole percent) of an adapter's load that fits an empty GPU of some type; 0: none."""
+    """Return the largest share (in whole percent) of an adapter's load that fits an empty GPU of some type; 0: none.
+
+    Tens of percent first, then single ones: a surrogate may be the twin, for which every question is a simulation.
+    """
+    tens = _largest_accepted(model, adapter, range(100, 0, -10))
+    return max(tens, _largest_accepted(model, adapter, range(tens + 9, tens, -1)) if tens < 100 else 100) / 100
+
+
+def _largest_accepted(model: FeasibilityModel, adapter: int, percents: range) -> int:
+    """Return the largest of `percents` (descending) of the adapter's load that some GPU type accepts; 0: none."""
     problem = model.problem
-    shares = np.arange(NUM_SHARES, 0, -1) / NUM_SHARES
-    best = 0.0
+    rank = int(problem.ranks[adapter])
+    best = 0
     for gpu_type in range(len(problem.gpu_types)):
-        rank = int(problem.ranks[adapter])
         for slots in model.slot_options(gpu_type, 1, rank):
-            one = model.settings(gpu_type, slots, model.slots.rank_of_slots(rank))
-            features = model.features(model.aggregates[[adapter]], one)
-            rows = np.concatenate([inflate(features, float(share)) for share in shares])
+            settings = model.settings(gpu_type, slots, model.slots.rank_of_slots(rank))
+            features = model.features(model.aggregates[[adapter]], settings)
+            rows = np.concatenate([inflate(features, percent / 100) for percent in percents])
             accepted = acceptance.accepts(problem.limits, model.ask(gpu_type, rows))
             if accepted.any():
-                best = max(best, float(shares[int(np.argmax(accepted))]))
+                best = max(best, percents[int(np.argmax(accepted))])
     return best
 
 

@@ -202,3 +202,15 @@ def test_outside_domain_is_false_for_surrogates_without_one() -> None:
     model = FeasibilityModel(problem, AnalyticSurrogate())
     settings = model.settings(0, 3, 32)
     assert not model.outside_domain(problem.aggregates[:1], settings)[0]
+
+
+def test_surrogates_of_one_problem_must_see_the_same_features() -> None:
+    """A mixture of schemas would silently read other columns."""
+
+    class OlderSurrogate(AnalyticSurrogate):
+        """A surrogate of another schema."""
+
+        schema = FeatureSchema(version=0, names=("load",), units=("tokens/s",))
+
+    with pytest.raises(SurrogateError, match="must have one feature schema"):
+        SurrogatePerGpuType((AnalyticSurrogate(), OlderSurrogate()))

@@ -1,6 +1,7 @@
 """The published greedy, step by step: order, grid, slots, failures and both paddings."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -195,3 +196,14 @@ def test_the_tests_passing_is_not_the_evaluation_passing() -> None:
     result = run(uniform_problem(4), ScriptedSurrogate(lambda row: (1.0, row["num_adapters"] < 8)))
     assert result.solution is Solution.NONE
     assert "the evaluated placement is not feasible" in result.message
+
+
+def test_without_memory_for_the_smallest_slots_there_is_no_answer() -> None:
+    """Eight slots of a large rank may not start; then no test has a candidate."""
+    problem = uniform_problem(8, rank=512)
+    small = replace(problem, engine=problem.engine.model_copy(update={"gpu_memory_utilization": 0.6}))
+    surrogate = ScriptedSurrogate(more_slots_are_better)
+    result = run(small, surrogate)
+    assert surrogate.asked == []
+    assert result.solution is Solution.NONE
+    assert "The greedy has no answer" in result.message

@@ -362,6 +362,60 @@ def test_two_gpu_types_of_one_name_are_refused(parse: Parse) -> None:
         parse(changed(line, line + line))
 
 
+MORE: list[tuple[str, str, str]] = [
+    ("model: llama-3.1-8b\n", "model: ''\n", "`model` must not be empty. Got '' (workload.yaml:2)."),
+    ("name: a7", "name: [a7]", "`name` must be text. Got ['a7'] (adapter ['a7'], workload.yaml:10)."),
+    ("gpu_types:\n  - {", "gpu_types:\n    {", "`gpu_types` must be a list. Got "),
+    (
+        "engine: {",
+        "engine: {enable_lora: maybe, ",
+        "`enable_lora` must be true or false. Got 'maybe' (workload.yaml:5).",
+    ),
+    ("max_num_seqs: 256", "max_num_seqs: 2.5", "`max_num_seqs` must be a whole number. Got 2.5 (workload.yaml:5)."),
+    (
+        "memory_gib: 63.43",
+        "memory_gib: -1",
+        "`memory_gib` must be above 0. Got -1 (GPU type 'h100-64gb', workload.yaml:4).",
+    ),
+    (
+        "starvation_tolerance: 0.1",
+        "starvation_tolerance: 1",
+        "`starvation_tolerance` must be below 1. Got 1 (workload.yaml:7).",
+    ),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "message"), MORE, ids=[row[1].strip()[:30] for row in MORE])
+def test_other_rules_read_like_sentences_too(parse: Parse, old: str, new: str, message: str) -> None:
+    """Pydantic's kinds of errors are translated, not quoted."""
+    with pytest.raises(InputError) as caught:
+        parse(changed(old, new))
+    assert str(caught.value).startswith(message)
+
+
+def test_a_broken_config_of_the_model_is_reported_by_its_own_reader(parse: Parse) -> None:
+    """The offending file is config.json, not the problem."""
+    Path("config.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(InputError, match="`architectures` must name one of") as caught:
+        parse(changed("model: llama-3.1-8b\n", "model: config.json\n"))
+    assert (caught.value.file or "").endswith("config.json")
+
+
+def test_a_prompt_distribution_that_reaches_the_context_is_refused(parse: Parse) -> None:
+    """Quantiles and the tail of an unbounded lognormal count, not only the mean."""
+    for lengths in ("{quantiles: [10, 140000]}", "{mean: 20000, std: 40000}"):
+        with pytest.raises(InputError, match="prompts must be shorter than the longest sequence, 131072 tokens"):
+            parse(changed("prompt_tokens: {mean: 223}", f"prompt_tokens: {lengths}"))
+
+
+def test_a_trace_of_too_long_prompts_points_at_the_trace(parse: Parse) -> None:
+    """Adapters that come from a trace have no line of their own."""
+    Path("trace.csv").write_text("time,prompt,output\n0,140000,5\n1,20,5\n", encoding="utf-8")
+    with pytest.raises(InputError, match="prompts must be shorter than the longest sequence") as caught:
+        parse(GOOD[: GOOD.index("adapters:")] + "trace: {file: trace.csv, adapters: {count: 1}}\n")
+    assert caught.value.field == "trace.adapters"
+
+
 def test_json_errors_have_lines_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """JSON is YAML, so the same reader finds the line."""
     monkeypatch.chdir(tmp_path)
