@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeGuard
 
 from placer.plan_document import (
     LowerBound,
@@ -31,6 +32,10 @@ from solvers.objective import GpuEvaluation, evaluate
 from solvers.placement import GpuAssignment, Placement
 from solvers.problem import Problem
 from solvers.result import Bound
+
+# An accepted GPU is called overloaded when it misses more than this share of its load and requests wait this long.
+OVERLOAD_SHARE = 0.02
+OVERLOAD_TTFT_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -199,7 +204,27 @@ def _warnings(parts: PlanParts, gpus: tuple[PlannedGpu, ...]) -> tuple[str, ...]
                 f"The surrogate was distilled from other numbers of the profile {profile.name!r}: its predictions may "
                 "be off; the simulation uses the profile as it is."
             )
+    warnings += [_overload(gpu.name, verdict) for gpu in gpus if _is_overloaded(verdict := gpu.verification)]
     unverified = [gpu.name for gpu in gpus if gpu.verification is None]
     if unverified:
         warnings.append(f"Not simulated: {', '.join(unverified)}.")
     return tuple(warnings)
+
+
+def _is_overloaded(verdict: Verification | None) -> TypeGuard[Verification]:
+    """Return whether an accepted GPU serves less than arrives: the tolerance allows it, and its queue grows."""
+    return (
+        verdict is not None
+        and verdict.is_accepted
+        and verdict.throughput_ratio < 1.0 - OVERLOAD_SHARE
+        and verdict.ttft_p95_s is not None
+        and verdict.ttft_p95_s > OVERLOAD_TTFT_S
+    )
+
+
+def _overload(name: str, verdict: Verification) -> str:
+    assert verdict.ttft_p95_s is not None
+    return (
+        f"{name} serves {verdict.throughput_ratio:.1%} of what arrives, which `starvation_tolerance` allows: its queue "
+        f"grows, TTFT p95 is {verdict.ttft_p95_s:,.0f} s. A smaller tolerance, or `ttft_p95_ms`, refuses such a GPU."
+    )

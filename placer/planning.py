@@ -172,10 +172,12 @@ class _Planning:
         """Go through the phases; see `plan`."""
         self._begin("load", "surrogate")
         surrogate = self._surrogate(choice)
-        bound = work_bound(self.problem)
         result: SolveResult | None = None
         is_interrupted = False
-        if not _is_proven_infeasible(self.problem, bound):
+        bound: Bound | None = None
+        if all(gpu_type.max_count is not None for gpu_type in self.problem.gpu_types):
+            bound = work_bound(self.problem)
+        if bound is None or not _is_proven_infeasible(self.problem, bound):
             self._begin("solve", self.solver.name)
             result = self._solve(surrogate)
             is_interrupted = result.termination is Termination.INTERRUPTED
@@ -183,6 +185,8 @@ class _Planning:
                 raise KeyboardInterrupt
             if result.placement is not None:
                 self.fleet.gpus = result.placement.gpus
+        # Where nothing limits the GPUs, nobody has to wait for the bound before the solver runs.
+        bound = bound or work_bound(self.problem)
         if self.fleet.gpus and is_verified and not is_interrupted:
             try:
                 self._verify_and_repair(surrogate, bound, repair_rounds)

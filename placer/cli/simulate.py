@@ -91,6 +91,7 @@ def _print_report(report: SimulationReport, subject: str) -> None:
         ("loads GPU, disk", f"{report.gpu_loads:,}, {report.disk_loads:,} ({report.load_time_s:.1f} s)"),
     ]
     print_table([("", False), ("", False)], rows)
+    print_lines([""])
     latencies = [
         (
             name,

@@ -28,7 +28,8 @@ def print_table(columns: Sequence[tuple[str, bool]], rows: Sequence[Sequence[str
     rows
         Cells as text.
     """
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    has_headings = any(heading for heading, _ in columns)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, show_header=has_headings)
     for heading, is_number in columns:
         table.add_column(heading, justify="right" if is_number else "left", overflow="fold")
     for row in rows:
