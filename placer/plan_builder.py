@@ -59,6 +59,7 @@ class PlanParts:
     margin: float
     settings: TwinSettings
     max_repair_rounds: int
+    is_improved: bool
     gpus: tuple[GpuAssignment, ...]
     known: Callable[[GpuAssignment], Verification | None]
     repair: RepairSummary
@@ -177,6 +178,7 @@ def _configuration(parts: PlanParts) -> PlanConfiguration:
         horizon_s=parts.settings.horizon_s,
         warmup_s=parts.settings.warmup_s,
         max_repair_rounds=parts.max_repair_rounds,
+        is_improved=parts.is_improved,
     )
 
 

@@ -151,6 +151,8 @@ class PlanConfiguration(_Document):
         Settings that all GPUs share; `max_loras`, `max_lora_rank` and `max_cpu_loras` are each GPU's own.
     margin
         By how much rates were inflated when the surrogate was asked to accept a GPU; 0: not at all.
+    is_improved
+        Whether GPUs were emptied into others after the repair, where the twin approved.
     """
 
     model: str
@@ -170,6 +172,7 @@ class PlanConfiguration(_Document):
     horizon_s: float
     warmup_s: float
     max_repair_rounds: int
+    is_improved: bool
 
 
 class RepairSummary(_Document):

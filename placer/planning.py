@@ -48,6 +48,7 @@ def plan(
     max_evaluations: int | None = None,
     seed: int = 0,
     verify: bool = True,
+    improve: bool = True,
     margin: float = 0.0,
     engine: EngineName = "fast",
     horizon_s: float = DEFAULT_HORIZON_S,
@@ -74,6 +75,8 @@ def plan(
         Of the solver and of the simulated traffic.
     verify
         Simulate the GPUs, and repair those that the twin rejects.
+    improve
+        Afterwards, empty GPUs into others where the twin approves.
     margin
         Ask the surrogate to accept a GPU as if all rates were larger by this share, > -1.
     engine, horizon_s, warmup_s, workers
@@ -108,7 +111,7 @@ def plan(
         margin=margin,
         observer=observer or ignore,
     )
-    return planning.run(surrogate, is_verified=verify, repair_rounds=repair_rounds)
+    return planning.run(surrogate, is_verified=verify, is_improved=improve, repair_rounds=repair_rounds)
 
 
 def _check_arguments(margin: float, repair_rounds: int) -> None:
@@ -168,7 +171,7 @@ class _Planning:
         self.fleet = Fleet((), RepairSummary())
         self.stopwatch = _Stopwatch()
 
-    def run(self, choice: str | Path | Surrogate, *, is_verified: bool, repair_rounds: int) -> Plan:
+    def run(self, choice: str | Path | Surrogate, *, is_verified: bool, is_improved: bool, repair_rounds: int) -> Plan:
         """Go through the phases; see `plan`."""
         self._begin("load", "surrogate")
         surrogate = self._surrogate(choice)
@@ -189,7 +192,9 @@ class _Planning:
         bound = bound or work_bound(self.problem)
         if self.fleet.gpus and is_verified and not is_interrupted:
             try:
-                self._verify_and_repair(surrogate, bound, repair_rounds)
+                repair = self._verify_and_repair(surrogate, repair_rounds)
+                if is_improved:
+                    self._improve(repair, bound)
             except KeyboardInterrupt:
                 is_interrupted = True
         summary = self.fleet.summary.model_copy(update={"twin_calls": self.verifier.num_calls})
@@ -202,6 +207,7 @@ class _Planning:
                 margin=self.margin,
                 settings=self.settings,
                 max_repair_rounds=repair_rounds,
+                is_improved=is_improved,
                 gpus=self.fleet.gpus,
                 known=self.verifier.known,
                 repair=summary,
@@ -231,8 +237,14 @@ class _Planning:
         asked = inflated(surrogate, 1.0 + self.margin)
         problem = self.problem
         if len(problem.gpu_types) == 1 or Capability.MIXED_GPU_TYPES in self.solver.capabilities:
-            return self._solve_one(problem, asked)
-        return _best_of(problem, [self._solve_type(asked, index) for index in range(len(problem.gpu_types))])
+            return self._solve_one(problem, asked, self.budget)
+        results: list[SolveResult | InputError] = []
+        for index in range(len(problem.gpu_types)):
+            result = self._solve_type(asked, index)
+            results.append(result)
+            if isinstance(result, SolveResult) and result.termination is Termination.INTERRUPTED:
+                return replace(_best_of(problem, results), termination=Termination.INTERRUPTED)
+        return _best_of(problem, results)
 
     def _solve_type(self, surrogate: Surrogate, gpu_type: int) -> SolveResult | InputError:
         """Solve with GPUs of one type only; an error when some adapter fits no GPU of that type."""
@@ -240,7 +252,7 @@ class _Planning:
         only = replace(problem, gpu_types=(problem.gpu_types[gpu_type],), profiles=(problem.profiles[gpu_type],))
         own = surrogate.for_gpu_type(gpu_type) if isinstance(surrogate, SurrogatePerGpuType) else surrogate
         try:
-            result = self._solve_one(only, own)
+            result = self._solve_one(only, own, _share(self.budget, len(problem.gpu_types)))
         except InputError as error:
             return error
         if result.placement is None:
@@ -248,16 +260,16 @@ class _Planning:
         gpus = tuple(replace(gpu, gpu_type=gpu_type) for gpu in result.placement.gpus)
         return replace(result, placement=Placement(gpus))
 
-    def _solve_one(self, problem: Problem, surrogate: Surrogate) -> SolveResult:
+    def _solve_one(self, problem: Problem, surrogate: Surrogate, budget: Budget) -> SolveResult:
         return self.solver.solve(
-            problem, surrogate, budget=self.budget, seed=self.settings.seed, observer=self._on_incumbent
+            problem, surrogate, budget=budget, seed=self.settings.seed, observer=self._on_incumbent
         )
 
     def _on_incumbent(self, incumbent: Incumbent) -> None:
         evaluation = incumbent.evaluation
         self.observer(IncumbentFound(evaluation.num_gpus, evaluation.cost_per_hour, incumbent.num_evaluations))
 
-    def _verify_and_repair(self, surrogate: Surrogate, bound: Bound, repair_rounds: int) -> None:
+    def _verify_and_repair(self, surrogate: Surrogate, repair_rounds: int) -> Repair:
         self._begin("verify", f"{len(self.fleet.gpus)} GPUs")
         verdicts = self.verifier.verify(self.fleet.gpus)
         num_rejected = sum(1 for verdict in verdicts if not verdict.is_accepted)
@@ -268,7 +280,12 @@ class _Planning:
         if num_rejected:
             self._begin("repair", f"{num_rejected} rejected GPUs")
             repair.repair(repair_rounds)
-        if len(self.fleet.gpus) > bound.value and all(self.verifier.accepts(gpu) for gpu in self.fleet.gpus):
+        return repair
+
+    def _improve(self, repair: Repair, bound: Bound) -> None:
+        """Look for fewer GPUs, unless the bound is met or the twin rejects the plan anyway."""
+        gpus = self.fleet.gpus
+        if len(gpus) > bound.value and all(self.verifier.accepts(gpu) for gpu in gpus):
             self._begin("improve", "fewer GPUs")
             repair.improve()
 
@@ -302,6 +319,14 @@ def _is_proven_infeasible(problem: Problem, bound: Bound) -> bool:
     """Return whether the bound is above all GPUs that may be used."""
     counts = [gpu_type.max_count for gpu_type in problem.gpu_types]
     return all(count is not None for count in counts) and bound.value > sum(count or 0 for count in counts)
+
+
+def _share(budget: Budget, parts: int) -> Budget:
+    """Return an equal share of a budget."""
+    return Budget(
+        None if budget.seconds is None else budget.seconds / parts,
+        None if budget.max_evaluations is None else budget.max_evaluations // parts,
+    )
 
 
 def _better_bound(work: Bound, result: SolveResult | None) -> Bound:

@@ -35,6 +35,9 @@ def solve(
     verify: Annotated[
         bool, typer.Option("--verify/--no-verify", help="Simulate each GPU, repair rejected ones.")
     ] = True,
+    improve: Annotated[
+        bool, typer.Option("--improve/--no-improve", help="Afterwards, empty GPUs into others if the twin approves.")
+    ] = True,
     horizon: HorizonOption = 1800.0,
     warmup: WarmupOption = 300.0,
     workers: WorkersOption = None,
@@ -55,6 +58,7 @@ def solve(
             budget=budget,
             seed=seed,
             verify=verify,
+            improve=improve,
             margin=margin,
             horizon_s=horizon,
             warmup_s=warmup,

@@ -133,7 +133,7 @@ def _headroom(headroom: float | None) -> str:
         return "-"
     if headroom >= MOST_HEADROOM:
         return f"> {MOST_HEADROOM:.0%}"
-    return f"{headroom:.0%}"
+    return "< 0%" if headroom < 0 else f"{headroom:.0%}"
 
 
 def _rejections(plan: Plan) -> list[str]:
