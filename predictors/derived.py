@@ -82,7 +82,10 @@ _QUOTIENTS: tuple[tuple[str, str], ...] = (
 
 @dataclass
 class GraphBuilder:
-    """An ONNX graph under construction; values are names of float32 [N, 1] tensors, or numbers."""
+    """An ONNX graph under construction; values are names of float32 tensors, or numbers.
+
+    A quantity of N questions is a row [1, N]: rows are contiguous, so that splitting and joining them costs little.
+    """
 
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     initializers: list[onnx.TensorProto] = field(default_factory=list)
@@ -97,9 +100,9 @@ class GraphBuilder:
         return self._constants[value]
 
     def vector(self, values: NDArray[np.float64]) -> str:
-        """Add the constant row `values`, float64 [K], and return its name: a tensor [1, K] for all rows."""
+        """Add the constant column `values`, float64 [K], and return its name: a tensor [K, 1] for all questions."""
         name = f"vector_{len(self.initializers)}"
-        self.initializers.append(numpy_helper.from_array(values.astype(np.float32)[np.newaxis], name))
+        self.initializers.append(numpy_helper.from_array(values.astype(np.float32)[:, np.newaxis], name))
         return name
 
     def node(self, operator: str, *inputs: str | float, axes: list[int] | None = None) -> str:
@@ -116,25 +119,36 @@ class GraphBuilder:
         self.initializers.append(numpy_helper.from_array(np.array(values, dtype=np.int64), name))
         return name
 
+    def transpose(self, value: str) -> str:
+        """Return the transpose of a matrix."""
+        name = f"transpose_{len(self.nodes)}"
+        self.nodes.append(helper.make_node("Transpose", [value], [name], perm=[1, 0]))
+        return name
+
     def split(self, value: str, outputs: list[str]) -> list[str]:
-        """Split `value` [N, K] into its K columns, each [N, 1], named `outputs`."""
-        self.nodes.append(helper.make_node("Split", [value], outputs, axis=1, num_outputs=len(outputs)))
+        """Split `value` [K, N] into its K rows, each [1, N], named `outputs`."""
+        self.nodes.append(helper.make_node("Split", [value], outputs, axis=0, num_outputs=len(outputs)))
         return outputs
+
+    def rows(self, value: str, start: int, stop: int) -> str:
+        """Return the rows from `start` to before `stop` of `value`."""
+        return self.node("Slice", value, self._integers([start]), self._integers([stop]), self._integers([0]))
 
     def columns(self, value: str, start: int, stop: int) -> str:
         """Return the columns from `start` to before `stop` of `value`."""
-        bounds = [self._integers([bound]) for bound in (start, stop, 1)]
-        return self.node("Slice", value, *bounds)
+        return self.node("Slice", value, self._integers([start]), self._integers([stop]), self._integers([1]))
 
     def concat(self, values: list[str]) -> str:
-        """Return `values` beside each other."""
+        """Return the rows of `values`, one below the other."""
         name = f"concat_{len(self.nodes)}"
-        self.nodes.append(helper.make_node("Concat", values, [name], axis=1))
+        self.nodes.append(helper.make_node("Concat", values, [name], axis=0))
         return name
 
-    def squeeze(self, value: str, *, output: str) -> None:
-        """Turn `value` [N, 1] into the graph's output `output` [N]."""
-        self.nodes.append(helper.make_node("Squeeze", [value, self._integers([1])], [output]))
+    def flatten(self, value: str, *, output: str | None = None) -> str:
+        """Return `value` [N, 1] or [1, N] as [N], under the name `output` if given."""
+        name = output or f"flat_{len(self.nodes)}"
+        self.nodes.append(helper.make_node("Reshape", [value, self._integers([-1])], [name]))
+        return name
 
     def add(self, *terms: str | float) -> str:
         """Return the sum of `terms`, left to right."""
@@ -161,54 +175,73 @@ class GraphBuilder:
         return self.node("Min", *values)
 
 
-def add_derived_columns(builder: GraphBuilder, profile: PerformanceProfile, *, features: str, output: str) -> None:
+def add_derived_columns(builder: GraphBuilder, profile: PerformanceProfile, *, features: str, output: str) -> str:
     """Add the nodes that turn `features` [N, F] into `output`, float32 [N, len(DERIVED_NAMES)].
+
+    Returns
+    -------
+    The name of the offered load in tokens/s, float32 [1, N].
 
     Notes
     -----
     With O output tokens/s, P prompt tokens/s and K KV token steps/s, a replica that runs B requests per step makes B
     tokens of output in it; on average they hold B*K/O KV tokens and bring B*P/O prompt tokens. B is limited by
     `max_num_seqs`, by the KV cache and by the token budget, so O/B >= max(O/max_num_seqs, K/kv_tokens,
-    (O+P)/max_num_batched_tokens): the required steps per second. Their cost (twin/step_time.py, without its rounding
-    to tiles) plus what is proportional to tokens, requests and context is the saturated utilisation; above 1 the
+    (O+P)/max_num_batched_tokens): the required steps per second. Their cost (twin/step_time.py, with half a tile of
+    rounding) plus what is proportional to tokens, requests and context is the saturated utilisation; above 1 the
     replica falls behind. Below it, the step time is the fixed cost over what the proportional one leaves free.
     """
     column = {name: f"feature_{name}" for name in FEATURE_SCHEMA.names}
-    builder.split(features, list(column.values()))
+    builder.split(builder.transpose(features), list(column.values()))
     column["tokens"] = builder.add(column["sum_prompt_tps"], column["sum_output_tps"])
     above = builder.concat([column[above] for above, _ in _QUOTIENTS])
     below = builder.concat([column[below] for _, below in _QUOTIENTS])
     quotients = builder.divide(above, builder.largest(below, _TINY))
-    required_by = builder.columns(quotients, 0, 3)
-    required = builder.node("ReduceMax", required_by, axes=[1])
-    fixed_s, adapter_s, token_utilisation = _costs(builder, profile, column)
+    required_by = builder.rows(quotients, 0, 3)
+    required = builder.node("ReduceMax", required_by, axes=[0])
+    cost = _costs(builder, profile, column)
 
     busy = builder.smallest(builder.concat([column["active_10s"], column["active_40s"]]), column["max_loras"])
-    lightly_s, fully_s = builder.split(
-        builder.add(builder.multiply(busy, adapter_s), fixed_s), ["lightly_s", "fully_s"]
-    )
-    saturated = builder.add(token_utilisation, builder.multiply(fully_s, required))
-    free_share = builder.largest(builder.node("Sub", 1.0, token_utilisation), 0.05)
-    step_s = builder.divide(lightly_s, free_share)
+    fixed_s = builder.add(builder.multiply(busy, cost.adapter_s), cost.fixed_s)
+    lightly_s, fully_s = builder.split(fixed_s, ["lightly_s", "fully_s"])
+    period_s = builder.divide(1.0, builder.largest(required, _TINY))
+    saturated_step_s = builder.add(fully_s, _batch_costs(builder, profile, column, period_s))
+    saturated = builder.add(cost.utilisation, builder.multiply(saturated_step_s, required))
 
-    residence_s = builder.multiply(builder.columns(quotients, 7, 8), step_s)
+    free_share = builder.largest(builder.node("Sub", 1.0, cost.utilisation), 0.05)
+    short_step_s = builder.divide(lightly_s, free_share)
+    longer_s = builder.add(lightly_s, _batch_costs(builder, profile, column, short_step_s))
+    step_s = builder.smallest(builder.divide(longer_s, free_share), cost.longest_step_s)
+
+    residence_s = builder.multiply(builder.rows(quotients, 7, 8), step_s)
     active = _active_adapters(builder, column, residence_s)
     ordered = [
-        builder.columns(quotients, 0, 10),
+        builder.rows(quotients, 0, 10),
         required,
         saturated,
-        token_utilisation,
+        cost.utilisation,
         step_s,
         builder.multiply(required_by, step_s),
         builder.divide(active, column["max_loras"]),
-        builder.divide(builder.columns(quotients, 10, 11), builder.largest(column["sum_rate_rps"], _TINY)),
+        builder.divide(builder.rows(quotients, 10, 11), builder.largest(column["sum_rate_rps"], _TINY)),
         *(column[name] for name in DERIVED_NAMES[-8:]),
     ]
-    builder.nodes.append(helper.make_node("Concat", ordered, [output], axis=1))
+    builder.nodes.append(helper.make_node("Transpose", [builder.concat(ordered)], [output], perm=[1, 0]))
+    return column["tokens"]
 
 
-def _costs(builder: GraphBuilder, profile: PerformanceProfile, column: dict[str, str]) -> tuple[str, str, str]:
-    """Return (fixed seconds per step, seconds per step and adapter, share of time proportional to the load)."""
+@dataclass(frozen=True)
+class _Costs:
+    """Names of what a step costs: fixed, per adapter, in proportion to the load; and of the longest step; seconds."""
+
+    fixed_s: str
+    adapter_s: str
+    utilisation: str
+    longest_step_s: str
+
+
+def _costs(builder: GraphBuilder, profile: PerformanceProfile, column: dict[str, str]) -> _Costs:
+    """Add what a step costs whatever its batch, and what the load costs whatever its steps."""
     c = profile.step_time
     # What depends on the rank of the slots: (at rank 16 and below, per unit of rank above), in milliseconds.
     by_rank = np.array(
@@ -227,33 +260,54 @@ def _costs(builder: GraphBuilder, profile: PerformanceProfile, column: dict[str,
         costs, ["tile_s", "flat_token_s", "request_s", "adapter_s"]
     )
     grid = builder.add(column["max_loras"], 1.0)
-    token_s = builder.add(builder.multiply(tile_s, grid), flat_token_s)
+    grid_token_s = builder.multiply(tile_s, grid)
+    token_s = builder.add(grid_token_s, flat_token_s)
     utilisation = builder.add(
         builder.multiply(column["tokens"], token_s),
         builder.multiply(column["sum_output_tps"], request_s),
         builder.multiply(column["sum_kv_token_steps"], (c.context_token_ms + c.mixed_context_token_ms) * 1e-3),
     )
-    # The step without a CUDA graph is phased in with the tokens that a full batch of this engine can have.
-    large = builder.smallest(builder.multiply(column["max_num_seqs"], 1.0 / LARGE_BATCH_TOKENS), 1.0)
     fixed_s = builder.add(
+        builder.multiply(grid_token_s, 0.5 * TILE_TOKENS),
         builder.multiply(grid, c.slot_ms * 1e-3),
-        builder.multiply(large, (c.large_batch_ms + c.lora_large_batch_ms) * 1e-3),
-        (c.base_ms + c.mixed_step_ms + c.lora_base_ms) * 1e-3,
+        (c.base_ms + c.lora_base_ms) * 1e-3,
     )
-    return fixed_s, adapter_s, utilisation
+    full_budget_s = builder.multiply(column["max_num_batched_tokens"], token_s)
+    longest_s = builder.add(full_budget_s, builder.multiply(column["max_loras"], adapter_s), 2.0 * c.base_ms * 1e-3)
+    return _Costs(fixed_s, adapter_s, utilisation, longest_s)
+
+
+def _batch_costs(builder: GraphBuilder, profile: PerformanceProfile, column: dict[str, str], step_s: str) -> str:
+    """Return the seconds that a step of `step_s` takes longer for having a prefill, or no CUDA graph."""
+    c = profile.step_time
+    step_tokens = builder.multiply(column["tokens"], step_s)
+    excess = builder.multiply(builder.add(step_tokens, -0.5 * LARGE_BATCH_TOKENS), 1.0 / LARGE_BATCH_TOKENS)
+    is_large = builder.smallest(builder.largest(excess, 0.0), 1.0)
+    has_prefill = builder.smallest(builder.multiply(column["sum_rate_rps"], step_s), 1.0)
+    return builder.add(
+        builder.multiply(is_large, (c.large_batch_ms + c.lora_large_batch_ms) * 1e-3),
+        builder.multiply(has_prefill, c.mixed_step_ms * 1e-3),
+    )
 
 
 def _active_adapters(builder: GraphBuilder, column: dict[str, str], residence_s: str) -> str:
     """Return how many adapters have a request within the residence time.
 
-    It is concave in the time, so the smaller one of the lines through the features' windows (0 s and 10 s, 10 s and
-    40 s) follows it.
+    The inverse of that number is close to linear in the inverse of the time. It is interpolated between the known
+    points: a slope of the total rate at 0 s, and the features' windows of 10 s and 40 s. Each weight is positive, so
+    more load means more adapters.
     """
-    first, second = column["active_10s"], column["active_40s"]
-    early = builder.multiply(builder.multiply(residence_s, 0.1), first)
-    beyond = builder.multiply(builder.node("Sub", residence_s, 10.0), 1.0 / 30.0)
-    late = builder.add(builder.multiply(builder.node("Sub", second, first), beyond), first)
-    return builder.smallest(early, late, column["num_adapters"])
+    inverse_s = builder.divide(1.0, builder.largest(residence_s, _TINY))
+    early = builder.largest(builder.add(inverse_s, -0.1), 0.0)
+    late = builder.smallest(
+        builder.largest(builder.multiply(builder.node("Sub", 0.1, inverse_s), 1.0 / 0.075), 0.0), 1.0
+    )
+    terms = (
+        builder.divide(early, builder.largest(column["sum_rate_rps"], _TINY)),
+        builder.divide(builder.node("Sub", 1.0, late), builder.largest(column["active_10s"], _TINY)),
+        builder.divide(late, builder.largest(column["active_40s"], _TINY)),
+    )
+    return builder.divide(1.0, builder.add(*terms))
 
 
 def derived_model(profile: PerformanceProfile) -> onnx.ModelProto:
