@@ -62,9 +62,10 @@ def _run(s: Settings, coefficients: NDArray[np.float64], state: State) -> None:
     requests, batch, adapters, c = state.requests, state.batch, state.adapters, state.counters
     num_requests = requests.shape[1]
     keep_log = len(state.log_steps) > 0
-    now = 0
-    arrived = 0
-    next_sample = 0
+    # Typed starts: a plain 0 would be a literal type, for which Numba compiles every function called with it once more.
+    now = int(np.int64(0))
+    arrived = int(np.int64(0))
+    next_sample = int(np.int64(0))
     while True:
         while arrived < num_requests and requests[ARRIVAL_NS, arrived] <= now:
             push_back(requests, adapters, c, arrived)

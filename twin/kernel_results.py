@@ -51,7 +51,7 @@ def _advance_steady(state: State, column: int) -> int:
     batch, adapters, c = state.batch, state.adapters, state.counters
     num_steady = c[NUM_STEADY]
     num_finished = 0
-    for k in range(num_steady):
+    for k in range(np.uint64(num_steady)):
         batch[AT_COMPUTED, k] += 1
         num_finished += batch[AT_COMPUTED, k] + 1 >= batch[AT_FINISH, k]
     base_model = adapters.shape[1] - 1
@@ -72,7 +72,7 @@ def _advance_steady(state: State, column: int) -> int:
 
 @compiled
 def _advance_others(state: State, now: int, end: int, step_bin: int, num_finished: int) -> tuple[int, int]:
-    """Advance the positions beyond the steady ones; return the gaps that equal the step and all finishing requests."""
+    """Advance the positions beyond the steady ones; return the gaps that equal the step, and all that finish."""
     requests, batch, c = state.requests, state.batch, state.counters
     num_step_gaps = 0
     prefix = c[NUM_RUNNING]
@@ -123,11 +123,12 @@ def _remove_finished(s: Settings, state: State, end: int, num_finished: int) -> 
     finished[num_finished] = c[NUM_RUNNING]
     for row in range(NUM_MOVED_ROWS):
         for i in range(num_finished):
-            shift = i + 1
-            # Where totals and times are implied, there is nothing to move.
+            # Where totals and times are implied, there is nothing to move. Positions are unsigned because Numba's check
+            # for negative indices would keep the loop from being vectorised.
             first = finished[i] + 1 if row < FIRST_IMPLIED_ROW else max(finished[i] + 1, prefix)
-            for k in range(first, finished[i + 1]):
-                batch[row, k - shift] = batch[row, k]
+            shift = np.uint64(i + 1)
+            for k in range(np.uint64(first - i - 1), np.uint64(finished[i + 1] - i - 1)):
+                batch[row, k] = batch[row, k + shift]
     c[NUM_RUNNING] -= num_finished
 
 

@@ -5,6 +5,8 @@ The rules are those of twin/semantics.md, "Schedule" and "Adapter loads".
 
 from __future__ import annotations
 
+import numpy as np
+
 from twin.kernel_compile import compiled
 from twin.kernel_queue import join_adapter, leave_adapter, push_front, remove_waiting, visit_adapter
 from twin.kernel_state import (
@@ -58,14 +60,15 @@ from twin.kernel_state import (
 
 
 @compiled
-def _preempt_last(s: Settings, requests: Array, batch: Array, adapters: Array, c: Array) -> None:
+def _preempt_last(s: Settings, requests: Array, batch: Array, adapters: Array, c: Array, now: int) -> None:
     """Take the last running request out of the batch: free its blocks, recompute it later."""
     k = c[NUM_RUNNING] - 1
     r = batch[AT_REQUEST, k]
+    is_steady = k < c[STEADY_PREFIX]
     c[NUM_RUNNING] = k
     c[FREE_BLOCKS] += batch[AT_CAPACITY, k] // s.block_size
-    requests[NUM_TOKENS, r] = batch[AT_TOTAL, k]
-    requests[LAST_TOKEN_NS, r] = batch[AT_LAST_TOKEN_NS, k]
+    requests[NUM_TOKENS, r] = batch[AT_COMPUTED, k] + 1 if is_steady else batch[AT_TOTAL, k]
+    requests[LAST_TOKEN_NS, r] = now if is_steady else batch[AT_LAST_TOKEN_NS, k]
     requests[PREEMPTIONS, r] += 1
     c[STEP_PREEMPTIONS] += 1
     leave_adapter(adapters, c, batch[AT_ADAPTER, k])
@@ -73,29 +76,37 @@ def _preempt_last(s: Settings, requests: Array, batch: Array, adapters: Array, c
 
 
 @compiled
-def _schedule_steady(s: Settings, batch: Array, c: Array, now: int) -> None:
-    """Give the first running requests, all decoding, their one token each, if budget and blocks suffice for them.
+def _schedule_steady(s: Settings, requests: Array, batch: Array, adapters: Array, c: Array, now: int) -> None:
+    """Give the first running requests, all decoding, their one token each; preempt from the tail when blocks run out.
 
-    The common case of `_schedule_running` without its branches. Where it does not apply, the values that are implied
-    for these positions are written out, so that the general case can treat them like all others.
+    The common case of `_schedule_running` without its branches. Preempting until the blocks suffice for all that remain
+    takes the same victims as meeting one shortage after the other in list order. Where the budget does not suffice,
+    the values that are implied for these positions are written out: the general case treats them like all others.
     """
     num_steady = c[STEADY_PREFIX]
-    context = 0
-    missing = 0
-    for k in range(num_steady):
-        context += batch[AT_COMPUTED, k]
-        missing += batch[AT_COMPUTED, k] >= batch[AT_CAPACITY, k]
-    if num_steady > s.max_num_batched_tokens or missing > c[FREE_BLOCKS]:
+    if num_steady > s.max_num_batched_tokens:
         for k in range(num_steady):
             batch[AT_TOTAL, k] = batch[AT_COMPUTED, k] + 1
             batch[AT_LAST_TOKEN_NS, k] = now
-        c[STEADY_PREFIX] = 0
         num_steady = 0
-        context = 0
-    elif missing > 0:
-        for k in range(num_steady):
+    context = 0
+    missing = 0
+    # Unsigned positions spare the loops Numba's check for negative indices.
+    for k in range(np.uint64(num_steady)):
+        context += batch[AT_COMPUTED, k]
+        missing += batch[AT_COMPUTED, k] >= batch[AT_CAPACITY, k]
+    while missing > c[FREE_BLOCKS]:
+        last = c[NUM_RUNNING] - 1
+        if last < num_steady:
+            num_steady = last
+            context -= batch[AT_COMPUTED, last]
+            missing -= batch[AT_COMPUTED, last] >= batch[AT_CAPACITY, last]
+        _preempt_last(s, requests, batch, adapters, c, now)
+    if missing > 0:
+        for k in range(np.uint64(num_steady)):
             batch[AT_CAPACITY, k] += s.block_size * (batch[AT_COMPUTED, k] >= batch[AT_CAPACITY, k])
         c[FREE_BLOCKS] -= missing
+    c[STEADY_PREFIX] = num_steady
     c[NUM_STEADY] = num_steady
     c[STEP_CONTEXT] = context
 
@@ -105,7 +116,7 @@ def _schedule_running(
     s: Settings, threshold: int, requests: Array, batch: Array, adapters: Array, c: Array, now: int
 ) -> None:
     """Give tokens to running requests in list order; preempt from the tail when blocks run out."""
-    _schedule_steady(s, batch, c, now)
+    _schedule_steady(s, requests, batch, adapters, c, now)
     cap = s.max_model_len - 1 if s.keep_last_token_free else s.max_model_len
     k = c[NUM_STEADY]
     budget = s.max_num_batched_tokens - k
@@ -126,7 +137,7 @@ def _schedule_running(
         if computed + n > batch[AT_CAPACITY, k]:
             missing = (computed + n + s.block_size - 1) // s.block_size - batch[AT_CAPACITY, k] // s.block_size
             while missing > c[FREE_BLOCKS] and c[NUM_RUNNING] > k:
-                _preempt_last(s, requests, batch, adapters, c)
+                _preempt_last(s, requests, batch, adapters, c, now)
             if c[NUM_RUNNING] == k:
                 break
             c[FREE_BLOCKS] -= missing
@@ -271,9 +282,10 @@ def _load_adapters(s: Settings, state: State, step: int) -> None:
         level = 0
         while level < len(SET_TABLE_LIMITS) and c[STEP_ADAPTERS] >= SET_TABLE_LIMITS[level]:
             level += 1
+        row, oldest_member = (RUNNING_OF, 1) if c[ALL_SCHEDULED] == 1 else (STAMP, step)
         for i in range(num_adapters):
             a = state.orders[level, i]
-            if _is_member(adapters, c, a, step):
+            if adapters[row, a] >= oldest_member:
                 visit_adapter(s, adapters, c, a)
         return
     for k in range(c[NUM_RUNNING]):
