@@ -1,7 +1,7 @@
 """The error tree of placer.
 
-Every message states what must hold, what was given and what to do. The offending file, field and value are attributes, so that a
-caller (the command line, an HTTP service) can present them without parsing text.
+Every message states what must hold, what was given and what to do. The offending file, field and value are
+attributes, so that a caller (the command line, an HTTP service) can present them without parsing text.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ class PlacerError(Exception):
     message
         What must hold, what was given, what to do.
     file, field, value
-        Where the offence is: path of the file, dotted name of the field, offending value. ``None`` when it does not apply.
+        Where the offence is: path of the file, dotted name of the field, offending value. ``None`` when it does not
+        apply.
     hint
         One sentence that can be acted on, shown on its own line.
     """

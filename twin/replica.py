@@ -1,7 +1,7 @@
 """A replica as the engines see it: flat arrays in, raw records out.
 
-Both engines (twin/kernel.py and twin/reference.py) take `ReplicaInputs` and return `ReplicaTrace`, so that they can be compared field by
-field and reported by the same code.
+Both engines (twin/kernel.py and twin/reference.py) take `ReplicaInputs` and return `ReplicaTrace`, so that they can
+be compared field by field and reported by the same code.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from twin.memory import MemoryVerdict, check_memory
 from twin.profile import PerformanceProfile
 from twin.workload import NANOSECONDS, RequestTable, Workload
 
-# Inter-token gaps are counted in logarithmic bins: 1024 from 0.1 ms to 1000 s (1.6 % wide) for the replica, and 256 of the same range
-# (6.5 % wide, interpolated) per adapter.
+# Inter-token gaps are counted in logarithmic bins: 1024 from 0.1 ms to 1000 s (1.6 % wide) for the replica, and 256
+# of the same range (6.5 % wide, interpolated) per adapter.
 GAP_LOWEST_NS = 100_000.0
 GAP_DECADES = 7.0
 NUM_GAP_BINS = 1024
@@ -116,7 +116,8 @@ class StepLog:
     free_blocks
         int32 [K], free blocks after scheduling (before finished requests give theirs back).
     running_offset, running_request, running_tokens
-        The running list in its order at the end of scheduling, and the tokens scheduled for each (0 if none in this step).
+        The running list in its order at the end of scheduling, and the tokens scheduled for each (0 if none in this
+        step).
     waiting_offset, waiting_request
         The waiting queue in its order at the end of scheduling.
     gpu_loads, disk_loads, preemptions
@@ -143,8 +144,9 @@ class ReplicaTrace:
     Attributes
     ----------
     first_scheduled_ns, first_token_ns, finish_ns
-        int64 [N]; -1: not (yet). `first_scheduled_ns` is the start of the first step that scheduled the request, the two others are ends
-        of steps. All are <= `end_ns`: what a step that ends after the horizon would give is not counted.
+        int64 [N]; -1: not (yet). `first_scheduled_ns` is the start of the first step that scheduled the request, the
+        two others are ends of steps. All are <= `end_ns`: what a step that ends after the horizon would give is not
+        counted.
     generated_tokens
         int32 [N], output tokens sampled by the end.
     is_running
@@ -278,7 +280,8 @@ def _check_requests(workload: Workload, requests: RequestTable, engine: EngineCo
     if len(requests) and int(requests.prompt_tokens.max()) >= max_model_len:
         row = int(requests.prompt_tokens.argmax())
         raise InputError(
-            f"prompts must be shorter than `max_model_len` ({max_model_len}). Got {int(requests.prompt_tokens[row])} tokens (request {row}).",
+            f"prompts must be shorter than `max_model_len` ({max_model_len}). "
+            f"Got {int(requests.prompt_tokens[row])} tokens (request {row}).",
             field="prompt_tokens",
             value=int(requests.prompt_tokens[row]),
             hint="raise max_model_len, or cap the prompt lengths with `max`",

@@ -19,7 +19,8 @@ from twin.replica import (
 )
 from twin.workload import NANOSECONDS, Workload
 
-# A request that waits for less than this at the end of the simulation is not yet counted as unserved: it may merely have just arrived.
+# A request that waits for less than this at the end of the simulation is not yet counted as unserved: it may merely
+# have just arrived.
 WAITING_GRACE_S = 5.0
 
 
@@ -169,7 +170,16 @@ def build_report(
     offered_tokens, finished_tokens = int(tokens[arrived].sum()), int(tokens[finished].sum())
     ratio = finished_tokens / offered_tokens if offered_tokens else 1.0
     usable_blocks = inputs.num_blocks - 1
-    adapters = _adapter_reports(workload, inputs, trace, tokens, arrived, finished, window_s, starvation_tolerance)
+    adapters = _adapter_reports(
+        workload,
+        inputs,
+        trace,
+        tokens=tokens,
+        arrived=arrived,
+        finished=finished,
+        window_s=window_s,
+        tolerance=starvation_tolerance,
+    )
     return SimulationReport(
         engine=engine,
         seed=seed,
@@ -213,6 +223,7 @@ def _adapter_reports(
     workload: Workload,
     inputs: ReplicaInputs,
     trace: ReplicaTrace,
+    *,
     tokens: NDArray[np.int64],
     arrived: NDArray[np.bool_],
     finished: NDArray[np.bool_],
@@ -280,8 +291,8 @@ def _summarise(durations_ns: NDArray[np.int64] | NDArray[np.float64]) -> Latency
     if len(durations_ns) == 0:
         return LatencySummary()
     seconds = np.sort(durations_ns) / NANOSECONDS
-    # Linear interpolation between order statistics, as numpy.percentile: its own overhead is a hundred times the work for the few
-    # requests of one adapter, and a replica has hundreds of adapters.
+    # Linear interpolation between order statistics, as numpy.percentile: its own overhead is a hundred times the work
+    # for the few requests of one adapter, and a replica has hundreds of adapters.
     positions = np.array([0.50, 0.95, 0.99]) * (len(seconds) - 1)
     below = positions.astype(np.int64)
     steps = seconds[np.minimum(below + 1, len(seconds) - 1)] - seconds[below]
@@ -290,7 +301,7 @@ def _summarise(durations_ns: NDArray[np.int64] | NDArray[np.float64]) -> Latency
 
 
 def _summarise_gaps(histogram: NDArray[np.int64] | NDArray[np.int32], sum_ns: int, count: int) -> LatencySummary:
-    """Summarise inter-token gaps from their logarithmic histogram; the mean is exact, percentiles are interpolated inside a bin."""
+    """Summarise inter-token gaps from their logarithmic histogram: exact mean, percentiles interpolated inside a bin."""
     if count == 0:
         return LatencySummary()
     cumulative = np.cumsum(histogram, dtype=np.float64)

@@ -13,7 +13,8 @@ from twin.workload import Workload
 
 EngineName = Literal["fast", "simpy"]
 
-# Where each engine's ``run(inputs) -> ReplicaTrace`` lives; imported on first use, because compiled code takes a moment to load.
+# Where each engine's ``run(inputs) -> ReplicaTrace`` lives; imported on first use, because compiled code takes a
+# moment to load.
 ENGINES: dict[str, tuple[str, str]] = {
     "fast": ("twin.kernel", "run_kernel"),
     "simpy": ("twin.reference", "run_reference"),
@@ -59,7 +60,8 @@ def simulate(
     """
     if horizon_s <= 0 or not 0 <= warmup_s < horizon_s:
         raise InputError(
-            f"the horizon must be positive and the warm-up shorter than it. Got horizon_s={horizon_s}, warmup_s={warmup_s}.",
+            "the horizon must be positive and the warm-up shorter than it. "
+            f"Got horizon_s={horizon_s}, warmup_s={warmup_s}.",
             field="horizon_s",
             value=horizon_s,
         )
