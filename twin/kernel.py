@@ -17,7 +17,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from twin import kernel_account, kernel_queue, kernel_results, kernel_schedule, kernel_state, step_time
+from twin import (
+    kernel_account,
+    kernel_queue,
+    kernel_results,
+    kernel_schedule,
+    kernel_state,
+    step_time,
+)
 from twin.errors import TwinError
 from twin.kernel_account import account, take_sample, write_log
 from twin.kernel_compile import compiled, compiled_entry

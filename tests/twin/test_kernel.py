@@ -2,21 +2,120 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import importlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
 
+import numba
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 
+from tests.twin.handmade import make_inputs
 from tests.twin.strategies import assert_traces_equal, replica_inputs
+from twin import kernel
 from twin.errors import TwinError
 from twin.kernel import run_kernel
+from twin.kernel_state import SET_TABLE_LIMITS, SET_TABLE_SIZES, set_orders
 from twin.reference import run_reference
-from twin.replica import ReplicaInputs
+from twin.replica import ReplicaInputs, ReplicaTrace
+
+Run = Callable[..., ReplicaTrace]
 
 
-@settings(max_examples=400)
+@pytest.fixture(scope="module")
+def interpreted_kernel() -> Run:
+    """Return `run_kernel` of a second copy of the engine's modules whose functions are plain Python."""
+    names = [name for name in sys.modules if name.startswith("twin.kernel")]
+    compiled = {name: sys.modules.pop(name) for name in names}
+    settings_of_numba: Any = numba.config
+    settings_of_numba.DISABLE_JIT = True
+    try:
+        interpreted: ModuleType = importlib.import_module("twin.kernel")
+    finally:
+        settings_of_numba.DISABLE_JIT = False
+        for name in list(sys.modules):
+            if name.startswith("twin.kernel"):
+                del sys.modules[name]
+        sys.modules.update(compiled)
+        sys.modules["twin"].kernel = kernel  # type: ignore[attr-defined]
+    run: Run = interpreted.run_kernel
+    return run
+
+
+@settings(max_examples=250)
 @given(inputs=replica_inputs())
 def test_kernel_equals_reference(inputs: ReplicaInputs) -> None:
     """Both engines take the same steps, to the nanosecond, block and queue position."""
     assert_traces_equal(run_kernel(inputs, log_steps=True), run_reference(inputs, log_steps=True))
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(inputs=replica_inputs())
+def test_compiled_code_does_what_its_source_says(inputs: ReplicaInputs, interpreted_kernel: Run) -> None:
+    """Unsigned loops, missing reference counts and the numpy error model change nothing."""
+    assert_traces_equal(run_kernel(inputs, log_steps=True), interpreted_kernel(inputs, log_steps=True))
+
+
+@settings(max_examples=50)
+@given(inputs=replica_inputs())
+def test_logging_changes_nothing(inputs: ReplicaInputs) -> None:
+    """The step log is an observation."""
+    logged, bare = run_kernel(inputs, log_steps=True), run_kernel(inputs)
+    assert bare.step_log is None
+    assert logged.finish_ns.tolist() == bare.finish_ns.tolist()
+    assert logged.num_steps == bare.num_steps
+
+
+@settings(max_examples=100)
+@given(inputs=replica_inputs())
+def test_every_request_is_somewhere(inputs: ReplicaInputs) -> None:
+    """Arrived = finished + running + waiting, tokens per step within the budget, blocks conserved."""
+    trace = run_kernel(inputs, log_steps=True)
+    log = trace.step_log
+    assert log is not None
+    finished = trace.finish_ns >= 0
+    assert not np.any(finished & trace.is_running)
+    for step in range(trace.num_steps):
+        tokens = log.running_tokens[log.running_offset[step] : log.running_offset[step + 1]]
+        assert 0 < int(tokens.sum()) <= inputs.max_num_batched_tokens
+        assert len(tokens) <= inputs.max_num_seqs
+        assert 0 <= log.free_blocks[step] <= inputs.num_blocks - 1
+        running = log.running_request[log.running_offset[step] : log.running_offset[step + 1]]
+        waiting = log.waiting_request[log.waiting_offset[step] : log.waiting_offset[step + 1]]
+        start = log.start_ns[step]
+        gone = np.flatnonzero(finished & (trace.finish_ns <= start))
+        arrived = np.flatnonzero(inputs.arrival_ns <= start)
+        assert sorted([*running, *waiting, *gone]) == arrived.tolist()
+
+
+def test_a_long_log_grows() -> None:
+    """A log that outgrows its buffers is taken again with larger ones."""
+    inputs = make_inputs([(0, 0, 4, 3000)], num_blocks=5000, max_model_len=4096, horizon_ns=10**13)
+    assert_traces_equal(run_kernel(inputs, log_steps=True), run_reference(inputs, log_steps=True))
+
+
+def test_a_stalled_replica_is_an_error() -> None:
+    """A cache that is smaller than one request would never make progress."""
+    inputs = make_inputs([(0, 0, 40, 4)], num_blocks=2)
+    with pytest.raises(TwinError, match="schedule at least one token"):
+        run_kernel(inputs)
+
+
+def test_set_orders_follow_cpython() -> None:
+    """The order of a set of integers is that of `hash & mask` while no two collide, for every table size."""
+    generator = np.random.default_rng(0)
+    for size, limit in zip(SET_TABLE_SIZES[:4], SET_TABLE_LIMITS[:4], strict=True):
+        slots = generator.permutation(size)[: limit - 1]
+        hashes = slots + size * generator.integers(0, 1000, len(slots))
+        order = set_orders(hashes.astype(np.uint64))[SET_TABLE_SIZES.index(size)]
+        assert list(set(hashes.tolist())) == hashes[order].tolist()
+
+
+def test_the_cache_key_covers_the_compiled_modules() -> None:
+    """A change in any module that is compiled into the entry must not meet an old cache entry."""
+    files = {path.stem for path in Path(kernel.__file__).parent.glob("kernel_*.py")}
+    assert files == {name for name in vars(kernel) if name in files}
