@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from twin import (
     kernel_account,
+    kernel_compile,
     kernel_queue,
     kernel_results,
     kernel_schedule,
@@ -136,8 +137,17 @@ def _cached_entry(fingerprint: int) -> Callable[[Settings, NDArray[np.float64], 
 
 
 def _fingerprint() -> int:
-    """Return a checksum of the source of every module that is compiled into the entry."""
-    return zlib.crc32("".join(inspect.getsource(module) for module in _COMPILED_MODULES).encode())
+    """Return a checksum of the source of every module that decides what is compiled into the entry."""
+    modules = (
+        kernel_account,
+        kernel_compile,
+        kernel_queue,
+        kernel_results,
+        kernel_schedule,
+        kernel_state,
+        step_time,
+    )
+    return zlib.crc32("".join(inspect.getsource(module) for module in modules).encode())
 
 
 _COMPILED_MODULES = (kernel_account, kernel_queue, kernel_results, kernel_schedule, kernel_state, step_time)
