@@ -6,6 +6,7 @@ Needs the extra `train`; `predictors.training` is the way in.
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,8 +42,8 @@ from predictors.surrogate import OUTPUT_NAMES, SurrogateOutput
 from twin.errors import SurrogateError
 from twin.profile import PerformanceProfile
 
-# Small, because solvers ask often: near the border, a hundred trees are no better than these on sets that were held out
-# (two twin runs of one set with other traffic agree hardly more), and take four times as long.
+# Small, because solvers ask often: near the border, a hundred trees are no better than these on sets that were held
+# out (two twin runs of one set with other traffic agree hardly more), and take four times as long.
 _BOOSTING: dict[str, Any] = {
     "max_iter": 25,
     "learning_rate": 0.25,
@@ -207,12 +208,16 @@ def export_model(
 def _add_booster(builder: GraphBuilder, booster: Any, prefix: str) -> str:
     """Add a fitted booster over `derived` to the graph; return the name of its raw prediction, float32 [N]."""
     is_classifier = isinstance(booster, HistGradientBoostingClassifier)
-    converted = skl2onnx.convert_sklearn(
-        booster,
-        initial_types=[("derived", FloatTensorType([None, len(DERIVED_NAMES)]))],
-        target_opset={"": OPSET, "ai.onnx.ml": ML_OPSET},
-        options={id(booster): {"zipmap": False, "raw_scores": True}} if is_classifier else None,
-    )
+    _round_thresholds(booster)
+    with warnings.catch_warnings():
+        # The converter hands NumPy booleans to protobuf, which will not take them for integers for ever.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        converted = skl2onnx.convert_sklearn(
+            booster,
+            initial_types=[("derived", FloatTensorType([None, len(DERIVED_NAMES)]))],
+            target_opset={"": OPSET, "ai.onnx.ml": ML_OPSET},
+            options={id(booster): {"zipmap": False, "raw_scores": True}} if is_classifier else None,
+        )
     graph = onnx.compose.add_prefix_graph(converted.graph, prefix=f"{prefix}_", rename_inputs=False)
     for node in graph.node:
         # Features are finite, and looking for NaN costs time in every node of every tree.
@@ -223,6 +228,21 @@ def _add_booster(builder: GraphBuilder, booster: Any, prefix: str) -> str:
     builder.initializers.extend(graph.initializer)
     output = str(graph.output[-1].name)
     return builder.flatten(builder.columns(output, 1, 2) if is_classifier else output)
+
+
+def _round_thresholds(booster: Any) -> None:
+    """Round the thresholds of a fitted booster down to float32, in place.
+
+    For inputs in float32, ``x <= threshold`` stays what it was, and the exported comparison in float32 becomes the
+    same. Rows of one scenario often differ by one unit in the last place only; rounding to nearest would send such
+    rows another way.
+    """
+    for trees in booster._predictors:  # noqa: SLF001 - scikit-learn has no public access to the nodes
+        for tree in trees:
+            exact = tree.nodes["num_threshold"]
+            rounded = exact.astype(np.float32)
+            below = np.nextafter(rounded, np.float32(-np.inf))
+            tree.nodes["num_threshold"] = np.where(rounded > exact, below, rounded)
 
 
 def check_parity(

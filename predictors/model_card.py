@@ -23,9 +23,9 @@ _TEMPLATE = """\
 # Surrogate {name}
 
 Predicts what one replica of {model} on {gpu} does with a set of adapters: throughput ratio, probability of
-starvation (of the replica or any of its adapters), throughput, and the 95th percentiles of inter-token latency and time to first
-token. It is a distillation of the digital twin under the performance profile of the same name, for planning; every
-GPU of a plan is simulated by the twin before it is accepted.
+starvation (of the replica or any of its adapters), throughput, and the 95th percentiles of inter-token latency and time
+to first token. It is a distillation of the digital twin under the performance profile of the same name, for planning;
+every GPU of a plan is simulated by the twin before it is accepted.
 
 ## Training
 
