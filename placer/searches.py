@@ -22,6 +22,9 @@ Verdicts = tuple[Verification, ...]
 
 # Slot options of a rejected GPU that the twin is asked about.
 SLOT_TRIALS = 6
+# Output tokens of the answer whose time decides between numbers of slots that the twin accepts: few slots make steps
+# short and waiting long.
+ANSWER_TOKENS = 200
 
 
 @dataclass(frozen=True)
@@ -197,13 +200,18 @@ def _slot_candidates(
 
 
 def _best(candidates: Sequence[GpuAssignment], verdicts: Sequence[Verification]) -> GpuAssignment | None:
-    """Return the accepted candidate with the lowest latency between tokens; ties: the fewest slots."""
+    """Return the accepted candidate that answers soonest; ties: the fewest slots."""
     accepted = [
-        (verdict.itl_p95_s or 0.0, gpu.max_loras, gpu)
+        (_answer_s(verdict), gpu.max_loras, gpu)
         for gpu, verdict in zip(candidates, verdicts, strict=True)
         if verdict.is_accepted
     ]
     return min(accepted, key=lambda entry: entry[:2])[2] if accepted else None
+
+
+def _answer_s(verdict: Verification) -> float:
+    """Return about how long an answer takes, in seconds, from the 95th percentiles; 0 when nothing was asked."""
+    return (verdict.ttft_p95_s or 0.0) + ANSWER_TOKENS * (verdict.itl_p95_s or 0.0)
 
 
 def _least_bad(candidates: Sequence[GpuAssignment], verdicts: Sequence[Verification]) -> GpuAssignment:
