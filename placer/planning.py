@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -13,20 +14,27 @@ from placer.events import FleetChanged, IncumbentFound, PhaseStarted, PlanObserv
 from placer.plan_builder import PlanParts, build_plan
 from placer.plan_document import Plan, RepairSummary, SolutionName, TerminationName, Timings
 from placer.repair import DEFAULT_REPAIR_ROUNDS, Fleet, Repair
-from placer.surrogates import inflated, surrogate_for
-from placer.verify import DEFAULT_HORIZON_S, DEFAULT_WARMUP_S, TwinSettings, TwinVerifier, available_cores
+from placer.surrogates import inflated, surrogate_for, uses_simulation
+from placer.verify import (
+    DEFAULT_HORIZON_S,
+    DEFAULT_WARMUP_S,
+    TwinSettings,
+    TwinVerifier,
+    announce_compilation,
+    available_cores,
+)
 from predictors.surrogate import Surrogate
 from solvers.bounds import work_bound
 from solvers.budget import Budget
 from solvers.feasibility import FeasibilityModel
 from solvers.interface import Capability, Solver
 from solvers.objective import objective_value
-from solvers.placement import Placement
+from solvers.placement import GpuAssignment, Placement
 from solvers.problem import Problem
 from solvers.registry import get_solver
 from solvers.result import Bound, Incumbent, Solution, SolveResult, Termination
 from solvers.surrogate_per_gpu_type import SurrogatePerGpuType
-from twin.errors import InputError
+from twin.errors import InputError, SurrogateError
 from twin.simulate import EngineName
 
 __all__ = ["Plan", "plan"]
@@ -182,7 +190,11 @@ class _Planning:
             bound = work_bound(self.problem)
         if bound is None or not _is_proven_infeasible(self.problem, bound):
             self._begin("solve", self.solver.name)
-            result = self._solve(surrogate)
+            try:
+                result = self._solve(surrogate)
+            except InputError as error:
+                self._require_agreement(error)
+                raise
             is_interrupted = result.termination is Termination.INTERRUPTED
             if is_interrupted and result.placement is None:
                 raise KeyboardInterrupt
@@ -223,7 +235,7 @@ class _Planning:
     def _surrogate(self, choice: str | Path | Surrogate) -> Surrogate:
         if not isinstance(choice, str | Path):
             return choice
-        return surrogate_for(
+        surrogate = surrogate_for(
             self.problem,
             str(choice),
             horizon_s=EXACT_HORIZON_S,
@@ -231,6 +243,9 @@ class _Planning:
             seed=self.settings.seed,
             workers=self.settings.workers or available_cores(),
         )
+        if uses_simulation(surrogate):
+            announce_compilation(self.observer)
+        return surrogate
 
     def _solve(self, surrogate: Surrogate) -> SolveResult:
         """Run the solver: on all GPU types if it can mix them, else on each of them."""
@@ -245,6 +260,26 @@ class _Planning:
             if isinstance(result, SolveResult) and result.termination is Termination.INTERRUPTED:
                 return replace(_best_of(problem, results), termination=Termination.INTERRUPTED)
         return _best_of(problem, results)
+
+    def _require_agreement(self, error: InputError) -> None:
+        """Raise SurrogateError if `error` is about an adapter that the surrogate rejects alone and the twin accepts."""
+        match = re.fullmatch(r"adapters\.(\d+)\.rate_rps", error.field or "")
+        if match is None:
+            return
+        problem, adapter = self.problem, int(match[1])
+        rank = problem.fixed_max_lora_rank or problem.adapters[adapter].rank
+        alone = [
+            GpuAssignment(gpu_type, (adapter,), problem.fixed_max_loras or 1, rank)
+            for gpu_type in range(len(problem.gpu_types))
+        ]
+        if any(verdict.is_accepted for verdict in self.verifier.verify(alone)):
+            raise SurrogateError(
+                f"the surrogate must agree with the twin about an adapter that is alone on a GPU. It rejects "
+                f"{problem.adapters[adapter].name!r}, which the twin accepts: {error.message}",
+                field=error.field,
+                value=error.value,
+                hint="ask the twin itself, with the surrogate `exact`",
+            ) from error
 
     def _solve_type(self, surrogate: Surrogate, gpu_type: int) -> SolveResult | InputError:
         """Solve with GPUs of one type only; an error when some adapter fits no GPU of that type."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,8 +11,8 @@ from rich.table import Table
 
 from placer.plan_document import Plan, PlannedGpu, Verification
 
-# Width of a table that goes to a file or a pipe, where there is no window to fit into.
-PIPE_WIDTH = 240
+# More than any table is wide: a table that does not fit a window is easier to read wrapped by the window than squeezed.
+WIDEST_TABLE = 240
 # Headroom is not looked for beyond this.
 MOST_HEADROOM = 2.0
 
@@ -51,12 +50,12 @@ def print_plan(plan: Plan) -> None:
         ("adapters", True),
         ("ranks", False),
         ("slots", True),
-        ("max rank", True),
-        ("offered tok/s", True),
-        ("predicted", True),
-        ("simulated", True),
+        ("max\nrank", True),
+        ("offered\ntok/s", True),
+        ("predicted\ntok/s", True),
+        ("simulated\ntok/s", True),
         ("headroom", True),
-        ("ITL p95", True),
+        ("ITL\np95", True),
         ("verdict", False),
     ]
     print_table(columns, [_gpu_row(gpu) for gpu in plan.gpus])
@@ -67,13 +66,13 @@ def print_verdicts(names: Sequence[str], verdicts: Sequence[Verification]) -> No
     """Print what the twin says about GPUs."""
     columns = [
         ("GPU", False),
-        ("offered tok/s", True),
-        ("simulated", True),
+        ("offered\ntok/s", True),
+        ("simulated\ntok/s", True),
         ("ratio", True),
         ("starved", True),
-        ("ITL p95", True),
-        ("TTFT p95", True),
-        ("KV max", True),
+        ("ITL\np95", True),
+        ("TTFT\np95", True),
+        ("KV\nmax", True),
         ("verdict", False),
     ]
     rows = [
@@ -106,9 +105,7 @@ def milliseconds(value_s: float | None) -> str:
 
 
 def _console() -> Console:
-    if sys.stdout.isatty():
-        return Console()
-    return Console(width=PIPE_WIDTH)
+    return Console(width=WIDEST_TABLE)
 
 
 def _gpu_row(gpu: PlannedGpu) -> tuple[str, ...]:

@@ -50,7 +50,7 @@ def test_solve_prints_the_plan_and_says_where_its_numbers_come_from(problem_path
     """The table on standard output, progress on standard error, success as exit code 0."""
     code, output, errors = _run("solve", problem_path, "--surrogate", "exact", "--horizon", "600")
     assert code == 0
-    for text in ("h100-64gb-0", "ITL p95", "headroom", "lower bound: ", "surrogate exact", "twin, fast engine, 600 s"):
+    for text in ("h100-64gb-0", "ITL", "headroom", "lower bound: ", "surrogate exact", "twin, fast engine, 600 s"):
         assert text in output
     assert "simulating" in errors
     assert "Traceback" not in errors

@@ -23,7 +23,7 @@ from tests.placer.small_fleets import (
     small_problem,
 )
 from tests.solvers.analytic import AnalyticSurrogate
-from twin.errors import InputError, SolverError
+from twin.errors import InputError, SolverError, SurrogateError
 
 GPU: dict[str, Any] = {"name": "h100-64gb", "memory_gib": 63.43, "cost_per_hour": 3.0, "profile": PROFILE}
 
@@ -226,6 +226,13 @@ def test_an_adapter_that_the_surrogate_rejects_alone_is_named(tmp_path: Path) ->
     adapters = [{"name": "huge", "rank": 8, "rate_rps": 25.0, **LENGTHS}]
     with pytest.raises(InputError, match=r"'huge'.*Replicate"):
         plan(small_problem(tmp_path, adapters=adapters), surrogate=fair_surrogate())
+
+
+def test_an_adapter_that_only_the_surrogate_rejects_is_no_bad_input(problem: ProblemFromFile) -> None:
+    """The twin accepts it alone, so it is the surrogate that must go."""
+    with pytest.raises(SurrogateError, match="which the twin accepts") as caught:
+        plan(problem, surrogate=AnalyticSurrogate(speed=0.01))
+    assert "exact" in str(caught.value.hint)
 
 
 def test_an_unknown_solver_is_refused_with_the_nearest_name(problem: ProblemFromFile) -> None:
