@@ -305,7 +305,7 @@ class _Planning:
         self.observer(IncumbentFound(evaluation.num_gpus, evaluation.cost_per_hour, incumbent.num_evaluations))
 
     def _verify_and_repair(self, surrogate: Surrogate, repair_rounds: int) -> Repair:
-        self._begin("verify", f"{len(self.fleet.gpus)} GPUs")
+        self._begin("verify", f"all GPUs, {len(self.fleet.gpus)}")
         verdicts = self.verifier.verify(self.fleet.gpus)
         num_rejected = sum(1 for verdict in verdicts if not verdict.is_accepted)
         self.fleet.summary = self.fleet.summary.model_copy(update={"rejected_at_first": num_rejected})
@@ -313,7 +313,7 @@ class _Planning:
         model = FeasibilityModel(self.problem, inflated(surrogate, 1.0 + self.margin))
         repair = Repair(model, self.verifier, self.fleet, observer=self.observer)
         if num_rejected:
-            self._begin("repair", f"{num_rejected} rejected GPUs")
+            self._begin("repair", f"rejected GPUs, {num_rejected}")
             repair.repair(repair_rounds)
         return repair
 

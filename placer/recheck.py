@@ -84,7 +84,7 @@ def recheck_plan(
         workers=workers,
     )
     replicas = [replica_of(problem, gpu) for gpu in gpus]
-    observer(PhaseStarted("verify", f"{len(gpus)} GPUs"))
+    observer(PhaseStarted("verify", f"GPUs of the plan, {len(gpus)}"))
     verdicts = simulate_replicas(replicas, problem.limits, settings, observer=observer)
     checked = tuple(CheckedGpu(name=gpu.name, verification=verdicts[index]) for index, gpu in enumerate(gpus))
     is_accepted = all(entry.verification.is_accepted for entry in checked)
@@ -153,7 +153,7 @@ def _incompleteness(plan: Plan, problem: ProblemFromFile) -> list[str]:
     missing = [adapter.name for adapter in problem.adapters if adapter.name not in counts]
     repeated = [name for name, count in counts.items() if count > 1]
     return [
-        f"{len(names)} adapters of the problem are {text}, the first is {names[0]!r}."
+        f"adapters of the problem are {text}: {len(names)}, the first is {names[0]!r}."
         for names, text in ((missing, "not in the plan"), (repeated, "on several GPUs, each with all of their traffic"))
         if names
     ]

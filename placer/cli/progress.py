@@ -64,14 +64,14 @@ class ProgressDisplay:
         elif isinstance(event, KernelCompiling):
             self._print(f"compiling the simulation kernel (first run only, about {event.expected_s:.0f} s)")
         elif isinstance(event, IncumbentFound):
-            self._show(f"solving: {event.num_gpus} GPUs", is_detail=True)
+            self._show(f"solving: {_gpus(event.num_gpus)}", is_detail=True)
         elif isinstance(event, GpuVerified):
             verdict = "accepted" if event.is_accepted else f"rejected: {'; '.join(event.reasons)}"
             self._show(f"simulated GPU {event.done} of {event.total}: {verdict}", is_detail=True)
         elif isinstance(event, RepairRound):
             self._show(f"repair round {event.number}: {event.num_rejected} rejected")
         elif isinstance(event, FleetChanged):
-            self._print(f"{event.num_gpus} GPUs, {event.num_accepted} accepted by the twin ({event.detail})")
+            self._print(f"{_gpus(event.num_gpus)}, {event.num_accepted} accepted by the twin ({event.detail})")
 
     def _show(self, text: str, *, is_detail: bool = False) -> None:
         """Put `text` on the live line; details become lines of their own with ``-v`` only."""
@@ -82,3 +82,7 @@ class ProgressDisplay:
 
     def _print(self, text: str) -> None:
         self._console.print(text, markup=False)
+
+
+def _gpus(count: int) -> str:
+    return f"{count} GPU" if count == 1 else f"{count} GPUs"

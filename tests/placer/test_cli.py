@@ -138,7 +138,7 @@ def test_verify_warns_when_problem_and_plan_do_not_belong_together(plan_path: Pa
     assert code == 0
     assert "warning: " in errors
     assert "has changed since" in errors
-    assert "1 adapters of the problem are not in the plan, the first is 'late'" in errors
+    assert "adapters of the problem are not in the plan: 1, the first is 'late'" in errors
 
 
 @pytest.mark.parametrize(
