@@ -41,13 +41,17 @@ class AdapterReport(BaseModel):
     Attributes
     ----------
     offered_tps, throughput_tps
-        Prompt + output tokens per second that arrived, and of completed requests.
+        Prompt + output tokens per second that arrived, and of completed requests; output beyond `max_model_len`, which
+        the engine cuts off, counts in neither.
     served_ratio
-        1 - (tokens of its requests that still wait at the end, for longer than a grace) / (its offered tokens).
+        1 - (tokens of its requests that still wait at the end, for longer than a grace) / (its offered tokens, with
+        those of requests that wait since the warm-up).
     is_starved
         ``served_ratio < 1 - starvation_tolerance``.
     ttft, itl
         Time to first token of requests that got one in the window; time between tokens of the whole simulation.
+    gpu_loads, disk_loads
+        Copies into a slot and reads from disk in the whole simulation.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -67,7 +71,7 @@ class AdapterReport(BaseModel):
 
 
 class TimeSeries(BaseModel):
-    """State of the replica at step boundaries, one entry per interval (see `SAMPLE_COLUMNS`)."""
+    """State of the replica at the first step boundary of each interval; none where it idles (see `SAMPLE_COLUMNS`)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -89,7 +93,8 @@ class SimulationReport(BaseModel):
     engine
         Which engine simulated it.
     offered_tps, throughput_tps, offered_rps, completed_rps
-        Arrived and completed prompt + output tokens (requests) per second.
+        Arrived and completed prompt + output tokens (requests) per second; output beyond `max_model_len` counts in
+        neither.
     throughput_ratio
         throughput / offered; 1 when nothing was offered.
     is_starved
@@ -164,9 +169,11 @@ def build_report(
     horizon_s = trace.end_ns / NANOSECONDS
     window_s = horizon_s - warmup_s
     warmup_ns = round(warmup_s * NANOSECONDS)
-    tokens = inputs.prompt_tokens.astype(np.int64) + inputs.output_tokens
+    # A request ends at `max_model_len`, whatever it asked for.
+    tokens = np.minimum(inputs.prompt_tokens.astype(np.int64) + inputs.output_tokens, inputs.max_model_len)
     arrived = inputs.arrival_ns >= warmup_ns
-    finished = trace.finish_ns >= max(warmup_ns, 0)
+    finished = trace.finish_ns >= warmup_ns
+    has_first_token = trace.first_token_ns >= warmup_ns
     offered_tokens, finished_tokens = int(tokens[arrived].sum()), int(tokens[finished].sum())
     ratio = finished_tokens / offered_tokens if offered_tokens else 1.0
     usable_blocks = inputs.num_blocks - 1
@@ -177,6 +184,7 @@ def build_report(
         tokens=tokens,
         arrived=arrived,
         finished=finished,
+        has_first_token=has_first_token,
         window_s=window_s,
         tolerance=starvation_tolerance,
     )
@@ -196,7 +204,7 @@ def build_report(
         completed_rps=int(finished.sum()) / window_s,
         is_starved=ratio < 1.0 - starvation_tolerance,
         starved_adapters=tuple(adapter.name for adapter in adapters if adapter.is_starved),
-        ttft=_summarise((trace.first_token_ns - inputs.arrival_ns)[trace.first_token_ns >= max(warmup_ns, 0)]),
+        ttft=_summarise((trace.first_token_ns - inputs.arrival_ns)[has_first_token]),
         itl=_summarise_gaps(
             trace.gap_histogram, int(trace.adapter_gap_sum_ns.sum()), int(trace.adapter_gap_count.sum())
         ),
@@ -227,6 +235,7 @@ def _adapter_reports(
     tokens: NDArray[np.int64],
     arrived: NDArray[np.bool_],
     finished: NDArray[np.bool_],
+    has_first_token: NDArray[np.bool_],
     window_s: float,
     tolerance: float,
 ) -> tuple[AdapterReport, ...]:
@@ -238,15 +247,16 @@ def _adapter_reports(
         return np.bincount(owner[mask], weights=chosen, minlength=count + 1).astype(np.float64)
 
     overdue_ns = trace.end_ns - round(WAITING_GRACE_S * NANOSECONDS)
-    unserved = arrived & (trace.finish_ns < 0) & ~trace.is_running & (inputs.arrival_ns < overdue_ns)
-    offered, served, waiting = (
+    unserved = (trace.finish_ns < 0) & ~trace.is_running & (inputs.arrival_ns < overdue_ns)
+    offered, served, waiting, wanted = (
         per_adapter(arrived, tokens),
         per_adapter(finished, tokens),
         per_adapter(unserved, tokens),
+        per_adapter(arrived | unserved, tokens),
     )
     num_arrived, num_finished = per_adapter(arrived), per_adapter(finished)
-    ratios = 1.0 - np.divide(waiting, offered, out=np.zeros_like(waiting), where=offered > 0)
-    first_tokens = _group_first_tokens(inputs, trace, owner, count)
+    ratios = 1.0 - np.divide(waiting, wanted, out=np.zeros_like(waiting), where=wanted > 0)
+    first_tokens = _group_first_tokens(inputs, trace, has_first_token, owner, count)
     return tuple(
         AdapterReport(
             name=adapter.name,
@@ -271,10 +281,9 @@ def _adapter_reports(
 
 
 def _group_first_tokens(
-    inputs: ReplicaInputs, trace: ReplicaTrace, owner: NDArray[np.int64], count: int
+    inputs: ReplicaInputs, trace: ReplicaTrace, has_token: NDArray[np.bool_], owner: NDArray[np.int64], count: int
 ) -> list[NDArray[np.int64]]:
-    """Return each adapter's times to first token (ns), adapters in order."""
-    has_token = trace.first_token_ns >= 0
+    """Return each adapter's times to first token (ns), of the requests where `has_token` holds, adapters in order."""
     order = np.argsort(owner[has_token], kind="stable")
     waits = (trace.first_token_ns - inputs.arrival_ns)[has_token][order]
     ends = np.searchsorted(owner[has_token][order], np.arange(count + 1))
