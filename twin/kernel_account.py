@@ -12,6 +12,7 @@ from twin.kernel_state import (
     FINISHED_TOKENS,
     FREE_BLOCKS,
     GPU_LOADS,
+    INTEGRAL_UNIT,
     LOAD_NS,
     LOG_DISK_LOADS,
     LOG_DURATION,
@@ -33,6 +34,7 @@ from twin.kernel_state import (
     PEAK_WAITING,
     QUEUE_HEAD,
     RUNNING_INTEGRAL,
+    RUNNING_OVERFLOWS,
     SCHEDULED_TOKENS,
     STEP_DISK_LOADS,
     STEP_GPU_LOADS,
@@ -79,6 +81,15 @@ def write_log(state: State, now: int, duration: int) -> bool:
 
 
 @compiled
+def _integrate(c: Array, integral: int, amount: int) -> None:
+    """Add `amount`, below `INTEGRAL_UNIT`, to an integral and count its overflow."""
+    c[integral] += amount
+    if c[integral] >= INTEGRAL_UNIT:
+        c[integral] -= INTEGRAL_UNIT
+        c[integral + RUNNING_OVERFLOWS - RUNNING_INTEGRAL] += 1
+
+
+@compiled
 def account(s: Settings, c: Array, now: int, duration: int) -> None:
     """Add the scheduled step to the totals."""
     inside = min(duration, s.horizon_ns - now)
@@ -87,9 +98,9 @@ def account(s: Settings, c: Array, now: int, duration: int) -> None:
     c[BUSY_NS] += inside
     c[LOAD_NS] += c[STEP_LOAD_NS]
     c[SCHEDULED_TOKENS] += c[STEP_TOKENS]
-    c[RUNNING_INTEGRAL] += c[NUM_RUNNING] * inside
-    c[WAITING_INTEGRAL] += c[NUM_WAITING] * inside
-    c[BLOCKS_INTEGRAL] += used * inside
+    _integrate(c, RUNNING_INTEGRAL, c[NUM_RUNNING] * inside)
+    _integrate(c, WAITING_INTEGRAL, c[NUM_WAITING] * inside)
+    _integrate(c, BLOCKS_INTEGRAL, used * inside)
     c[NUM_PREEMPTIONS] += c[STEP_PREEMPTIONS]
     c[GPU_LOADS] += c[STEP_GPU_LOADS]
     c[PEAK_BLOCKS] = max(c[PEAK_BLOCKS], used)

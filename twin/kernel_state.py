@@ -79,7 +79,8 @@ NUM_ADAPTER_ROWS = SLOT_LIST + 2
 
 # Indices into the counters: the mutable scalars of a run, int64 [NUM_COUNTERS]. STEADY_PREFIX: so many first
 # positions of the running list sampled a token in the last step; NUM_STEADY: so many of them this step serves as
-# plain decodes.
+# plain decodes. An integral is its counter plus INTEGRAL_UNIT times the counter of its overflows, three further on:
+# within days a queue length times nanoseconds exceeds 64 bits.
 (
     FREE_BLOCKS,
     NUM_RUNNING,
@@ -112,6 +113,9 @@ NUM_ADAPTER_ROWS = SLOT_LIST + 2
     RUNNING_INTEGRAL,
     WAITING_INTEGRAL,
     BLOCKS_INTEGRAL,
+    RUNNING_OVERFLOWS,
+    WAITING_OVERFLOWS,
+    BLOCKS_OVERFLOWS,
     NUM_PREEMPTIONS,
     PEAK_BLOCKS,
     PEAK_RUNNING,
@@ -121,8 +125,9 @@ NUM_ADAPTER_ROWS = SLOT_LIST + 2
     GPU_LOADS,
     NUM_SAMPLES,
     STATUS,
-) = range(40)
-NUM_COUNTERS = 40
+) = range(43)
+NUM_COUNTERS = 43
+INTEGRAL_UNIT = 1 << 62
 
 STATUS_OK, STATUS_STALLED, STATUS_LOG_FULL = 0, 1, 2
 
@@ -164,7 +169,7 @@ class Settings(NamedTuple):
 class State(NamedTuple):
     """All arrays of one run.
 
-    `orders` is int64 [table sizes, A] (the adapters in set order for each table size), `adapter_gaps` int32 [A + 1,
+    `orders` is int64 [table sizes, A] (the adapters in set order for each table size), `adapter_gaps` int64 [A + 1,
     bins], `gaps` int64 [NUM_GAP_BINS], `finished` the positions that finish in the step, `samples` int64 [.,
     len(SAMPLE_COLUMNS)], `log_running` int64 [., 2] (request, tokens), `log_waiting` int64 [.].
     """
@@ -175,7 +180,7 @@ class State(NamedTuple):
     orders: Array
     counters: Array
     gaps: Array
-    adapter_gaps: NDArray[np.int32]
+    adapter_gaps: Array
     finished: Array
     samples: Array
     log_steps: Array
@@ -223,7 +228,7 @@ def make_state(inputs: ReplicaInputs, *, log_capacity: int) -> State:
         orders=set_orders(inputs.adapter_hash),
         counters=counters,
         gaps=np.zeros(NUM_GAP_BINS, np.int64),
-        adapter_gaps=np.zeros((num_adapters + 1, NUM_GAP_BINS // ADAPTER_BIN_FACTOR), np.int32),
+        adapter_gaps=np.zeros((num_adapters + 1, NUM_GAP_BINS // ADAPTER_BIN_FACTOR), np.int64),
         finished=np.zeros(min(inputs.max_num_seqs, num_requests) + 2, np.int64),
         samples=np.zeros((num_samples, len(SAMPLE_COLUMNS)), np.int64),
         log_steps=np.zeros((log_capacity, NUM_LOG_COLUMNS), np.int64),
@@ -289,9 +294,9 @@ def make_trace(inputs: ReplicaInputs, state: State) -> ReplicaTrace:
         busy_ns=c[BUSY_NS],
         load_ns=c[LOAD_NS],
         scheduled_tokens=c[SCHEDULED_TOKENS],
-        running_integral=float(c[RUNNING_INTEGRAL]),
-        waiting_integral=float(c[WAITING_INTEGRAL]),
-        used_blocks_integral=float(c[BLOCKS_INTEGRAL]),
+        running_integral=float(c[RUNNING_OVERFLOWS] * INTEGRAL_UNIT + c[RUNNING_INTEGRAL]),
+        waiting_integral=float(c[WAITING_OVERFLOWS] * INTEGRAL_UNIT + c[WAITING_INTEGRAL]),
+        used_blocks_integral=float(c[BLOCKS_OVERFLOWS] * INTEGRAL_UNIT + c[BLOCKS_INTEGRAL]),
         num_preemptions=c[NUM_PREEMPTIONS],
         peak_used_blocks=c[PEAK_BLOCKS],
         peak_running=c[PEAK_RUNNING],

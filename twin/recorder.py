@@ -129,7 +129,7 @@ class TraceRecorder:
         self._next_sample_ns = 0
         self._samples: list[tuple[int, ...]] = []
         self._gaps = [0] * NUM_GAP_BINS
-        self._adapter_gaps = np.zeros((num_adapters + 1, NUM_GAP_BINS // ADAPTER_BIN_FACTOR), dtype=np.int32)
+        self._adapter_gaps = np.zeros((num_adapters + 1, NUM_GAP_BINS // ADAPTER_BIN_FACTOR), dtype=np.int64)
         self._gap_sum_ns = [0] * (num_adapters + 1)
         self._gap_count = [0] * (num_adapters + 1)
         self._gpu_loads = [0] * num_adapters

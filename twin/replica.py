@@ -156,7 +156,7 @@ class ReplicaTrace:
     gap_histogram
         int64 [NUM_GAP_BINS], inter-token gaps of all requests.
     adapter_gap_histogram
-        int32 [A + 1, NUM_GAP_BINS // ADAPTER_BIN_FACTOR]; the last row is the base model's.
+        int64 [A + 1, NUM_GAP_BINS // ADAPTER_BIN_FACTOR]; the last row is the base model's.
     adapter_gap_sum_ns, adapter_gap_count
         int64 [A + 1].
     adapter_gpu_loads, adapter_disk_loads
@@ -184,7 +184,7 @@ class ReplicaTrace:
     is_running: NDArray[np.bool_]
     request_preemptions: NDArray[np.int32]
     gap_histogram: NDArray[np.int64]
-    adapter_gap_histogram: NDArray[np.int32]
+    adapter_gap_histogram: NDArray[np.int64]
     adapter_gap_sum_ns: NDArray[np.int64]
     adapter_gap_count: NDArray[np.int64]
     adapter_gpu_loads: NDArray[np.int32]

@@ -309,8 +309,8 @@ def _summarise(durations_ns: NDArray[np.int64] | NDArray[np.float64]) -> Latency
     return LatencySummary(mean_s=float(seconds.mean()), p50_s=p50, p95_s=p95, p99_s=p99)
 
 
-def _summarise_gaps(histogram: NDArray[np.int64] | NDArray[np.int32], sum_ns: int, count: int) -> LatencySummary:
-    """Summarise inter-token gaps from their logarithmic histogram: exact mean, percentiles interpolated inside a bin."""
+def _summarise_gaps(histogram: NDArray[np.int64], sum_ns: int, count: int) -> LatencySummary:
+    """Summarise inter-token gaps by their logarithmic histogram: exact mean, percentiles interpolated inside a bin."""
     if count == 0:
         return LatencySummary()
     cumulative = np.cumsum(histogram, dtype=np.float64)
@@ -322,9 +322,7 @@ def _summarise_gaps(histogram: NDArray[np.int64] | NDArray[np.int32], sum_ns: in
     )
 
 
-def _histogram_quantile(
-    histogram: NDArray[np.int64] | NDArray[np.int32], cumulative: NDArray[np.float64], probability: float
-) -> float:
+def _histogram_quantile(histogram: NDArray[np.int64], cumulative: NDArray[np.float64], probability: float) -> float:
     target = probability * cumulative[-1]
     index = int(np.searchsorted(cumulative, target, side="left"))
     before = cumulative[index - 1] if index else 0.0

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from tests.twin.handmade import make_inputs
+from tests.twin.handmade import coefficients, make_inputs
 from tests.twin.strategies import assert_traces_equal, replica_inputs
 from twin import kernel
 from twin.errors import TwinError
@@ -96,6 +96,28 @@ def test_a_long_log_grows() -> None:
     """A log that outgrows its buffers is taken again with larger ones."""
     inputs = make_inputs([(0, 0, 4, 3000)], num_blocks=5000, max_model_len=4096, horizon_ns=10**13)
     assert_traces_equal(run_kernel(inputs, log_steps=True), run_reference(inputs, log_steps=True))
+
+
+def test_long_overloads_do_not_overflow() -> None:
+    """Blocks and queue lengths times nanoseconds exceed 64 bits within days: 1,000 steps of 1,000 s show it."""
+    inputs = make_inputs(
+        [(0, 0, 90_000, 2000), *[(0, 0, 1, 1)] * 12_000],
+        step_coefficients=coefficients(base_ms=1e6),
+        max_num_seqs=1,
+        max_num_batched_tokens=100_000,
+        max_model_len=100_000,
+        num_blocks=100_000,
+        horizon_ns=10**15,
+    )
+    trace = run_kernel(inputs)
+    assert trace.used_blocks_integral > 2.0**63
+    assert trace.waiting_integral > 2.0**63
+    assert_traces_equal(trace, run_reference(inputs))
+
+
+def test_gaps_of_a_day_can_be_counted() -> None:
+    """One adapter on 256 sequences at 100 steps per second has 2^31 gaps, often in one bin, before the day ends."""
+    assert run_kernel(make_inputs([])).adapter_gap_histogram.dtype == np.int64
 
 
 def test_a_stalled_replica_is_an_error() -> None:
