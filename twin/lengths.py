@@ -147,14 +147,31 @@ def clipped_moment(power: int, location: float, sigma: float, lower: float, uppe
 
 @lru_cache(maxsize=65536)
 def _location(mean: float, sigma: float, lower: float, upper: float) -> float:
-    """Return the log-mean for which the clipped lognormal has `mean`, by bisection."""
+    """Return the log-mean for which the clipped lognormal has `mean`, by Newton's method inside a shrinking bracket."""
     low, high = math.log(lower) - 10.0 * sigma - 1.0, math.log(mean) + 12.0 * sigma + 1.0
     if not math.isinf(upper):
         high = max(high, math.log(upper) + 10.0 * sigma)
+    location = math.log(mean) - 0.5 * sigma * sigma
     for _ in range(100):
-        middle = 0.5 * (low + high)
-        if clipped_moment(1, middle, sigma, lower, upper) < mean:
-            low = middle
+        excess = clipped_moment(1, location, sigma, lower, upper) - mean
+        if excess < 0:
+            low = location
         else:
-            high = middle
-    return 0.5 * (low + high)
+            high = location
+        # The derivative is the mean's share from inside the bounds.
+        slope = _inside_mean(location, sigma, lower, upper)
+        following = location - excess / slope if slope > 0.0 else low
+        if not low < following < high:
+            following = 0.5 * (low + high)
+        if abs(following - location) <= 4e-16 * max(1.0, abs(location)):
+            return following
+        location = following
+    return location
+
+
+def _inside_mean(location: float, sigma: float, lower: float, upper: float) -> float:
+    """Return ``E[X; lower < X < upper]`` for lognormal X."""
+    low = (math.log(lower) - location) / sigma - sigma
+    high = math.inf if math.isinf(upper) else (math.log(upper) - location) / sigma - sigma
+    share = 0.5 * (math.erfc(low / math.sqrt(2.0)) - math.erfc(high / math.sqrt(2.0)))
+    return math.exp(location + 0.5 * sigma * sigma) * share
