@@ -24,6 +24,7 @@ from twin import (
     kernel_results,
     kernel_schedule,
     kernel_state,
+    replica,
     step_time,
 )
 from twin.errors import TwinError
@@ -138,19 +139,20 @@ def _cached_entry(fingerprint: int) -> Callable[[Settings, NDArray[np.float64], 
 
 def _fingerprint() -> int:
     """Return a checksum of the source of every module that decides what is compiled into the entry."""
-    modules = (
-        kernel_account,
-        kernel_compile,
-        kernel_queue,
-        kernel_results,
-        kernel_schedule,
-        kernel_state,
-        step_time,
-    )
-    return zlib.crc32("".join(inspect.getsource(module) for module in modules).encode())
+    return zlib.crc32("".join(inspect.getsource(module) for module in COMPILED_MODULES).encode())
 
 
-_COMPILED_MODULES = (kernel_account, kernel_queue, kernel_results, kernel_schedule, kernel_state, step_time)
+# Also the module whose constants the compiled functions contain.
+COMPILED_MODULES = (
+    kernel_account,
+    kernel_compile,
+    kernel_queue,
+    kernel_results,
+    kernel_schedule,
+    kernel_state,
+    replica,
+    step_time,
+)
 _entry: Any = _cached_entry(_fingerprint())
 
 
@@ -162,7 +164,7 @@ def kernel_is_cached() -> bool:
     """
     if _entry.signatures:
         return True
-    sources = [__file__, *(inspect.getfile(module) for module in _COMPILED_MODULES)]
+    sources = [__file__, *(inspect.getfile(module) for module in COMPILED_MODULES)]
     changed = max(Path(source).stat().st_mtime for source in sources)
     name = f"*{_entry.py_func.__name__}-{_entry.py_func.__code__.co_firstlineno}.*.nbi"
     return any(index.stat().st_mtime >= changed for index in Path(_entry.stats.cache_path).glob(name))
