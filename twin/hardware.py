@@ -113,8 +113,8 @@ class ModelArchitecture(BaseModel):
         Raises
         ------
         InputError
-            When the file is missing, is not JSON, misses a field, or describes an architecture that the memory formulas
-            do not cover.
+            When the file is missing, is not JSON, misses a field, or describes an architecture or quantised weights
+            that the memory formulas do not cover.
         """
         source = Path(path)
         config = _read_json(source)
@@ -128,8 +128,7 @@ class ModelArchitecture(BaseModel):
                 field="architectures",
                 value=architecture,
                 hint="the memory and LoRA formulas are known for these families only",
-            )
-
+            )        _refuse_quantised(config, source)
         dtype = str(config.get("torch_dtype") or config.get("dtype") or "bfloat16")
         if dtype not in DTYPE_BYTES:
             raise InputError(
@@ -155,6 +154,21 @@ class ModelArchitecture(BaseModel):
             tie_word_embeddings=bool(config.get("tie_word_embeddings", False)),
             attention_bias=architecture == "Qwen2ForCausalLM" or bool(config.get("attention_bias", False)),
             dtype=dtype,
+        )
+
+
+def _refuse_quantised(config: dict[str, Any], source: Path) -> None:
+    """Raise InputError for quantised weights; their `torch_dtype` is the one they are computed in."""
+    quantization = config.get("quantization_config")
+    if quantization:
+        method = quantization.get("quant_method") if isinstance(quantization, dict) else quantization
+        raise InputError(
+            f"a model's weights must not be quantised: the memory formulas do not cover them. "
+            f"Got {method!r} ({source}).",
+            file=str(source),
+            field="quantization_config",
+            value=method,
+            hint="give the config.json of the model that was quantised",
         )
 
 

@@ -17,7 +17,10 @@ from twin.step_time import COEFFICIENT_NAMES
 
 
 class StepTimeCoefficients(BaseModel):
-    """Coefficients of `twin.step_time.step_time_ms` in ms per unit of their term; >= 0 except `small_batch_ms`."""
+    """Coefficients of `twin.step_time.step_time_ms` in ms per unit of their term.
+
+    They are >= 0 except `small_batch_ms`, which may save as much as every step with LoRA costs.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -48,6 +51,15 @@ class StepTimeCoefficients(BaseModel):
     )
     lora_large_batch_ms: float = Field(default=0.0, ge=0, description="LoRA beyond 512 tokens")
     blocked_waiting_ms: float = Field(default=0.0, ge=0, description="per waiting request when all slots are taken")
+
+    @model_validator(mode="after")
+    def _check_saving(self) -> StepTimeCoefficients:
+        if self.base_ms + self.lora_base_ms + self.small_batch_ms < 0:
+            raise ValueError(
+                "`small_batch_ms` must not save more than `base_ms` + `lora_base_ms` "
+                f"({self.base_ms + self.lora_base_ms:g}). Got {self.small_batch_ms:g}."
+            )
+        return self
 
     def as_array(self) -> NDArray[np.float64]:
         """Return the coefficients as float64 [len(COEFFICIENT_NAMES)] in the order of `COEFFICIENT_NAMES`."""

@@ -152,6 +152,15 @@ def test_quantised_weights_are_refused(tmp_path: Path) -> None:
     assert caught.value.field == "torch_dtype"
 
 
+def test_weights_quantised_beside_their_dtype_are_refused(tmp_path: Path) -> None:
+    """GPTQ, AWQ and FP8 checkpoints name the dtype they compute in: by it their weights would count several times."""
+    quantised = {"torch_dtype": "float16", "quantization_config": {"quant_method": "awq", "bits": 4}}
+    path = write_config(tmp_path / "quantised", LLAMA_CONFIG | quantised)
+    with pytest.raises(InputError, match="Got 'awq'") as caught:
+        ModelArchitecture.from_config(path)
+    assert caught.value.field == "quantization_config"
+
+
 @pytest.mark.parametrize(("text", "message"), [("{", "valid JSON"), ("[1]", "must hold an object. Got list")])
 def test_config_that_is_no_json_object_is_refused(tmp_path: Path, text: str, message: str) -> None:
     """A truncated download, or another file of that name."""

@@ -158,6 +158,14 @@ def test_negative_coefficients_are_refused_but_for_the_signed_one() -> None:
     assert caught.value.field == "step_time.token_ms"
 
 
+def test_small_batches_that_take_no_time_are_refused() -> None:
+    """A step that saves more than it costs would turn the twin's clock back."""
+    content = llama_json()
+    content["step_time"] |= {"base_ms": 10.0, "lora_base_ms": 1.0, "small_batch_ms": -11.5}
+    with pytest.raises(ProfileError, match="small_batch_ms"):
+        parse_profile(json.dumps(content), file="mine.json")
+
+
 @pytest.mark.parametrize("ranks", [(16, 8), (8, 8)])
 def test_load_times_out_of_order_are_refused(ranks: tuple[int, int]) -> None:
     """Interpolation needs strictly increasing ranks."""
