@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+LARGEST_LENGTH = int(np.iinfo(np.int32).max)
+
 
 class LengthDistribution(BaseModel):
     """A distribution of token counts: constant, lognormal, or empirical.
@@ -101,7 +103,7 @@ class LengthDistribution(BaseModel):
         )
 
     def sample(self, count: int, generator: np.random.Generator) -> NDArray[np.int32]:
-        """Draw `count` lengths as int32, within the bounds.
+        """Draw `count` lengths as int32, within the bounds; lengths beyond int32 become its largest value.
 
         A value between two integers becomes the upper one with the probability of its fraction: rounding to the nearest
         would change the mean of short and of constant lengths.
@@ -112,7 +114,7 @@ class LengthDistribution(BaseModel):
         elif self.std == 0.0:
             assert self.mean is not None
             if self.mean.is_integer():
-                return np.full(count, self.mean, dtype=np.int32)
+                return np.full(count, min(self.mean, LARGEST_LENGTH), dtype=np.int32)
             values = np.full(count, self.mean)
         else:
             assert self.mean is not None
@@ -121,7 +123,8 @@ class LengthDistribution(BaseModel):
             location = _location(self.mean, sigma, float(self.min), upper)
             values = np.clip(np.exp(location + sigma * generator.standard_normal(count)), self.min, upper)
         # The minimum undoes what adding in floating point can round up to beyond the upper integer.
-        return np.minimum(np.floor(values + generator.random(count)), np.ceil(values)).astype(np.int32)
+        drawn = np.minimum(np.floor(values + generator.random(count)), np.ceil(values))
+        return np.minimum(drawn, LARGEST_LENGTH).astype(np.int32)
 
 
 def _lognormal_sigma(mean: float, std: float) -> float:

@@ -207,7 +207,8 @@ class ReplicaTrace:
 
 def adapter_name_hash(name: str, hash_seed: int) -> int:
     """Return a 64-bit hash of an adapter's name under `hash_seed`: a stand-in for CPython's seeded string hash."""
-    digest = hashlib.blake2b(name.encode(), digest_size=8, salt=hash_seed.to_bytes(8, "little", signed=True)).digest()
+    salt = (hash_seed % (1 << 64)).to_bytes(8, "little")
+    digest = hashlib.blake2b(name.encode(), digest_size=8, salt=salt).digest()
     return int.from_bytes(digest, "little")
 
 

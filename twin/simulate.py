@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Callable
 from typing import Literal
 
 from twin.errors import InputError
 from twin.replica import Replica, ReplicaInputs, ReplicaTrace, build_inputs
 from twin.report import SimulationReport, build_report
-from twin.workload import Workload
+from twin.workload import NANOSECONDS, Workload
 
 EngineName = Literal["fast", "simpy"]
 
@@ -19,6 +20,9 @@ ENGINES: dict[str, tuple[str, str]] = {
     "fast": ("twin.kernel", "run_kernel"),
     "simpy": ("twin.reference", "run_reference"),
 }
+
+# Rows of a time series: what a report can hold.
+MAX_SAMPLES = 1_000_000
 
 
 def simulate(
@@ -41,30 +45,25 @@ def simulate(
     engine
         ``fast`` (compiled) or ``simpy`` (readable, about 100 times slower); they take identical steps.
     horizon_s
-        Simulated seconds, > 0.
+        Simulated seconds, finite and > 0.
     warmup_s
         Seconds at the start that are simulated but not measured, in ``[0, horizon_s)``.
     seed
-        Of the arrivals and lengths, and of the order in which a step's adapters are loaded.
+        Of the arrivals and lengths, and of the order in which a step's adapters are loaded; >= 0.
     sample_interval_s
-        Interval of the report's time series; 0: none.
+        Interval of the report's time series, at most `MAX_SAMPLES` per horizon; 0: none.
     starvation_tolerance
-        A replica or adapter starves when it serves less than ``1 - tolerance`` of its offered load.
+        A replica or adapter starves when it serves less than ``1 - tolerance`` of its offered load; in [0, 1].
 
     Raises
     ------
     InputError
-        For an unknown engine, a bad horizon or warm-up, or requests that the replica cannot take (see `build_inputs`).
+        For an unknown engine, a setting outside of its range, or requests that the replica cannot take (see
+        `build_inputs`).
     TwinError
         When the replica does not start.
     """
-    if horizon_s <= 0 or not 0 <= warmup_s < horizon_s:
-        raise InputError(
-            "the horizon must be positive and the warm-up shorter than it. "
-            f"Got horizon_s={horizon_s}, warmup_s={warmup_s}.",
-            field="horizon_s",
-            value=horizon_s,
-        )
+    _check_settings(horizon_s, warmup_s, seed, sample_interval_s, starvation_tolerance)
     run = load_engine(engine)
     requests = workload.requests(horizon_s=horizon_s, seed=seed)
     inputs = build_inputs(
@@ -79,6 +78,34 @@ def simulate(
         warmup_s=warmup_s,
         starvation_tolerance=starvation_tolerance,
     )
+
+
+def _check_settings(
+    horizon_s: float, warmup_s: float, seed: int, sample_interval_s: float, starvation_tolerance: float
+) -> None:
+    """Raise InputError for the first setting outside of its range."""
+    if not (1.0 / NANOSECONDS <= horizon_s < math.inf and 0 <= warmup_s < horizon_s):
+        raise InputError(
+            "the horizon must be positive and finite, and the warm-up shorter than it. "
+            f"Got horizon_s={horizon_s}, warmup_s={warmup_s}.",
+            field="horizon_s",
+            value=horizon_s,
+        )
+    if sample_interval_s != 0 and not horizon_s / MAX_SAMPLES <= sample_interval_s < math.inf:
+        raise InputError(
+            f"`sample_interval_s` must be 0 (no time series) or at least {horizon_s / MAX_SAMPLES:g} for this horizon. "
+            f"Got {sample_interval_s}.",
+            field="sample_interval_s",
+            value=sample_interval_s,
+        )
+    if not 0 <= starvation_tolerance <= 1:
+        raise InputError(
+            f"`starvation_tolerance` must lie between 0 and 1. Got {starvation_tolerance}.",
+            field="starvation_tolerance",
+            value=starvation_tolerance,
+        )
+    if seed < 0:
+        raise InputError(f"`seed` must not be negative. Got {seed}.", field="seed", value=seed)
 
 
 def load_engine(engine: str) -> Callable[[ReplicaInputs], ReplicaTrace]:

@@ -153,6 +153,17 @@ def test_a_distribution_survives_being_written_and_read(lengths: LengthDistribut
     assert LengthDistribution.model_validate_json(lengths.model_dump_json()) == lengths
 
 
+@pytest.mark.parametrize(
+    "lengths",
+    [LengthDistribution(mean=5e9), LengthDistribution(mean=1e8, std=1e9), LengthDistribution(quantiles=(1.0, 1e12))],
+)
+def test_lengths_beyond_the_columns_are_their_largest_value(lengths: LengthDistribution) -> None:
+    """They stay too long for any replica, rather than wrap around to a negative number."""
+    drawn = lengths.sample(2000, np.random.default_rng(0))
+    assert int(drawn.min()) >= 1
+    assert int(drawn.max()) == np.iinfo(np.int32).max
+
+
 def test_no_samples_are_an_empty_array() -> None:
     """An adapter without requests draws nothing."""
     for lengths in (LengthDistribution(mean=5.0, std=2.0), LengthDistribution(quantiles=(1.0, 2.0))):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -138,6 +140,33 @@ def test_bad_windows_are_refused(horizon_s: float, warmup_s: float) -> None:
     """The measured window must exist."""
     with pytest.raises(InputError, match="warm-up shorter"):
         simulate(Workload(make_adapters([1.0])), make_replica(), horizon_s=horizon_s, warmup_s=warmup_s)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("horizon_s", float("inf")),
+        ("horizon_s", float("nan")),
+        ("horizon_s", 1e-10),
+        ("sample_interval_s", -1.0),
+        ("sample_interval_s", float("nan")),
+        ("sample_interval_s", 1e-6),
+        ("starvation_tolerance", -0.1),
+        ("starvation_tolerance", 1.5),
+        ("seed", -1),
+    ],
+)
+def test_bad_settings_are_refused_by_name(field: str, value: float) -> None:
+    """What would end in a crash, an endless table or a verdict without meaning is refused before it runs."""
+    settings: dict[str, Any] = {"horizon_s": 60.0, field: value}
+    with pytest.raises(InputError) as caught:
+        simulate(Workload(make_adapters([1.0])), make_replica(), **settings)
+    assert caught.value.field == field
+
+
+def test_any_large_seed_is_accepted() -> None:
+    """Seeds beyond 64 bits, as random generators give them, are seeds like others."""
+    assert simulate(Workload(make_adapters([1.0])), make_replica(), horizon_s=1, seed=2**70).seed == 2**70
 
 
 def test_unknown_engines_are_refused() -> None:
