@@ -128,7 +128,8 @@ class ModelArchitecture(BaseModel):
                 field="architectures",
                 value=architecture,
                 hint="the memory and LoRA formulas are known for these families only",
-            )        _refuse_quantised(config, source)
+            )
+        _refuse_quantised(config, source)
         dtype = str(config.get("torch_dtype") or config.get("dtype") or "bfloat16")
         if dtype not in DTYPE_BYTES:
             raise InputError(
