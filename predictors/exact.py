@@ -104,7 +104,7 @@ class ExactSurrogate:
         """Return what the twin does with each set of adapters under its row's engine settings.
 
         When the row's `sum_rate_rps` differs from the set's own (a planning margin), all rates are scaled to it; a
-        trace is replayed faster.
+        trace is replayed faster, and the simulation then ends with the same request.
         """
         rows = np.ascontiguousarray(features, dtype=np.float32)
         assert len(members) == len(rows), (len(members), len(rows))
@@ -158,19 +158,24 @@ class ExactSurrogate:
         replica = self._replica(row, num_adapters)
         if replica is None:
             return self._refusal()
+        horizon_s, warmup_s = self.horizon_s, self.warmup_s
         if indices is None:
             max_model_len = replica.engine.max_model_len or self.model.max_model_len
             adapters = canonical_adapters(row[:_NUM_AGGREGATES].astype(np.float64), max_model_len=max_model_len)
             workload = Workload(adapters=adapters)
         else:
-            workload = scaled_workload(self.workload.subset(list(indices)), self._scale(indices, row))
+            scale = self._scale(indices, row)
+            workload = scaled_workload(self.workload.subset(list(indices)), scale)
+            if workload.trace is not None and scale > 1.0:
+                # A trace that may be over before the horizon would leave time in which queues drain.
+                horizon_s, warmup_s = horizon_s / scale, warmup_s / scale
         if max(adapter.rank for adapter in workload.adapters) > replica.engine.max_lora_rank:
             return self._refusal()
         report = simulate(
             workload,
             replica,
-            horizon_s=self.horizon_s,
-            warmup_s=self.warmup_s,
+            horizon_s=horizon_s,
+            warmup_s=warmup_s,
             seed=self.seed,
             starvation_tolerance=self.starvation_tolerance,
         )

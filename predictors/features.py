@@ -148,7 +148,8 @@ def inflate(features: NDArray[np.float32], factor: float) -> NDArray[np.float32]
     """Return `features` [N, F] as if every adapter's rate were `factor` (>= 0) times as large.
 
     Rate-linear sums grow by the factor and the sum of squared rates by its square. The active adapters grow by the
-    factor at most, up to all of them: exact for rare requests, an upper bound otherwise.
+    factor at most, up to all of them: exact for rare requests, otherwise an upper bound for factors above 1 and a lower
+    one below.
     """
     assert factor >= 0, factor
     inflated = np.array(features, dtype=np.float32, copy=True)

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from predictors.catalog import load_surrogate
 from predictors.contract import check_surrogate
 from predictors.exact import ExactSurrogate, scaled_workload
-from predictors.features import FEATURE_SCHEMA, adapter_aggregates, build_features, engine_row
+from predictors.features import FEATURE_SCHEMA, adapter_aggregates, build_features, engine_row, inflate
 from predictors.surrogate import InflatedSurrogate
 from tests.predictors.populations import CHAT_OUTPUT, CHAT_PROMPT, chat_adapters
 from twin.engine import EngineConfig
@@ -116,6 +116,17 @@ def test_a_trace_is_replayed_faster() -> None:
     assert faster.trace is not None
     np.testing.assert_array_equal(faster.trace.arrival_ns, np.round(trace.arrival_ns / 2.0))
     assert faster.adapters[0].rate_rps == 2.0 * WORKLOAD.adapters[0].rate_rps
+
+
+def test_a_faster_trace_does_not_end_before_the_simulation(exact: ExactSurrogate) -> None:
+    """Three times the load of a trace as long as the horizon: the time left over must not drain the queue."""
+    trace = WORKLOAD.requests(horizon_s=HORIZON_S)
+    exact.workload = Workload(adapters=WORKLOAD.adapters, trace=trace)
+    rows = features_of(exact, (0, 1, 2, 3, 4, 5, 6), rank=16)
+    members = [(0, 1, 2, 3, 4, 5, 6)]
+    lighter, heavier = (exact.predict_members(members, inflate(rows, factor)) for factor in (1.0, 3.0))
+    assert heavier.throughput_ratio[0] < 0.6 * lighter.throughput_ratio[0]
+    assert heavier.starvation_probability[0] == 1.0
 
 
 def test_slots_below_a_rank_are_refused(exact: ExactSurrogate) -> None:
