@@ -188,8 +188,12 @@ def _to_trace(table: Table, columns: TraceColumns, *, sort: bool, drop_empty: bo
 
 
 def _arrival_s(table: Table, columns: TraceColumns) -> NDArray[np.float64]:
-    """Return times in seconds: numbers in the columns' unit, or dates counted from the earliest."""
+    """Return times in seconds: numbers in the columns' unit, or dates or durations counted from the earliest."""
     values = table.frame[columns.time]
+    if pd.api.types.is_timedelta64_dtype(values):
+        # A typed duration has its own unit, which is not the columns'.
+        table.fail(columns.time, "not be empty", np.asarray(values.isna()), hint="correct or remove such rows")
+        return np.asarray((values - values.min()).dt.total_seconds(), dtype=np.float64)
     if not _holds_dates(values):
         return table.numbers(columns.time) * SECONDS_PER_UNIT[columns.time_unit]
     dates = pd.to_datetime(values, errors="coerce", format="ISO8601", utc=True)

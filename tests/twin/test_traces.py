@@ -104,6 +104,15 @@ def test_default_columns_need_no_mapping(tmp_path: Path) -> None:
     assert trace.adapter.tolist() == ["a", "007"]
 
 
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+def test_parquet_durations_have_their_own_unit(tmp_path: Path, unit: str) -> None:
+    """A typed duration is not a number in the columns' unit."""
+    path = tmp_path / "trace.parquet"
+    times = pd.to_timedelta(["1s", "3s"]).as_unit(unit)  # type: ignore[arg-type]  # the units of NumPy
+    pd.DataFrame({"time": times, "prompt": [1, 2], "output": [3, 4]}).to_parquet(path)
+    assert read_trace(path).arrival_s.tolist() == [0.0, 2.0]
+
+
 def test_parquet_dates_are_times(tmp_path: Path) -> None:
     """A typed time column needs no unit."""
     path = tmp_path / "trace.parquet"
