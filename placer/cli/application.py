@@ -71,8 +71,3 @@ def describe(
     if context.invoked_subcommand is None:
         typer.echo(context.get_help(), err=True)
         raise typer.Exit(BAD_INPUT)
-
-
-def main() -> None:
-    """Run the program with the process's own arguments."""
-    app(prog_name="placer")

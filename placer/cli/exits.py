@@ -79,10 +79,10 @@ def _print_labelled(label: str, message: str, color: str) -> None:
 
 
 def _run(command: Callable[P, int], *args: P.args, **kwargs: P.kwargs) -> int:
-    from twin.errors import PlacerError
-
     is_verbose = bool(kwargs.get("verbose"))
     try:
+        from twin.errors import PlacerError
+
         return command(*args, **kwargs)
     except typer.Exit:
         raise
@@ -96,6 +96,13 @@ def _run(command: Callable[P, int], *args: P.args, **kwargs: P.kwargs) -> int:
         _print_traceback(is_shown=is_verbose)
         print_error(error.message, hint=error.hint)
         return _code_of(error)
+    except MemoryError as error:
+        _print_traceback(is_shown=is_verbose)
+        print_error(
+            f"this takes more memory than there is. {error}".rstrip(),
+            hint="look for a rate in another unit than requests per second, or simulate a shorter --horizon",
+        )
+        return BACKEND_FAILED
     except Exception as error:  # noqa: BLE001 - the last resort of the program
         _print_traceback(is_shown=is_verbose)
         print_error(

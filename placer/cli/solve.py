@@ -78,7 +78,8 @@ def solve(
         print_plan(plan)
     if plan.verdict == "none":
         print_error(f"there is no placement. {plan.message}".rstrip())
-        print_hint("a larger --budget, more GPUs (max_count), or a faster surrogate may help")
+        if plan.termination != "proven":
+            print_hint("a larger --budget, more GPUs (max_count), or a faster surrogate may help")
     elif plan.message:
         print_note(plan.message)
     if plan.termination == "interrupted":

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from placer.cli import app
+from placer.cli.application import app
 from placer.cli.exits import exit_code_of
 from placer.files import load_plan, load_problem, save_plan
 from placer.plan_document import Plan

@@ -81,6 +81,7 @@ def test_proven_infeasible_is_exit_code_3(tmp_path: Path) -> None:
     assert run.returncode == 3
     assert json.loads(run.stdout)["termination"] == "proven"
     assert "error: there is no placement. At least " in run.stderr
+    assert "--budget" not in run.stderr
 
 
 def test_no_solution_within_the_budget_is_exit_code_4(problem_path: Path) -> None:
@@ -130,6 +131,29 @@ def test_ctrl_c_is_exit_code_130() -> None:
     assert "Traceback" not in errors
 
 
+@pytest.mark.parametrize("module", ["typer", "twin.errors"])
+def test_ctrl_c_while_the_program_loads_is_exit_code_130(problem_path: Path, module: str) -> None:
+    """The signal arrives during an import, where no command can catch it yet."""
+    before = (
+        "import sys\n"
+        "class Interrupt:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name == {module!r}: raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupt())"
+    )
+    run = _run("solve", problem_path, before=before)
+    assert (run.returncode, run.stdout) == (130, "")
+    assert run.stderr == "error: interrupted before there was anything to report.\n"
+
+
+def test_too_little_memory_is_no_bug(problem_path: Path) -> None:
+    """Traffic that no machine could hold is most often a rate in another unit."""
+    run = _run("simulate", problem_path, "--horizon", "5e9")
+    assert (run.returncode, run.stdout) == (6, "")
+    assert "error: this takes more memory than there is." in run.stderr
+    assert "hint: look for a rate in another unit" in run.stderr
+
+
 def test_a_closed_pipe_is_no_error() -> None:
     """`placer ... | head -1` ends quietly."""
     process = subprocess.Popen(
@@ -157,7 +181,7 @@ def test_the_way_to_the_solver_loads_no_data_frames() -> None:
     """What takes long to load and is not needed to plan a problem file must not be on that way."""
     script = (
         "import json, sys\n"
-        "import placer.cli, placer.cli.progress, placer.planning\n"
+        "import placer.cli.application, placer.cli.progress, placer.planning\n"
         "from placer.files import load_problem\n"
         f"load_problem({str(EXAMPLE)!r})\n"
         "print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
@@ -170,7 +194,7 @@ def test_the_way_to_the_solver_loads_no_data_frames() -> None:
 
 def test_help_loads_nothing_but_the_options() -> None:
     """`placer --help` and completion must answer at once."""
-    script = "import json, sys, placer.cli\nprint(json.dumps(sorted(sys.modules)))"
+    script = "import json, sys, placer.cli.application\nprint(json.dumps(sorted(sys.modules)))"
     run = subprocess.run([sys.executable, "-c", script], env=_environment(), capture_output=True, text=True, check=True)
     own = {
         name for name in json.loads(run.stdout) if name.partition(".")[0] in {"placer", "twin", "solvers", "predictors"}
