@@ -24,7 +24,7 @@ from placer.verify import (
     available_cores,
 )
 from predictors.surrogate import Surrogate
-from solvers.bounds import work_bound
+from solvers.bounds import adapter_work, unavoidable_costs, work_bound
 from solvers.budget import Budget
 from solvers.feasibility import FeasibilityModel
 from solvers.interface import Capability, Solver
@@ -45,6 +45,8 @@ DEFAULT_BUDGET_S = 60.0
 # Horizon of the exact surrogate: shorter than the verification's, because it is asked very often.
 EXACT_HORIZON_S = 900.0
 EXACT_WARMUP_S = 150.0
+# Unavoidable work of one adapter, in GPUs, about which the twin is not asked: its verdict is clear.
+HOPELESS_GPUS = 2.0
 
 
 def plan(
@@ -267,6 +269,8 @@ class _Planning:
         if match is None:
             return
         problem, adapter = self.problem, int(match[1])
+        if _is_beyond_doubt(problem, adapter):
+            return
         rank = problem.fixed_max_lora_rank or problem.adapters[adapter].rank
         alone = [
             GpuAssignment(gpu_type, (adapter,), problem.fixed_max_loras or 1, rank)
@@ -354,6 +358,15 @@ def _is_proven_infeasible(problem: Problem, bound: Bound) -> bool:
     """Return whether the bound is above all GPUs that may be used."""
     counts = [gpu_type.max_count for gpu_type in problem.gpu_types]
     return all(count is not None for count in counts) and bound.value > sum(count or 0 for count in counts)
+
+
+def _is_beyond_doubt(problem: Problem, adapter: int) -> bool:
+    """Return whether an adapter is so far above one GPU that the twin must reject it: simulating it would take long."""
+    if problem.workload.phases:
+        return False
+    types = range(len(problem.gpu_types))
+    work = min(float(adapter_work(problem, unavoidable_costs(problem, index))[adapter]) for index in types)
+    return work * (1.0 - problem.limits.starvation_tolerance) > HOPELESS_GPUS
 
 
 def _share(budget: Budget, parts: int) -> Budget:

@@ -228,6 +228,15 @@ def test_an_adapter_that_the_surrogate_rejects_alone_is_named(tmp_path: Path) ->
         plan(small_problem(tmp_path, adapters=adapters), surrogate=fair_surrogate())
 
 
+def test_an_adapter_that_no_gpu_can_serve_is_not_simulated(tmp_path: Path) -> None:
+    """A rate in a wrong unit is a thousand times a GPU; the twin would take minutes and gigabytes to say so."""
+    events: list[PlanEvent] = []
+    adapters = [{"name": "huge", "rank": 8, "rate_rps": 25_000.0, **LENGTHS}]
+    with pytest.raises(InputError, match=r"'huge'.*Replicate"):
+        plan(small_problem(tmp_path, adapters=adapters), surrogate=fair_surrogate(), observer=events.append)
+    assert not [event for event in events if isinstance(event, GpuVerified)]
+
+
 def test_an_adapter_that_only_the_surrogate_rejects_is_no_bad_input(problem: ProblemFromFile) -> None:
     """The twin accepts it alone, so it is the surrogate that must go."""
     with pytest.raises(SurrogateError, match="which the twin accepts") as caught:
