@@ -192,7 +192,7 @@ def _warnings(parts: PlanParts, gpus: tuple[PlannedGpu, ...]) -> tuple[str, ...]
             "believe the simulation there, not the prediction."
         )
     tolerance = parts.problem.limits.starvation_tolerance
-    if tolerance != SURROGATE_TOLERANCE:
+    if tolerance != SURROGATE_TOLERANCE and not uses_simulation(parts.surrogate):
         warnings.append(
             f"Surrogates predict starvation for a tolerance of {SURROGATE_TOLERANCE:g}; this problem asks for "
             f"{tolerance:g}, which only the simulation checks."

@@ -74,7 +74,11 @@ def simulate_replica(
     starvation_tolerance: float,
     observer: PlanObserver,
 ) -> SimulationReport:
-    """Simulate a replica; see `twin.simulate.simulate`. The observer is told what takes long."""
+    """Simulate a replica, to the end of its trace at most; see `twin.simulate.simulate`.
+
+    The observer is told what takes long.
+    """
+    horizon_s = min(horizon_s, workload.longest_horizon_s)
     if engine == "fast":
         announce_compilation(observer)
     observer(PhaseStarted("verify", f"{horizon_s:g} s of {len(workload.adapters)} adapters"))

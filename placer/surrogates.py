@@ -55,6 +55,7 @@ def surrogate_for(
             warmup_s=warmup_s,
             seed=seed,
             workers=workers,
+            starvation_tolerance=problem.limits.starvation_tolerance,
         )
         for gpu_type, profile in zip(problem.gpu_types, problem.profiles, strict=True)
     ]

@@ -253,10 +253,28 @@ def judge_report(report: SimulationReport, limits: Limits) -> Verification:
 
 
 def effective_horizon_s(workload: Workload, settings: TwinSettings) -> float:
-    """Return the horizon for a workload: longer when few requests are expected, unless its rates are not constant."""
+    """Return the horizon for a workload.
+
+    Longer when few requests are expected, unless its rates are not constant; and not beyond the end of a replayed
+    trace, where queues would drain and an overloaded GPU would catch up.
+
+    Raises
+    ------
+    InputError
+        When the trace ends within the warm-up.
+    """
+    longest_s = workload.longest_horizon_s
+    if longest_s <= settings.warmup_s:
+        raise InputError(
+            f"a replayed trace must be longer than the warm-up of {settings.warmup_s:g} s. "
+            f"It ends after {longest_s:g} s.",
+            field="warmup_s",
+            value=settings.warmup_s,
+            hint="give a shorter --warmup, or a longer trace",
+        )
     rate_rps = sum(adapter.rate_rps for adapter in workload.adapters)
     if workload.trace is not None or workload.phases or rate_rps <= 0.0:
-        return settings.horizon_s
+        return min(settings.horizon_s, longest_s)
     needed_s = settings.warmup_s + MIN_EXPECTED_REQUESTS / rate_rps
     return max(settings.horizon_s, min(needed_s, LONGEST_HORIZON_S))
 

@@ -36,6 +36,7 @@ def load_surrogate(
     warmup_s: float = 150.0,
     seed: int = 0,
     workers: int = 1,
+    starvation_tolerance: float = 0.1,
     base_directory: Path | None = None,
 ) -> Surrogate:
     """Return the surrogate that `choice` names.
@@ -47,8 +48,8 @@ def load_surrogate(
         ONNX file.
     workload, model, gpu, engine, profile
         The problem's; `engine` is the template for settings that are no features.
-    horizon_s, warmup_s, seed, workers
-        Of the exact surrogate; seconds, seconds, of the traffic, threads.
+    horizon_s, warmup_s, seed, workers, starvation_tolerance
+        Of the exact surrogate; seconds, seconds, of the traffic, threads, share of the load that may go unserved.
     base_directory
         Folder that a relative path starts from; the current one by default.
 
@@ -69,6 +70,7 @@ def load_surrogate(
             warmup_s=warmup_s,
             seed=seed,
             workers=workers,
+            starvation_tolerance=starvation_tolerance,
         )
     surrogate = OnnxSurrogate.load(path)
     if surrogate.profile_name != profile.name:

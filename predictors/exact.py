@@ -166,9 +166,10 @@ class ExactSurrogate:
         else:
             scale = self._scale(indices, row)
             workload = scaled_workload(self.workload.subset(list(indices)), scale)
-            if workload.trace is not None and scale > 1.0:
-                # A trace that may be over before the horizon would leave time in which queues drain.
-                horizon_s, warmup_s = horizon_s / scale, warmup_s / scale
+            longest_s = workload.longest_horizon_s
+            if longest_s < horizon_s:
+                # A trace that is over before the horizon would leave time in which queues drain.
+                horizon_s, warmup_s = longest_s, warmup_s * longest_s / horizon_s
         if max(adapter.rank for adapter in workload.adapters) > replica.engine.max_lora_rank:
             return self._refusal()
         report = simulate(
@@ -209,15 +210,16 @@ def scaled_workload(workload: Workload, factor: float) -> Workload:
     adapters = tuple(
         adapter.model_copy(update={"rate_rps": adapter.rate_rps * factor}) for adapter in workload.adapters
     )
-    trace = workload.trace
+    trace, duration_s = workload.trace, workload.trace_duration_s
     if trace is not None:
+        duration_s = workload.longest_horizon_s / factor
         trace = RequestTable(
             arrival_ns=np.round(trace.arrival_ns / factor).astype(np.int64),
             adapter=trace.adapter,
             prompt_tokens=trace.prompt_tokens,
             output_tokens=trace.output_tokens,
         )
-    return replace(workload, adapters=adapters, trace=trace)
+    return replace(workload, adapters=adapters, trace=trace, trace_duration_s=duration_s)
 
 
 def _row_of(report: SimulationReport, horizon_s: float) -> _Row:

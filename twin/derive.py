@@ -90,7 +90,7 @@ def trace_workload(
         prompt_tokens=trace.prompt_tokens.astype(np.int32),
         output_tokens=trace.output_tokens.astype(np.int32),
     )
-    return Workload(workload.adapters, trace=table)
+    return Workload(workload.adapters, trace=table, trace_duration_s=trace.known_duration_s)
 
 
 def build_workload(

@@ -142,11 +142,14 @@ class Workload:
         Rate scales over time, sorted by start; empty: constant rates. Ignored for a trace.
     trace
         The requests to replay; ``None``: draw them from the adapters' rates.
+    trace_duration_s
+        How long the trace was watched, in seconds; ``None``: until its last request.
     """
 
     adapters: tuple[Adapter, ...]
     phases: tuple[Phase, ...] = ()
     trace: RequestTable | None = None
+    trace_duration_s: float | None = None
 
     def __post_init__(self) -> None:
         """Check what no single adapter can check."""
@@ -173,6 +176,15 @@ class Workload:
                 "the trace must name adapters of the workload only. Got an index beyond them.", field="trace"
             )
 
+    @property
+    def longest_horizon_s(self) -> float:
+        """Seconds for which the workload can be simulated: beyond the end of a trace, queues would drain unseen."""
+        if self.trace is None:
+            return float("inf")
+        if self.trace_duration_s is not None:
+            return self.trace_duration_s
+        return float(self.trace.arrival_ns[-1]) / NANOSECONDS if len(self.trace) else 0.0
+
     def subset(self, indices: list[int] | NDArray[np.int64]) -> Workload:
         """Return the workload of the adapters at `indices` (in that order) with their requests."""
         chosen = tuple(self.adapters[int(index)] for index in indices)
@@ -181,7 +193,9 @@ class Workload:
         renumber = np.full(len(self.adapters), -1, dtype=np.int32)
         renumber[np.asarray(indices, dtype=np.int64)] = np.arange(len(chosen), dtype=np.int32)
         kept = self.trace.select((self.trace.adapter >= 0) & (renumber[self.trace.adapter] >= 0))
-        return replace(self, adapters=chosen, trace=replace(kept, adapter=renumber[kept.adapter]))
+        renumbered = replace(kept, adapter=renumber[kept.adapter])
+        # The others' requests told how long the trace was watched.
+        return replace(self, adapters=chosen, trace=renumbered, trace_duration_s=self.longest_horizon_s)
 
     def requests(self, *, horizon_s: float, seed: int = 0) -> RequestTable:
         """Return the requests that arrive in ``[0, horizon_s)``.

@@ -1,5 +1,6 @@
 """The twin as judge: verdicts with reasons, in parallel, the same from both engines."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,24 @@ def test_a_gpu_with_few_requests_is_simulated_for_longer(problem: ProblemFromFil
     assert verdict.horizon_s == pytest.approx(50.0 + 200.0 / rate_rps)
     assert verdict.is_accepted
     assert effective_horizon_s(problem.workload, settings) == 200.0
+
+
+def test_an_overloaded_gpu_cannot_catch_up_after_its_trace(problem: ProblemFromFile) -> None:
+    """Beyond the end of a replayed trace the queue would drain: the simulation ends with the trace."""
+    requests = problem.workload.requests(horizon_s=300.0)
+    replayed = replace(problem.workload, trace=requests, trace_duration_s=300.0)
+    (verdict,) = verify_gpus(replace(problem, workload=replayed), [HEAVY], horizon_s=1800.0, warmup_s=100.0)
+    assert verdict.horizon_s == 300.0
+    assert verdict.verdict == "rejected"
+    assert verdict.throughput_ratio < 0.9
+
+
+def test_a_trace_must_outlast_the_warmup(problem: ProblemFromFile) -> None:
+    """Nothing would be measured; the message says how long the trace is."""
+    replayed = replace(problem.workload, trace=problem.workload.requests(horizon_s=50.0), trace_duration_s=50.0)
+    with pytest.raises(InputError, match="ends after 50 s") as caught:
+        verify_gpus(replace(problem, workload=replayed), [LIGHT], warmup_s=100.0)
+    assert caught.value.field == "warmup_s"
 
 
 def test_the_verifier_remembers(problem: ProblemFromFile) -> None:
