@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,6 +18,9 @@ from placer.cli.options import (
     WarmupOption,
     WorkersOption,
 )
+
+if TYPE_CHECKING:
+    from placer.plan_document import Plan
 
 
 @reports_errors
@@ -45,7 +48,7 @@ def solve(
 ) -> int:
     """Place the adapters of PROBLEM on as few GPUs as possible, and check every GPU with the twin."""
     from placer.cli.progress import ProgressDisplay
-    from placer.files import load_problem, plan_to_json, require_writable, save_plan
+    from placer.files import load_problem, require_writable, save_plan
     from placer.planning import plan as make_plan
 
     if output is not None:
@@ -65,17 +68,13 @@ def solve(
             workers=workers,
             observer=display,
         )
-    if output is not None:
-        save_plan(plan, output)
-        print_note(f"wrote {output}")
-    for warning in plan.warnings:
-        print_warning(warning)
-    if json_output:
-        typer.echo(plan_to_json(plan), nl=False)
-    elif plan.gpus:
-        from placer.cli.tables import print_plan
-
-        print_plan(plan)
+    try:
+        if output is not None:
+            save_plan(plan, output)
+            print_note(f"wrote {output}")
+    finally:
+        # Also when the disk is full: what was computed must not be lost.
+        _print_result(plan, is_json=json_output)
     if plan.verdict == "none":
         print_error(f"there is no placement. {plan.message}".rstrip())
         if plan.termination != "proven":
@@ -89,3 +88,16 @@ def solve(
             "the twin rejects the plan after all rounds of repair.", hint="try --margin 0.1, or allow more GPUs"
         )
     return exit_code_of(plan)
+
+
+def _print_result(plan: Plan, *, is_json: bool) -> None:
+    for warning in plan.warnings:
+        print_warning(warning)
+    if is_json:
+        from placer.files import plan_to_json
+
+        typer.echo(plan_to_json(plan), nl=False)
+    elif plan.gpus:
+        from placer.cli.tables import print_plan
+
+        print_plan(plan)

@@ -58,6 +58,7 @@ def workload(
     to_file = output is not None and output != STANDARD_OUTPUT
     if output is not None and to_file:
         require_writable(output)
+    dealt_ranks = parse_ranks(ranks)
     mapping = None if columns is None else parse_columns(columns, time_unit)
     requests = read_trace(trace, trace_format=trace_format, columns=mapping, sort=sort, drop_empty=drop_empty)
     summaries = {"trace": summarise_trace(requests)}
@@ -70,7 +71,7 @@ def workload(
             drop_empty=drop_empty,
             num_adapters=adapters,
             popularity=popularity,
-            ranks=parse_ranks(ranks),
+            ranks=dealt_ranks,
             copies=replicate,
             jitter_s=jitter,
             seed=seed,

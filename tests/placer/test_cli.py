@@ -297,6 +297,7 @@ def test_workload_prints_the_problem_when_asked(trace_path: Path) -> None:
             "`ranks` must be of 8, 16",
             id="rank",
         ),
+        pytest.param("time,prompt,output\n0,1,1\n1,1,1\n", ("--ranks", "12"), "`ranks` must be", id="unused rank"),
         pytest.param("time,prompt,output\n0,1,1\n1,1,1\n", ("--popularity", "zipf"), "zipf", id="popularity"),
         pytest.param("time,prompt,output\n0,1,1\n1,1,1\n", ("-o", "none/w.yaml"), "writable", id="output"),
     ],
@@ -453,6 +454,17 @@ def test_an_unwritable_output_is_refused_before_solving(problem_path: Path, tmp_
     assert (code, output) == (2, "")
     assert "must be writable" in errors
     assert "solving" not in errors
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the full disk is a device of Linux")
+def test_a_plan_that_cannot_be_written_in_the_end_is_still_printed(problem_path: Path) -> None:
+    """The disk may fill up while the plan is made: exit code 2, and the result is not lost."""
+    code, output, errors = _run(
+        "solve", problem_path, "--surrogate", "exact", "--no-verify", "--json", "-o", "/dev/full"
+    )
+    assert code == 2
+    assert "must be writable" in errors
+    assert json.loads(output)["num_gpus"] == 2
 
 
 def test_a_truncated_plan_is_refused(plan_path: Path) -> None:
