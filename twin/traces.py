@@ -162,10 +162,10 @@ def _to_trace(table: Table, columns: TraceColumns, *, sort: bool, drop_empty: bo
             columns.time,
             "not be earlier than in the row before",
             backwards,
-            hint="sort the file by time, or ask for it (sort=True)",
+            hint="sort the file by time, or ask for it (sort=True, --sort)",
         )
     if not drop_empty:
-        hint = "remove requests without tokens, or ask for it (drop_empty=True)"
+        hint = "remove requests without tokens, or ask for it (drop_empty=True, --drop-empty)"
         table.fail(columns.prompt, "be at least 1", prompt_tokens < 1, hint=hint)
         table.fail(columns.output, "be at least 1", output_tokens < 1, hint=hint)
     kept = np.flatnonzero((prompt_tokens >= 1) & (output_tokens >= 1))

@@ -157,7 +157,7 @@ def test_unsorted_times_name_the_row_and_the_way_out(tmp_path: Path) -> None:
     assert (error.field, error.value) == ("TIMESTAMP", "2023-11-16 18:15:50.9951690")
     assert "in row 3" in error.message
     assert error.hint is not None
-    assert "sort=True" in error.hint
+    assert "(sort=True, --sort)" in error.hint
     assert read_azure(path, sort=True).prompt_tokens.tolist() == [374, 396, 879]
 
 
@@ -176,7 +176,7 @@ def test_a_request_without_tokens_names_the_row_and_the_way_out(tmp_path: Path, 
     assert (error.field, error.value) == (field, "0")
     assert "in row 2" in error.message
     assert error.hint is not None
-    assert "drop_empty=True" in error.hint
+    assert "(drop_empty=True, --drop-empty)" in error.hint
     assert read_trace(path, drop_empty=True).arrival_s.tolist() == [0.0, 3.0]
 
 
