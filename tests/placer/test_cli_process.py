@@ -146,9 +146,9 @@ def test_ctrl_c_while_the_program_loads_is_exit_code_130(problem_path: Path, mod
     assert run.stderr == "error: interrupted before there was anything to report.\n"
 
 
-def test_too_little_memory_is_no_bug(problem_path: Path) -> None:
+def test_too_little_memory_is_no_bug() -> None:
     """Traffic that no machine could hold is most often a rate in another unit."""
-    run = _run("simulate", problem_path, "--horizon", "5e9")
+    run = _run("schema", before="import solvers.problem_file as m; m.problem_schema = lambda: bytearray(1 << 62)")
     assert (run.returncode, run.stdout) == (6, "")
     assert "error: this takes more memory than there is." in run.stderr
     assert "hint: look for a rate in another unit" in run.stderr
