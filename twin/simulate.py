@@ -23,6 +23,8 @@ ENGINES: dict[str, tuple[str, str]] = {
 
 # Rows of a time series: what a report can hold.
 MAX_SAMPLES = 1_000_000
+# Requests of a simulation: about 250 bytes each.
+MAX_REQUESTS = 20_000_000
 
 
 def simulate(
@@ -64,6 +66,7 @@ def simulate(
         When the replica does not start.
     """
     _check_settings(horizon_s, warmup_s, seed, sample_interval_s, starvation_tolerance)
+    _check_size(workload, horizon_s)
     run = load_engine(engine)
     requests = workload.requests(horizon_s=horizon_s, seed=seed)
     inputs = build_inputs(
@@ -106,6 +109,20 @@ def _check_settings(
         )
     if seed < 0:
         raise InputError(f"`seed` must not be negative. Got {seed}.", field="seed", value=seed)
+
+
+def _check_size(workload: Workload, horizon_s: float) -> None:
+    """Raise InputError when the requests would not fit the memory of an ordinary machine."""
+    largest_scale = max([1.0, *(phase.rate_scale for phase in workload.phases)])
+    expected = sum(adapter.rate_rps for adapter in workload.adapters) * largest_scale * horizon_s
+    if workload.trace is None and expected > MAX_REQUESTS:
+        raise InputError(
+            f"a simulation can have {MAX_REQUESTS:,} requests at most. About {expected:.3g} are expected in "
+            f"{horizon_s:g} s.",
+            field="horizon_s",
+            value=horizon_s,
+            hint="give a shorter horizon",
+        )
 
 
 def load_engine(engine: str) -> Callable[[ReplicaInputs], ReplicaTrace]:

@@ -163,7 +163,8 @@ def _summary(plan: Plan) -> list[str]:
     if repair.twin_calls:
         steps = [f"{repair.twin_calls} simulations", f"{repair.rejected_at_first} GPUs rejected at first"]
         if repair.rounds:
-            steps.append(f"{repair.rounds} rounds of repair moved {repair.given_back} adapters")
+            rounds = "1 round" if repair.rounds == 1 else f"{repair.rounds} rounds"
+            steps.append(f"{rounds} of repair moved {repair.given_back} adapters")
         if repair.gpus_added or repair.gpus_dissolved:
             steps.append(f"GPUs added {repair.gpus_added}, emptied {repair.gpus_dissolved}")
         lines.append(f"checks: {', '.join(steps)}")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import importlib
+import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -146,3 +148,25 @@ def test_the_cache_key_covers_the_compiled_modules() -> None:
     # What only the Python around the compiled code uses.
     compiled = {name for name in imported if name.startswith("twin.")} - {"twin.errors"}
     assert compiled <= {module.__name__ for module in COMPILED_MODULES}
+
+
+def test_the_first_run_is_known_to_compile(tmp_path: Path) -> None:
+    """With an empty cache the compiler has to run; with the cache of a process before, it has not."""
+    script = "from twin.kernel import kernel_is_cached; print(kernel_is_cached())"
+    run = "from tests.twin.test_kernel import run_once; run_once()"
+    answers = [
+        subprocess.run(
+            [sys.executable, "-c", command],
+            check=True,
+            capture_output=True,
+            text=True,
+            env=os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)},
+        ).stdout.strip()
+        for command in (script, run, script)
+    ]
+    assert answers == ["False", "", "True"]
+
+
+def run_once() -> None:
+    """Compile the engine, or load it from the cache, and run one request."""
+    run_kernel(make_inputs([(0, 0, 4, 4)]))

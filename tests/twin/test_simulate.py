@@ -169,6 +169,13 @@ def test_any_large_seed_is_accepted() -> None:
     assert simulate(Workload(make_adapters([1.0])), make_replica(), horizon_s=1, seed=2**70).seed == 2**70
 
 
+def test_a_simulation_that_no_memory_holds_is_refused() -> None:
+    """A long horizon is an error with a hint, not a process that the system kills."""
+    with pytest.raises(InputError, match="20,000,000 requests at most") as caught:
+        simulate(Workload(make_adapters([1.0])), make_replica(), horizon_s=5e9)
+    assert caught.value.hint == "give a shorter horizon"
+
+
 def test_unknown_engines_are_refused() -> None:
     """The message names the engines that exist."""
     with pytest.raises(InputError, match="fast, simpy"):
