@@ -1,5 +1,6 @@
 """The commands of the README are run by CI exactly as they are written there."""
 
+import re
 import runpy
 import subprocess
 import sys
@@ -37,7 +38,7 @@ def test_a_marker_without_a_block_is_refused(text: str) -> None:
 
 def test_the_readme_documents_solving_and_testing() -> None:
     """The two commands that a new reader needs are the first and the second marked ones."""
-    solve, test = marked_commands((ROOT / "README.md").read_text(encoding="utf-8"))
+    solve, test, *_ = marked_commands((ROOT / "README.md").read_text(encoding="utf-8"))
     assert solve.endswith("placer solve examples/azure-llama-400.yaml")
     assert test.endswith("python -m pytest")
 
@@ -47,3 +48,11 @@ def test_the_script_prints_one_command() -> None:
     arguments = [sys.executable, str(SCRIPT), str(ROOT / "README.md"), "2"]
     run = subprocess.run(arguments, check=True, capture_output=True, text=True)
     assert run.stdout.strip() == marked_commands((ROOT / "README.md").read_text(encoding="utf-8"))[1]
+
+
+def test_every_marked_command_is_run() -> None:
+    """The checks call for as many commands as the README marks."""
+    checks = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    numbers = sorted(int(number) for number in re.findall(r"\$\(readme_command (\d+)\)", checks))
+    marked = marked_commands((ROOT / "README.md").read_text(encoding="utf-8"))
+    assert numbers == list(range(1, len(marked) + 1))
