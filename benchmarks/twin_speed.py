@@ -4,7 +4,7 @@
 
 Four cases of one Llama-3.1-8B replica on a 64 GB H100 with the 0.8.5 rules: 128 adapters on 128 slots, 128 on 16, 384
 on 16, 384 on 128; rates 0.1, 0.05 and 0.025 requests/s cycled over the adapters, ranks 8 and 16, ShareGPT-like
-lengths. The fast engine simulates one hour, the readable one a shorter stretch (it is about a hundred times slower;
+lengths. The fast engine simulates one hour, the readable one a shorter stretch (it is hundreds of times slower;
 `simulated_s` says how long). CPU seconds are those of the process in the engine itself, the median of the repeats;
 the requests are drawn before. `peak_memory_mib` is the process's peak so far.
 """

@@ -3,7 +3,7 @@
 Per-request state that every step touches lives in an array indexed by position in the running list, so that the loops
 of a step read memory in order; requests that simply decode are advanced without branches. Waiting requests form one
 linked list in queue order plus a FIFO per adapter: when all slots are taken, the next admissible request is the
-earliest head among the FIFOs of the batch's adapters, and a queue of 100,000 costs no more than one of 100.
+earliest head among the FIFOs of the batch's adapters, so that no step scans the queue.
 """
 
 from __future__ import annotations

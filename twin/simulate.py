@@ -45,7 +45,7 @@ def simulate(
     workload, replica
         What is asked, and of which engine.
     engine
-        ``fast`` (compiled) or ``simpy`` (readable, about 100 times slower); they take identical steps.
+        ``fast`` (compiled) or ``simpy`` (readable, hundreds of times slower); they take identical steps.
     horizon_s
         Simulated seconds, finite and > 0.
     warmup_s

@@ -201,3 +201,10 @@ def test_help_loads_nothing_but_the_options() -> None:
     }
     assert {name for name in own if not name.startswith("placer.cli")} == {"placer"}
     assert not {"numpy", "pydantic", "rich"} & {name.partition(".")[0] for name in json.loads(run.stdout)}
+
+
+def test_the_package_runs_as_a_module() -> None:
+    """`python -m placer` is the program too, for environments whose scripts are not on the path."""
+    run = subprocess.run([sys.executable, "-m", "placer", "--version"], check=False, capture_output=True, text=True)
+    assert run.returncode == 0
+    assert run.stdout.startswith("placer ")
