@@ -49,8 +49,11 @@ from twin.kernel_state import (
     STEADY_PREFIX,
     STEP_ADAPTERS,
     STEP_CONTEXT,
-    STEP_HAS_PREFILL,
     STEP_LOAD_NS,
+    STEP_PREFILL_ATTENTION,
+    STEP_PREFILL_CONTEXT,
+    STEP_PREFILL_TOKENS,
+    STEP_PREFILLS,
     STEP_REQUESTS,
     STEP_TOKENS,
     Settings,
@@ -92,15 +95,17 @@ def _run(s: Settings, coefficients: NDArray[np.float64], state: State) -> None:
         if c[STEP_TOKENS] == 0:
             c[STATUS] = STATUS_STALLED
             break
-        blocked = c[NUM_WAITING] if s.num_slots > 0 and c[STEP_ADAPTERS] == s.num_slots else 0
         milliseconds = _compiled_step_time_ms(
             coefficients,
             c[STEP_TOKENS],
             c[STEP_REQUESTS],
             c[STEP_CONTEXT],
             c[STEP_ADAPTERS],
-            c[STEP_HAS_PREFILL] == 1,
-            blocked,
+            c[STEP_PREFILLS],
+            c[STEP_PREFILL_TOKENS],
+            c[STEP_PREFILL_CONTEXT],
+            c[STEP_PREFILL_ATTENTION],
+            c[NUM_WAITING],
             s.num_slots,
             s.max_lora_rank,
         )

@@ -47,9 +47,12 @@ from twin.kernel_state import (
     STEP_CONTEXT,
     STEP_DISK_LOADS,
     STEP_GPU_LOADS,
-    STEP_HAS_PREFILL,
     STEP_LOAD_NS,
     STEP_PREEMPTIONS,
+    STEP_PREFILL_ATTENTION,
+    STEP_PREFILL_CONTEXT,
+    STEP_PREFILL_TOKENS,
+    STEP_PREFILLS,
     STEP_REQUESTS,
     STEP_TOKENS,
     VISITED,
@@ -112,6 +115,15 @@ def _schedule_steady(s: Settings, requests: Array, batch: Array, adapters: Array
 
 
 @compiled
+def _count_prefill(c: Array, n: int, computed: int) -> None:
+    """Add a request that gets `n` prefill tokens after `computed` ones to the step's sums."""
+    c[STEP_PREFILLS] += 1
+    c[STEP_PREFILL_TOKENS] += n
+    c[STEP_PREFILL_CONTEXT] += computed
+    c[STEP_PREFILL_ATTENTION] += n * computed + n * (n + 1) // 2
+
+
+@compiled
 def _schedule_running(
     s: Settings, threshold: int, requests: Array, batch: Array, adapters: Array, c: Array, now: int
 ) -> None:
@@ -121,7 +133,9 @@ def _schedule_running(
     k = c[NUM_STEADY]
     budget = s.max_num_batched_tokens - k
     num_tokens, num_requests, context = k, k, c[STEP_CONTEXT]
-    has_prefill, all_scheduled = False, True
+    all_scheduled = True
+    for count in range(STEP_PREFILLS, STEP_PREFILL_ATTENTION + 1):
+        c[count] = 0
     while k < c[NUM_RUNNING] and budget > 0:
         computed = batch[AT_COMPUTED, k]
         total = batch[AT_TOTAL, k]
@@ -148,7 +162,7 @@ def _schedule_running(
         num_requests += 1
         context += computed
         if n > 1 or total == batch[AT_PROMPT, k]:
-            has_prefill = True
+            _count_prefill(c, n, computed)
         k += 1
     if k < c[NUM_RUNNING]:
         all_scheduled = False
@@ -158,7 +172,6 @@ def _schedule_running(
     c[STEP_TOKENS] = num_tokens
     c[STEP_REQUESTS] = num_requests
     c[STEP_CONTEXT] = context
-    c[STEP_HAS_PREFILL] = 1 if has_prefill else 0
     c[ALL_SCHEDULED] = 1 if all_scheduled else 0
 
 
@@ -239,7 +252,7 @@ def _admit(
     c[STEP_TOKENS] += n
     c[STEP_REQUESTS] += 1
     if n > 1 or requests[NUM_TOKENS, r] == requests[PROMPT, r]:
-        c[STEP_HAS_PREFILL] = 1
+        _count_prefill(c, n, 0)
 
 
 @compiled

@@ -320,17 +320,23 @@ class ReplicaProcess:
 
     def _step_time_ms(self, step: Step) -> float:
         """Return the time of the step without adapter loads."""
-        num_slots = self._inputs.num_slots
-        num_adapters = len(step.adapters)
+        prefills = [
+            (request.num_computed, num_tokens)
+            for request, num_tokens in step.tokens.items()
+            if request.generated == 0 or num_tokens > 1
+        ]
         return step_time_ms(
             self._coefficients,
             sum(step.tokens.values()),
             len(step.tokens),
             sum(request.num_computed for request in step.tokens),
-            num_adapters,
-            any(request.generated == 0 or num_tokens > 1 for request, num_tokens in step.tokens.items()),
-            len(self._waiting) if num_adapters == num_slots > 0 else 0,
-            num_slots,
+            len(step.adapters),
+            len(prefills),
+            sum(num_tokens for _, num_tokens in prefills),
+            sum(num_computed for num_computed, _ in prefills),
+            sum(n * num_computed + n * (n + 1) // 2 for num_computed, n in prefills),
+            len(self._waiting),
+            self._inputs.num_slots,
             self._inputs.max_lora_rank,
         )
 

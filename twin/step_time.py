@@ -54,8 +54,11 @@ def step_time_ms(
     num_requests: int,
     context_tokens: int,
     num_adapters: int,
-    has_prefill: bool,
-    num_blocked_waiting: int,
+    num_prefills: int,
+    prefill_tokens: int,  # noqa: ARG001 - reported for forms that tell prefills apart
+    prefill_context_tokens: int,  # noqa: ARG001 - reported for forms that tell prefills apart
+    prefill_attention: int,  # noqa: ARG001 - reported for forms that tell prefills apart
+    num_waiting: int,
     num_slots: int,
     max_lora_rank: int,
 ) -> float:
@@ -73,11 +76,18 @@ def step_time_ms(
         Tokens computed before the step, summed over the scheduled requests.
     num_adapters
         Distinct adapters of the scheduled requests.
-    has_prefill
-        Whether any scheduled request still had prompt (or, after a preemption, recomputed) tokens to process, i.e. got
-        more than its one decode token or had no output yet.
-    num_blocked_waiting
-        Waiting requests at the end of scheduling if all slots were taken, else 0.
+    num_prefills
+        Scheduled requests that still had prompt (or, after a preemption, recomputed) tokens to process, i.e. got more
+        than their one decode token or had no output yet.
+    prefill_tokens
+        Tokens of these requests in the step.
+    prefill_context_tokens
+        Tokens of these requests computed before the step.
+    prefill_attention
+        Query-key pairs of causal attention of these requests: the sum of ``n * computed + n * (n + 1) // 2`` for n
+        tokens after `computed` ones.
+    num_waiting
+        Waiting requests at the end of scheduling; they cost time where adapters take all slots.
     num_slots
         `max_loras`, or 0 without LoRA.
     max_lora_rank
@@ -87,7 +97,7 @@ def step_time_ms(
     step = c[0] + c[1] * num_tokens + c[2] * num_requests + c[3] * context_tokens
     if num_tokens > LARGE_BATCH_TOKENS:
         step += c[4]
-    if has_prefill:
+    if num_prefills > 0:
         step += c[19] + c[20] * context_tokens
     if num_slots > 0:
         padded = num_tokens
@@ -108,5 +118,6 @@ def step_time_ms(
             step += num_adapters * (c[16] + c[17] * rank_excess) + c[18]
         if num_tokens > LARGE_BATCH_TOKENS:
             step += c[21]
-        step += c[22] * num_blocked_waiting
+        if num_adapters == num_slots:
+            step += c[22] * num_waiting
     return step  # type: ignore[no-any-return]

@@ -92,8 +92,10 @@ def run_loop(num_requests: int, prompt_tokens: int, output_tokens: int, max_num_
 
 def true_time_ms(step: LoopStep, *, adapters: int, slots: int, rank: int) -> float:
     """Return the time of a step by the true coefficients."""
-    shape = (step.tokens, step.requests, step.context_tokens, adapters, step.has_prefill, 0, slots, rank)
-    return step_time_ms(TRUE_COEFFICIENTS.as_array(), *shape)
+    shape = (step.tokens, step.requests, step.context_tokens, adapters)
+    # Of the prefills the form reads only whether there are any.
+    prefills = (int(step.has_prefill), 0, 0, 0)
+    return step_time_ms(TRUE_COEFFICIENTS.as_array(), *shape, *prefills, 0, slots, rank)
 
 
 def true_kv_bytes(model: str, *, slots: int, rank: int, max_num_seqs: int) -> float:

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 
 from tests.twin.handmade import coefficients, make_inputs
 from tests.twin.strategies import assert_traces_equal, replica_inputs
-from twin import kernel
+from twin import kernel, reference, step_time
 from twin.errors import TwinError
 from twin.kernel import COMPILED_MODULES, run_kernel
 from twin.kernel_state import SET_TABLE_LIMITS, SET_TABLE_SIZES, set_orders
@@ -61,6 +61,34 @@ def test_kernel_equals_reference(inputs: ReplicaInputs) -> None:
 def test_compiled_code_does_what_its_source_says(inputs: ReplicaInputs, interpreted_kernel: Run) -> None:
     """Unsigned loops, missing reference counts and the numpy error model change nothing."""
     assert_traces_equal(run_kernel(inputs, log_steps=True), interpreted_kernel(inputs, log_steps=True))
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(inputs=replica_inputs())
+def test_both_engines_report_the_same_counts_of_every_step(
+    inputs: ReplicaInputs, interpreted_kernel: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a step's time may depend on is counted alike, also where no coefficient makes the time depend on it."""
+    reported: list[list[int]] = []
+
+    def noting(_: Any, *counts: int) -> float:
+        reported.append([int(count) for count in counts])
+        return step_time.step_time_ms(inputs.step_coefficients, *counts)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(reference, "step_time_ms", noting)
+        patch.setitem(_globals(interpreted_kernel, "_run"), "_compiled_step_time_ms", noting)
+        run_reference(inputs)
+        expected, reported = reported, []
+        interpreted_kernel(inputs)
+    assert reported == expected
+
+
+def _globals(function: Callable[..., Any], name: str) -> dict[str, Any]:
+    """Return the globals of the module of `function`, which has `name`."""
+    module: dict[str, Any] = function.__globals__
+    assert name in module
+    return module
 
 
 @settings(max_examples=50)
