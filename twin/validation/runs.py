@@ -1,4 +1,4 @@
-"""Tables of measured serving runs, and of what another twin said about the same runs."""
+"""Tables of measured serving runs: settings, traffic, and what came out."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from twin.calibration_data import TABLE_MODELS
 from twin.engine import SUPPORTED_RANKS, EngineConfig
@@ -38,8 +38,6 @@ TRAFFIC_COLUMNS = ("ranks", "rates_counts", "pool_mean_in", "pool_mean_out")
 MEASURED_COLUMNS = tuple(Quantities.model_fields)
 FLAG_COLUMNS = ("starved", "client_collapse", "informative")
 REQUIRED_COLUMNS = SETTING_COLUMNS + TRAFFIC_COLUMNS + MEASURED_COLUMNS + FLAG_COLUMNS
-
-PUBLISHED_COLUMNS = (RUN_ID, "twin_total_throughput", "twin_itl")
 
 
 @dataclass(frozen=True)
@@ -136,15 +134,6 @@ class RunTable:
     num_failed: int
 
 
-class PublishedOutput(BaseModel):
-    """What another twin said about a run: tokens per second, and mean time between tokens in ms."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    tok_per_s: float
-    itl_mean_ms: float
-
-
 def resolve_model(name: str) -> str:
     """Return the shipped model that a table or a user calls `name`; InputError when there is none."""
     if name not in MODELS:
@@ -193,22 +182,6 @@ def read_runs(
     if not runs:
         raise _empty_selection(str(path), rows, num_failed=len(failed))
     return RunTable(str(path), runs, len(failed))
-
-
-def read_published(path: str | Path) -> dict[str, PublishedOutput]:
-    """Read what another twin said, by run.
-
-    Raises
-    ------
-    InputError
-        When the file is unreadable, lacks one of `PUBLISHED_COLUMNS`, or has a cell that is no number.
-    """
-    return {
-        row.run_id: PublishedOutput(
-            tok_per_s=row.number("twin_total_throughput", least=0.0), itl_mean_ms=row.number("twin_itl", least=0.0)
-        )
-        for row in read_cells(path, required=PUBLISHED_COLUMNS)
-    }
 
 
 def _parse_run(row: Cells) -> MeasuredRun:
