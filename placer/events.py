@@ -1,4 +1,4 @@
-"""What planning reports while it runs: small records for whoever watches; the command line draws them."""
+"""What planning and validation report while they run: small records for whoever watches, such as the command line."""
 
 from __future__ import annotations
 
@@ -66,7 +66,15 @@ class FleetChanged:
     detail: str
 
 
-PlanEvent = PhaseStarted | IncumbentFound | KernelCompiling | GpuVerified | RepairRound | FleetChanged
+@dataclass(frozen=True)
+class RunReplayed:
+    """The twin has replayed a measured run once: the `done`-th of `total` simulations."""
+
+    done: int
+    total: int
+
+
+PlanEvent = PhaseStarted | IncumbentFound | KernelCompiling | GpuVerified | RepairRound | FleetChanged | RunReplayed
 PlanObserver = Callable[[PlanEvent], None]
 
 

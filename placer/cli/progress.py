@@ -13,6 +13,7 @@ from placer.events import (
     PhaseStarted,
     PlanEvent,
     RepairRound,
+    RunReplayed,
 )
 
 if TYPE_CHECKING:
@@ -26,6 +27,9 @@ _PHASES = {
     "repair": "repairing {}",
     "improve": "looking for {}",
 }
+
+# Where there is no live line, one of so many replays gets a line of its own.
+REPLAYS_PER_LINE = 100
 
 
 class ProgressDisplay:
@@ -68,6 +72,10 @@ class ProgressDisplay:
         elif isinstance(event, GpuVerified):
             verdict = "accepted" if event.is_accepted else f"rejected: {'; '.join(event.reasons)}"
             self._show(f"simulated GPU {event.done} of {event.total}: {verdict}", is_detail=True)
+        elif isinstance(event, RunReplayed):
+            self._show(
+                f"replayed {event.done} of {event.total} simulations", is_detail=event.done % REPLAYS_PER_LINE != 0
+            )
         elif isinstance(event, RepairRound):
             self._show(f"repair round {event.number}: {event.num_rejected} rejected")
         elif isinstance(event, FleetChanged):

@@ -13,11 +13,11 @@ from placer.cli.options import VerboseOption
 
 @reports_errors
 def schema(
-    document: Annotated[str, typer.Argument(help="problem or plan.")] = "problem",
+    document: Annotated[str, typer.Argument(help="problem, plan or validation.")] = "problem",
     *,
     verbose: VerboseOption = False,
 ) -> int:
-    """Print the JSON Schema of a problem file or of plan.json."""
+    """Print the JSON Schema of a problem file, of plan.json, or of what `placer validate --json` prints."""
     del verbose
     from twin.errors import InputError
 
@@ -25,9 +25,13 @@ def schema(
         from solvers.problem_file import problem_schema as make
     elif document == "plan":
         from placer.plan_document import plan_schema as make
+    elif document == "validation":
+        from placer.validation import validation_schema as make
     else:
         raise InputError(
-            f"the document must be one of problem, plan. Got {document!r}.", field="document", value=document
+            f"the document must be one of problem, plan, validation. Got {document!r}.",
+            field="document",
+            value=document,
         )
     typer.echo(json.dumps(make(), indent=2, sort_keys=True))
     return OK

@@ -32,7 +32,7 @@ class PublishedOutput:
 
 
 class TwinScore(Score):
-    """What is compared between two twins."""
+    """What is compared between two twins: errors over runs whose client kept up, starvation over all."""
 
     throughput: ErrorSummary
     itl_mean: ErrorSummary
@@ -75,6 +75,8 @@ def compare_published(
 ) -> tuple[PublishedComparison, ...]:
     """Return the errors of the published twin beside ours, on the headline runs and on all runs that it covers.
 
+    Where it covers none, there is nothing to compare.
+
     Its verdict about starvation is that of its throughput over the measured offered load.
     """
     covered = [
@@ -85,14 +87,20 @@ def compare_published(
         PublishedComparison(
             rows=rows,
             num_rows=len(members),
-            ours=TwinScore(
-                throughput=score_quantity(members, "tok_per_s"),
-                itl_mean=score_quantity(members, "itl_mean_ms"),
-                starvation=score_verdicts(members),
-            ),
+            ours=_our_score(members),
             published=_published_score(members, [published[prediction.run.run_id] for prediction in members]),
         )
         for rows, members in (("headline", headline), ("all", covered))
+        if members
+    )
+
+
+def _our_score(predictions: Sequence[RunPrediction]) -> TwinScore:
+    served = [prediction for prediction in predictions if not prediction.run.has_client_collapsed]
+    return TwinScore(
+        throughput=score_quantity(served, "tok_per_s"),
+        itl_mean=score_quantity(served, "itl_mean_ms"),
+        starvation=score_verdicts(predictions),
     )
 
 
@@ -103,12 +111,15 @@ def _published_score(predictions: Sequence[RunPrediction], outputs: Sequence[Pub
         for run, output in zip(runs, outputs, strict=True)
     ]
     verdicts = [None if goodput is None else goodput < LEAST_GOODPUT_RATIO for goodput in goodputs]
+    served = [(run, output) for run, output in zip(runs, outputs, strict=True) if not run.has_client_collapsed]
     return TwinScore(
         throughput=summarise_errors(
-            as_floats([run.measured.tok_per_s for run in runs]), as_floats([output.tok_per_s for output in outputs])
+            as_floats([run.measured.tok_per_s for run, _ in served]),
+            as_floats([output.tok_per_s for _, output in served]),
         ),
         itl_mean=summarise_errors(
-            as_floats([run.measured.itl_mean_ms for run in runs]), as_floats([output.itl_mean_ms for output in outputs])
+            as_floats([run.measured.itl_mean_ms for run, _ in served]),
+            as_floats([output.itl_mean_ms for _, output in served]),
         ),
         starvation=score_starvation(
             list(zip([run.is_starved for run in runs], verdicts, strict=True)),

@@ -1,0 +1,192 @@
+"""Figures of a validation as SVG: predictions against measurements, errors over slots, goodput. Needs matplotlib."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from numpy.typing import NDArray
+
+from placer.validation import ValidatedRun
+from twin.validation.quantities import LEAST_GOODPUT_RATIO
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Floats = NDArray[np.float64]
+
+# Colour and marker of each regime: told apart also in grey and by colour-blind readers.
+_STYLES = {
+    "unsaturated": ("#0072b2", "o"),
+    "slots-bound": ("#d55e00", "^"),
+    "KV-bound": ("#009e73", "s"),
+    "collapsed": ("#777777", "x"),
+    "not measured": ("#cc79a7", "D"),
+}
+_SCATTERED = {
+    "tok_per_s": "throughput (tokens/s)",
+    "itl_mean_ms": "ITL mean (ms)",
+    "tpot_mean_ms": "TPOT mean (ms)",
+    "ttft_p50_ms": "TTFT p50 (ms)",
+    "running_mean": "running requests",
+    "kv_usage_mean": "KV use (share)",
+}
+# Newer releases of matplotlib demand literal names here, older ones do not know them.
+_SETTINGS: Any = {
+    "svg.hashsalt": "placer",
+    "font.size": 8.0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e4e4e4",
+    "grid.linewidth": 0.5,
+    "axes.axisbelow": True,
+}
+MOST_ERROR_PERCENT = 50.0
+_LIMIT_COLOR = "#444444"
+
+
+def scatter_figure(rows: Sequence[ValidatedRun]) -> str:
+    """Return predictions against measurements of runs whose client kept up, one panel per quantity.
+
+    Filled marks are headline runs, hollow ones the others.
+    """
+    shown = [row for row in rows if row.regime != "collapsed"]
+
+    def draw(axes: Axes, quantity: str) -> None:
+        values = _draw_by_regime(axes, shown, lambda row: (row.measured.value(quantity), row.predicted.value(quantity)))
+        if quantity != "kv_usage_mean":
+            _use_logarithmic_axes(axes, values)
+        if len(values):
+            ends = [float(values.min()), float(values.max())]
+            axes.plot(ends, ends, color=_LIMIT_COLOR, linewidth=0.8, zorder=1)
+        axes.set_xlabel("measured")
+        axes.set_ylabel("predicted")
+
+    return _panels(draw, prefix="scatter")
+
+
+def slots_figure(rows: Sequence[ValidatedRun]) -> str:
+    """Return the relative errors of headline runs over the slots, with their median; one panel per quantity.
+
+    Errors beyond `MOST_ERROR_PERCENT` are drawn at it: one run that is off by a factor must not flatten all others.
+    """
+    shown = [row for row in rows if row.is_headline]
+    slots = sorted({row.max_loras for row in shown})
+
+    def draw(axes: Axes, quantity: str) -> None:
+        def error(row: ValidatedRun) -> tuple[float | None, float | None]:
+            measured, predicted = row.measured.value(quantity), row.predicted.value(quantity)
+            if not measured or predicted is None:
+                return None, None
+            percent = 100.0 * (predicted - measured) / measured
+            return float(slots.index(row.max_loras)), min(max(percent, -MOST_ERROR_PERCENT), MOST_ERROR_PERCENT)
+
+        _draw_by_regime(axes, shown, error)
+        points = [(x, y) for row in shown for x, y in [error(row)] if x is not None and y is not None]
+        places = sorted({x for x, _ in points})
+        medians = [float(np.median([y for x, y in points if x == place])) for place in places]
+        axes.plot(places, medians, color=_LIMIT_COLOR, linewidth=1.0)
+        axes.axhline(0.0, color=_LIMIT_COLOR, linewidth=0.8, linestyle="--")
+        axes.set_xticks(range(len(slots)), [str(number) for number in slots])
+        axes.set_xlabel("slots")
+        axes.set_ylabel("error (%)")
+
+    return _panels(draw, prefix="slots")
+
+
+def goodput_figure(rows: Sequence[ValidatedRun]) -> str:
+    """Return predicted against measured goodput of all runs that served, with the limit of starvation."""
+    with mpl.rc_context(_SETTINGS):
+        figure = Figure(figsize=(4.2, 3.6), layout="constrained")
+        axes = figure.subplots()
+        _draw_by_regime(axes, rows, lambda row: (row.measured.goodput_ratio, row.predicted.goodput_ratio))
+        axes.axhline(LEAST_GOODPUT_RATIO, color=_LIMIT_COLOR, linewidth=0.8, linestyle="--")
+        axes.axvline(LEAST_GOODPUT_RATIO, color=_LIMIT_COLOR, linewidth=0.8, linestyle="--")
+        axes.plot([0.0, 1.0], [0.0, 1.0], color=_LIMIT_COLOR, linewidth=0.8)
+        axes.set_xlabel("measured goodput / offered load")
+        axes.set_ylabel("predicted")
+        _add_legend(figure, axes, num_columns=2)
+        return _svg(figure, "goodput")
+
+
+def _panels(draw: Callable[[Axes, str], None], *, prefix: str) -> str:
+    """Return a figure of one panel per quantity of `_SCATTERED`."""
+    with mpl.rc_context(_SETTINGS):
+        figure = Figure(figsize=(9.6, 6.2), layout="constrained")
+        panels = figure.subplots(2, 3)
+        for axes, (quantity, title) in zip(panels.flat, _SCATTERED.items(), strict=True):
+            draw(axes, quantity)
+            axes.set_title(title, fontsize=9)
+        _add_legend(figure, panels.flat[0], num_columns=5)
+        return _svg(figure, prefix)
+
+
+def _draw_by_regime(
+    axes: Axes,
+    rows: Sequence[ValidatedRun],
+    point_of: Callable[[ValidatedRun], tuple[float | None, float | None]],
+) -> Floats:
+    """Draw the rows that have a point, and return the points, float64 [N, 2]."""
+    drawn = []
+    for regime, (color, marker) in _STYLES.items():
+        for is_headline in (False, True):
+            points = [
+                (x, y)
+                for row in rows
+                if row.regime == regime and row.is_headline is is_headline
+                for x, y in [point_of(row)]
+                if x is not None and y is not None
+            ]
+            if not points:
+                continue
+            drawn += points
+            is_filled = is_headline or marker == "x"
+            axes.scatter(
+                [x for x, _ in points],
+                [y for _, y in points],
+                s=16,
+                marker=marker,
+                linewidths=0.8,
+                alpha=0.85,
+                label=regime,
+                color=color if is_filled else None,
+                facecolors=None if is_filled else "none",
+                edgecolors=None if is_filled else color,
+                zorder=3 if is_headline else 2,
+            )
+    return np.array(drawn, dtype=np.float64).reshape(-1, 2)
+
+
+def _use_logarithmic_axes(axes: Axes, values: Floats) -> None:
+    """Make both axes logarithmic, with plain numbers at few ticks."""
+    is_wide = len(values) > 0 and float(values.max()) > 1000.0 * float(values[values > 0].min(initial=np.inf))
+    for axis, scale in ((axes.xaxis, axes.set_xscale), (axes.yaxis, axes.set_yscale)):
+        scale("log")
+        axis.set_major_locator(LogLocator(subs=(1.0,) if is_wide else (1.0, 2.0, 5.0)))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+        axis.set_minor_formatter(NullFormatter())
+
+
+def _add_legend(figure: Figure, axes: Axes, *, num_columns: int) -> None:
+    """Name the regimes below the panels, each once."""
+    handles, labels = axes.get_legend_handles_labels()
+    # Headline runs are drawn last: their filled marks stand in the legend.
+    by_label = dict(zip(labels, handles, strict=True))
+    if by_label:
+        figure.legend(by_label.values(), by_label.keys(), loc="outside lower center", ncols=num_columns, frameon=False)
+
+
+def _svg(figure: Figure, prefix: str) -> str:
+    """Return the figure as an `svg` element whose identifiers start with `prefix`: a page holds several."""
+    stream = io.StringIO()
+    figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
+    text = stream.getvalue()
+    text = text[text.index("<svg") :]
+    return re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}-", text)

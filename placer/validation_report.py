@@ -1,0 +1,96 @@
+"""The HTML report of a validation: one file with tables and figures, to read or to print (extra `report`)."""
+
+from __future__ import annotations
+
+from importlib import resources
+
+from placer.validation import ValidatedRun, Validation
+from placer.validation_tables import TextTable, regime_lines, summary_lines, timing_line, validation_tables
+from twin.errors import InputError
+from twin.validation.quantities import SCORED_QUANTITIES
+
+TEMPLATE = "validation.html"
+
+
+def require_report_libraries() -> None:
+    """Raise InputError when the libraries of the extra `report` are not installed: asked before the work is done."""
+    try:
+        import jinja2  # noqa: F401, PLC0415 - only asked for
+        import matplotlib  # noqa: F401, ICN001, PLC0415
+    except ImportError as error:
+        raise InputError(
+            f"an HTML report needs the extra `report`. {error}.",
+            field="report",
+            hint="pip install 'lora-placer[report]'",
+        ) from error
+
+
+def render_report(validation: Validation) -> str:
+    """Return the report as one HTML page that refers to nothing outside of it.
+
+    Raises
+    ------
+    InputError
+        When jinja2 or matplotlib is not installed.
+    """
+    require_report_libraries()
+    from jinja2 import Environment, StrictUndefined  # noqa: PLC0415 - comes with an extra
+    from markupsafe import Markup  # noqa: PLC0415
+
+    from placer import validation_figures as drawings  # noqa: PLC0415
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    text = (resources.files("placer") / "templates" / TEMPLATE).read_text(encoding="utf-8")
+    headline, *tables = validation_tables(validation)
+    # The figures are our own markup; everything else that reaches the page is escaped.
+    figures = {
+        name: Markup(draw(validation.rows))  # noqa: S704
+        for name, draw in (
+            ("scatter", drawings.scatter_figure),
+            ("slots", drawings.slots_figure),
+            ("goodput", drawings.goodput_figure),
+        )
+    }
+    return environment.from_string(text).render(
+        summary=summary_lines(validation),
+        headline=headline,
+        tables=tables,
+        rows=_rows_table(validation),
+        regimes=regime_lines(validation),
+        timing=timing_line(validation),
+        inputs=validation.inputs,
+        versions=sorted(validation.versions.items()),
+        most_error=f"{drawings.MOST_ERROR_PERCENT:g}",
+        **figures,
+    )
+
+
+def _rows_table(validation: Validation) -> TextTable:
+    """Return every run: measured and predicted values side by side."""
+    settings = ("run", "model", "slots", "adapters", "max rank", "regime", "flags")
+    columns = [(name, name in {"slots", "adapters", "max rank"}) for name in settings]
+    columns += [(f"{label}\nmeasured / predicted", True) for label in SCORED_QUANTITIES.values()]
+    return TextTable("Every run", tuple(columns), tuple(_row(run) for run in validation.rows))
+
+
+def _row(run: ValidatedRun) -> tuple[str, ...]:
+    flags = [
+        name
+        for name, holds in (
+            ("informative", run.is_headline),
+            ("metastable", run.is_metastable),
+            ("starved", run.measured_starved),
+            ("predicted starved", run.predicted_starved),
+            ("predicted to lack memory", run.predicted_status == "oom"),
+        )
+        if holds
+    ]
+    values = [
+        f"{_number(run.measured.value(name))} / {_number(run.predicted.value(name))}" for name in SCORED_QUANTITIES
+    ]
+    counts = (str(run.max_loras), str(run.num_adapters), str(run.max_lora_rank))
+    return (run.run_id, run.model, *counts, run.regime, ", ".join(flags), *values)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
