@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import resources
 
 from placer.validation import ValidatedRun, Validation
-from placer.validation_tables import TextTable, regime_lines, summary_lines, timing_line, validation_tables
+from placer.validation_tables import NO_VALUE, TextTable, regime_lines, summary_lines, timing_line, validation_tables
 from twin.errors import InputError
 from twin.validation.quantities import SCORED_QUANTITIES
 
@@ -67,30 +67,30 @@ def render_report(validation: Validation) -> str:
 
 def _rows_table(validation: Validation) -> TextTable:
     """Return every run: measured and predicted values side by side."""
-    settings = ("run", "model", "slots", "adapters", "max rank", "regime", "flags")
-    columns = [(name, name in {"slots", "adapters", "max rank"}) for name in settings]
-    columns += [(f"{label}\nmeasured / predicted", True) for label in SCORED_QUANTITIES.values()]
-    return TextTable("Every run", tuple(columns), tuple(_row(run) for run in validation.rows))
+    counts = ("slots", "adapters", "rank")
+    columns = [("run", False), ("model", False), *((name, True) for name in counts), ("regime", False), ("", False)]
+    columns += [(label, True) for label in ("starved", *SCORED_QUANTITIES.values())]
+    return TextTable("Every run: measured / predicted", tuple(columns), tuple(_row(run) for run in validation.rows))
 
 
 def _row(run: ValidatedRun) -> tuple[str, ...]:
-    flags = [
-        name
-        for name, holds in (
-            ("informative", run.is_headline),
-            ("metastable", run.is_metastable),
-            ("starved", run.measured_starved),
-            ("predicted starved", run.predicted_starved),
-            ("predicted to lack memory", run.predicted_status == "oom"),
-        )
-        if holds
-    ]
+    marks = {
+        "informative": run.is_headline,
+        "metastable": run.is_metastable,
+        "lacks memory": run.predicted_status == "oom",
+    }
+    flags = ", ".join(name for name, holds in marks.items() if holds)
+    counts = (str(run.max_loras), str(run.num_adapters), str(run.max_lora_rank))
+    starved = f"{_yes_or_no(run.measured_starved)} / {_yes_or_no(run.predicted_starved)}"
     values = [
         f"{_number(run.measured.value(name))} / {_number(run.predicted.value(name))}" for name in SCORED_QUANTITIES
     ]
-    counts = (str(run.max_loras), str(run.num_adapters), str(run.max_lora_rank))
-    return (run.run_id, run.model, *counts, run.regime, ", ".join(flags), *values)
+    return (run.run_id, run.model, *counts, run.regime, flags, starved, *values)
+
+
+def _yes_or_no(holds: bool | None) -> str:  # noqa: FBT001 - formats it
+    return NO_VALUE if holds is None else "yes" if holds else "no"
 
 
 def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+    return NO_VALUE if value is None else f"{value:,.3g}" if abs(value) < 1000 else f"{value:,.0f}"
