@@ -95,10 +95,11 @@ def summary_lines(validation: Validation) -> tuple[str, ...]:
     replayed = f"{', '.join(names['runs'])}: {validation.num_replayed} runs replayed"
     seeds = "one seed" if len(validation.seeds) == 1 else f"mean of {len(validation.seeds)} seeds"
     disagreeing = f" ({', '.join(metastable)})" if metastable else ""
+    num_informative = validation.groups[0].num_metastable
     return (
         f"{replayed}, {validation.num_failed} rows left out ({FAILED_STATUS})",
         f"twin: {validation.engine} engine, profile {', '.join(names['profile'])}, {horizon}, {seeds}",
-        f"metastable, the seeds disagree: {len(metastable)} runs{disagreeing}",
+        f"metastable, the seeds disagree: {len(metastable)} runs, {num_informative} of them informative{disagreeing}",
         *([f"all runs: {', '.join(alone)}"] if alone else []),
     )
 

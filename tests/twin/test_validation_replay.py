@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.twin.run_tables import RUN, measured_run, out_of_memory_row, write_runs
-from twin.errors import ProfileError
+from twin.errors import InputError, ProfileError
 from twin.profile import load_profile
 from twin.replica import build_inputs
 from twin.simulate import load_engine
@@ -69,6 +69,12 @@ def test_the_horizon_may_replace_the_length_of_the_run(tmp_path: Path) -> None:
     shorter = replay_run(run, PROFILE, seed=0, horizon_s=20.0).quantities
     assert shorter == _quantities(replace(run, total_time_s=20.0), 0)
     assert shorter != _quantities(run, 0)
+
+
+def test_a_run_of_too_many_requests_is_refused(tmp_path: Path) -> None:
+    """Before memory is exhausted; the run is named."""
+    with pytest.raises(InputError, match=r"20,000,000 requests at most\. About 3\.5e\+08 .* of run R1"):
+        replay_run(measured_run(tmp_path), PROFILE, seed=0, horizon_s=1e8)
 
 
 def test_a_replica_that_does_not_start_is_a_verdict(tmp_path: Path) -> None:

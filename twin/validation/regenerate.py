@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from twin.lengths import LengthDistribution
 from twin.validation.runs import Traffic
-from twin.workload import Adapter, RequestTable, Workload
+from twin.workload import NANOSECONDS, Adapter, RequestTable, Workload
 
 PROMPT_STD_TOKENS = 247.0
 OUTPUT_STD_TOKENS = 209.0
@@ -40,10 +38,11 @@ def regenerate_traffic(traffic: Traffic, *, run_id: str, seed: int, horizon_s: f
     The adapters, and their requests in order of arrival: Poisson per adapter, prompt lengths as `_prompt_lengths`,
     outputs as `_output_lengths` and cut so that a request has `MOST_TOTAL_TOKENS` at most.
     """
+    generator = _generator(run_id, seed)
     prompts, outputs = _prompt_lengths(traffic), _output_lengths(traffic)
-    ranks = _deal_ranks(traffic, run_id, seed)
+    # Read from a table, the ranks are known to be vLLM's.
+    ranks = generator.permutation(np.resize(np.array(traffic.ranks, dtype=np.int64), len(traffic.rates_rps)))
     adapters = tuple(
-        # The rank is one of vLLM's: reading the table checked it.
         Adapter.model_validate(
             {
                 "name": f"{run_id}/{index}",
@@ -55,10 +54,15 @@ def regenerate_traffic(traffic: Traffic, *, run_id: str, seed: int, horizon_s: f
         )
         for index, (rate_rps, rank) in enumerate(zip(traffic.rates_rps, ranks, strict=True))
     )
-    workload = Workload(adapters)
-    requests = workload.requests(horizon_s=horizon_s, seed=seed)
-    room = MOST_TOTAL_TOKENS - requests.prompt_tokens
-    return workload, replace(requests, output_tokens=np.minimum(requests.output_tokens, room))
+    # All adapters have the same lengths: drawing them together takes a fraction of the time.
+    counts = generator.poisson(np.array(traffic.rates_rps) * horizon_s)
+    total = int(counts.sum())
+    arrival_ns = np.floor(generator.random(total) * horizon_s * NANOSECONDS).astype(np.int64)
+    order = np.argsort(arrival_ns, kind="stable")
+    prompt_tokens = prompts.sample(total, generator)
+    output_tokens = np.minimum(outputs.sample(total, generator), MOST_TOTAL_TOKENS - prompt_tokens)
+    owners = np.repeat(np.arange(len(adapters), dtype=np.int32), counts)
+    return Workload(adapters), RequestTable(arrival_ns[order], owners[order], prompt_tokens, output_tokens)
 
 
 def _prompt_lengths(traffic: Traffic) -> LengthDistribution:
@@ -76,8 +80,6 @@ def _output_lengths(traffic: Traffic) -> LengthDistribution:
     return LengthDistribution(mean=mean, std=OUTPUT_STD_TOKENS, min=1, max=most)
 
 
-def _deal_ranks(traffic: Traffic, run_id: str, seed: int) -> NDArray[np.int64]:
-    """Cycle the ranks over the adapters, and shuffle them."""
+def _generator(run_id: str, seed: int) -> np.random.Generator:
     digest = hashlib.blake2b(run_id.encode(), digest_size=8).digest()
-    generator = np.random.default_rng(np.random.SeedSequence([seed, int.from_bytes(digest, "little")]))
-    return generator.permutation(np.resize(np.array(traffic.ranks, dtype=np.int64), len(traffic.rates_rps)))
+    return np.random.default_rng(np.random.SeedSequence([seed, int.from_bytes(digest, "little")]))

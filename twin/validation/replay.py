@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import signal
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -12,16 +13,16 @@ import joblib
 import numpy as np
 
 from twin.engine import EngineConfig
-from twin.errors import ProfileError
+from twin.errors import InputError, ProfileError
 from twin.hardware import GpuType, load_model
 from twin.lengths import LengthDistribution
 from twin.profile import PerformanceProfile, load_profile, shipped_profiles
 from twin.replica import Replica, ReplicaTrace, build_inputs
 from twin.report import build_report
-from twin.simulate import EngineName, load_engine, simulate
+from twin.simulate import MAX_REQUESTS, EngineName, load_engine, simulate
 from twin.validation.quantities import LEAST_GOODPUT_RATIO, Quantities
 from twin.validation.regenerate import regenerate_traffic
-from twin.validation.runs import VLLM_VERSION, MeasuredRun
+from twin.validation.runs import VLLM_VERSION, MeasuredRun, Traffic
 from twin.workload import NANOSECONDS, Adapter, RequestTable, Workload
 
 MILLISECONDS = 1000.0
@@ -116,6 +117,11 @@ def replay_run(
         Of the run's model.
     seed, horizon_s, engine
         See `ReplaySettings`.
+
+    Raises
+    ------
+    InputError
+        When more than `MAX_REQUESTS` are expected.
     """
     wall_s, cpu_s = time.perf_counter(), time.process_time()
     replica = replica_of(run, profile)
@@ -123,6 +129,7 @@ def replay_run(
     quantities = Quantities()
     if does_start and run.traffic is not None:
         horizon_s = run.total_time_s if horizon_s is None else horizon_s
+        _check_size(run, run.traffic, horizon_s)
         workload, requests = regenerate_traffic(run.traffic, run_id=run.run_id, seed=seed, horizon_s=horizon_s)
         inputs = build_inputs(workload, requests, replica, horizon_s=horizon_s, hash_seed=seed)
         trace = load_engine(engine)(inputs)
@@ -170,10 +177,13 @@ def replay_runs(
     Per run (in order) one replay per seed (in order).
     """
     tasks = [(position, column) for position in _largest_first(runs) for column in range(len(settings.seeds))]
-    jobs = (
-        joblib.delayed(_replay_warm)(task, runs[task[0]], profiles[runs[task[0]].model], settings) for task in tasks
-    )
     workers = max(1, min(settings.workers or joblib.cpu_count(), len(tasks)))
+    jobs = (
+        joblib.delayed(_replay_warm)(
+            task, runs[task[0]], profiles[runs[task[0]].model], settings, is_worker_process=workers > 1
+        )
+        for task in tasks
+    )
     # Compiling here, once, puts the machine code where the workers find it.
     warm_engine(settings.engine)
     replays: dict[tuple[int, int], Replay] = {}
@@ -209,9 +219,17 @@ def warm_engine(engine: EngineName) -> None:
 
 
 def _replay_warm(
-    task: tuple[int, int], run: MeasuredRun, profile: PerformanceProfile, settings: ReplaySettings
+    task: tuple[int, int],
+    run: MeasuredRun,
+    profile: PerformanceProfile,
+    settings: ReplaySettings,
+    *,
+    is_worker_process: bool,
 ) -> tuple[tuple[int, int], Replay]:
-    """Replay one run under one seed in a worker process."""
+    """Replay one run under one seed."""
+    if is_worker_process:
+        # Ctrl-C reaches every process of a terminal; the parent reports it and ends the workers.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     warm_engine(settings.engine)
     seed = settings.seeds[task[1]]
     return task, replay_run(run, profile, seed=seed, horizon_s=settings.horizon_s, engine=settings.engine)
@@ -225,6 +243,19 @@ def _largest_first(runs: Sequence[MeasuredRun]) -> list[int]:
         return 0.0 if run.traffic is None else run.traffic.offered_rps * run.total_time_s
 
     return sorted(range(len(runs)), key=num_requests, reverse=True)
+
+
+def _check_size(run: MeasuredRun, traffic: Traffic, horizon_s: float) -> None:
+    """Raise InputError when the requests would not fit the memory of an ordinary machine."""
+    expected = traffic.offered_rps * horizon_s
+    if expected > MAX_REQUESTS:
+        raise InputError(
+            f"a simulation can have {MAX_REQUESTS:,} requests at most. About {expected:.3g} are expected in "
+            f"{horizon_s:g} s of run {run.run_id}.",
+            field="horizon_s",
+            value=horizon_s,
+            hint="give a shorter horizon",
+        )
 
 
 def _shipped_profile(model: str) -> PerformanceProfile:
