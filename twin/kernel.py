@@ -1,9 +1,8 @@
 """The fast engine: the rules of twin/semantics.md compiled with Numba over flat arrays.
 
-Per-request state that every step touches lives in an array indexed by position in the running list, so that the loops
-of a step read memory in order; requests that simply decode are advanced without branches. Waiting requests form one
-linked list in queue order plus a FIFO per adapter: when all slots are taken, the next admissible request is the
-earliest head among the FIFOs of the batch's adapters, so that no step scans the queue.
+What a step costs does not grow with the batch or the queue, but with what happens in it: requests that simply decode
+are advanced all at once (twin/kernel_batch.py), the next admissible request is known without a look through the queue
+(twin/kernel_queue.py), and a step that would be decided like the one before is not decided again.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from twin import (
     kernel_account,
+    kernel_batch,
     kernel_compile,
     kernel_queue,
     kernel_results,
@@ -28,25 +28,18 @@ from twin import (
 )
 from twin.errors import TwinError
 from twin.kernel_account import account, take_sample, write_log
+from twin.kernel_batch import end_last_steady
 from twin.kernel_compile import compiled, compiled_entry
-from twin.kernel_queue import push_back
-from twin.kernel_results import apply_results
-from twin.kernel_schedule import schedule
+from twin.kernel_results import apply_results, gap_bin
+from twin.kernel_schedule import arrive, is_settled, repeat_step, schedule
 from twin.kernel_state import (
-    ARRIVAL_NS,
-    AT_COMPUTED,
-    AT_LAST_TOKEN_NS,
-    AT_REQUEST,
-    AT_TOTAL,
-    LAST_TOKEN_NS,
     NUM_RUNNING,
+    NUM_STEADY,
     NUM_STEPS,
-    NUM_TOKENS,
     NUM_WAITING,
     STATUS,
     STATUS_LOG_FULL,
     STATUS_STALLED,
-    STEADY_PREFIX,
     STEP_ADAPTERS,
     STEP_CONTEXT,
     STEP_LOAD_NS,
@@ -56,60 +49,71 @@ from twin.kernel_state import (
     STEP_PREFILLS,
     STEP_REQUESTS,
     STEP_TOKENS,
+    Array,
     Settings,
     State,
     make_settings,
     make_state,
-    make_trace,
 )
+from twin.kernel_trace import make_trace
 from twin.replica import ReplicaInputs, ReplicaTrace
 
 _compiled_step_time_ms = compiled(step_time.step_time_ms)
 
 
 @compiled
+def _duration_ns(s: Settings, coefficients: NDArray[np.float64], c: Array) -> int:
+    """Return how long the step takes."""
+    milliseconds = _compiled_step_time_ms(
+        coefficients,
+        c[STEP_TOKENS],
+        c[STEP_REQUESTS],
+        c[STEP_CONTEXT],
+        c[STEP_ADAPTERS],
+        c[STEP_PREFILLS],
+        c[STEP_PREFILL_TOKENS],
+        c[STEP_PREFILL_CONTEXT],
+        c[STEP_PREFILL_ATTENTION],
+        c[NUM_WAITING],
+        s.num_slots,
+        s.max_lora_rank,
+    )
+    return int(np.floor(milliseconds * 1e6 + 0.5)) + int(c[STEP_LOAD_NS])
+
+
+@compiled
 def _run(s: Settings, coefficients: NDArray[np.float64], state: State) -> None:
     """Run the loop of twin/semantics.md until the horizon; results are written into the arrays."""
-    requests, batch, adapters, c = state.requests, state.batch, state.adapters, state.counters
-    num_requests = requests.shape[1]
+    arrivals, requests, adapters, decodes, c = (
+        state.arrivals,
+        state.requests,
+        state.adapters,
+        state.decodes,
+        state.counters,
+    )
     keep_log = len(state.log_steps) > 0
     # Typed starts: a plain 0 would be a literal type, for which Numba compiles every function called with it once more.
     now = int(np.int64(0))
     arrived = int(np.int64(0))
-    next_sample = int(np.int64(0))
+    step_bin = int(np.int64(0))
     while True:
-        while arrived < num_requests and requests[ARRIVAL_NS, arrived] <= now:
-            push_back(requests, adapters, c, arrived)
+        while arrived < len(arrivals) and arrivals[arrived] <= now:
+            arrive(s, requests, adapters, c, arrived)
             arrived += 1
         if now >= s.horizon_ns:
             break
         if c[NUM_RUNNING] == 0 and c[NUM_WAITING] == 0:
-            if arrived >= num_requests:
+            if arrived >= len(arrivals):
                 break
-            now = min(requests[ARRIVAL_NS, arrived], s.horizon_ns)
+            now = min(arrivals[arrived], s.horizon_ns)
             continue
-        if s.sample_interval_ns > 0 and now >= next_sample:
-            take_sample(s, c, state.samples, now)
-            next_sample = (now // s.sample_interval_ns + 1) * s.sample_interval_ns
-        schedule(s, state, now, c[NUM_STEPS])
-        if c[STEP_TOKENS] == 0:
-            c[STATUS] = STATUS_STALLED
-            break
-        milliseconds = _compiled_step_time_ms(
-            coefficients,
-            c[STEP_TOKENS],
-            c[STEP_REQUESTS],
-            c[STEP_CONTEXT],
-            c[STEP_ADAPTERS],
-            c[STEP_PREFILLS],
-            c[STEP_PREFILL_TOKENS],
-            c[STEP_PREFILL_CONTEXT],
-            c[STEP_PREFILL_ATTENTION],
-            c[NUM_WAITING],
-            s.num_slots,
-            s.max_lora_rank,
-        )
-        duration = int(np.floor(milliseconds * 1e6 + 0.5)) + c[STEP_LOAD_NS]
+        take_sample(s, c, state.samples, now)
+        if not (is_settled(s, c) and repeat_step(decodes, c)):
+            schedule(s, requests, adapters, decodes, state.orders, c, now, c[NUM_STEPS])
+            if c[STEP_TOKENS] == 0:
+                c[STATUS] = STATUS_STALLED
+                break
+        duration = _duration_ns(s, coefficients, c)
         if keep_log and not write_log(state, now, duration):
             c[STATUS] = STATUS_LOG_FULL
             break
@@ -117,13 +121,12 @@ def _run(s: Settings, coefficients: NDArray[np.float64], state: State) -> None:
         end = now + duration
         if end > s.horizon_ns:
             break
-        apply_results(s, state, now, end)
+        if not state.bin_edges[step_bin] <= duration < state.bin_edges[step_bin + 1]:
+            step_bin = gap_bin(duration)
+        apply_results(s, requests, adapters, decodes, state.gaps, c, now, end, step_bin)
         now = end
-    for k in range(c[NUM_RUNNING]):
-        is_implied = k < c[STEADY_PREFIX]
-        r = batch[AT_REQUEST, k]
-        requests[NUM_TOKENS, r] = batch[AT_COMPUTED, k] + 1 if is_implied else batch[AT_TOTAL, k]
-        requests[LAST_TOKEN_NS, r] = now if is_implied else batch[AT_LAST_TOKEN_NS, k]
+    while c[NUM_STEADY] > 0:
+        end_last_steady(s, requests, decodes, c, now)
 
 
 def _cached_entry(fingerprint: int) -> Callable[[Settings, NDArray[np.float64], State], None]:
@@ -149,6 +152,7 @@ def _fingerprint() -> int:
 # Also the module whose constants the compiled functions contain.
 COMPILED_MODULES = (
     kernel_account,
+    kernel_batch,
     kernel_compile,
     kernel_queue,
     kernel_results,

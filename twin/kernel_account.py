@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from twin.kernel_compile import compiled
 from twin.kernel_state import (
-    AT_REQUEST,
-    AT_TOKENS,
     BLOCKS_INTEGRAL,
     BUSY_NS,
     FINISHED_REQUESTS,
@@ -23,16 +21,17 @@ from twin.kernel_state import (
     LOG_START,
     LOG_WAITING_END,
     NEXT,
+    NEXT_SAMPLE_NS,
     NUM_PREEMPTIONS,
     NUM_RUNNING,
     NUM_SAMPLES,
-    NUM_STEADY,
     NUM_STEPS,
     NUM_WAITING,
     PEAK_BLOCKS,
     PEAK_RUNNING,
     PEAK_WAITING,
     QUEUE_HEAD,
+    RUNNING_HEAD,
     RUNNING_INTEGRAL,
     RUNNING_OVERFLOWS,
     SCHEDULED_TOKENS,
@@ -40,6 +39,7 @@ from twin.kernel_state import (
     STEP_GPU_LOADS,
     STEP_LOAD_NS,
     STEP_PREEMPTIONS,
+    STEP_SHARE,
     STEP_TOKENS,
     WAITING_INTEGRAL,
     Array,
@@ -51,7 +51,7 @@ from twin.kernel_state import (
 @compiled
 def write_log(state: State, now: int, duration: int) -> bool:
     """Append the step; False when a buffer is full."""
-    batch, c = state.batch, state.counters
+    requests, c = state.requests, state.counters
     i = c[NUM_STEPS]
     if i >= len(state.log_steps):
         return False
@@ -59,15 +59,17 @@ def write_log(state: State, now: int, duration: int) -> bool:
     waiting_end = state.log_steps[i - 1, LOG_WAITING_END] if i > 0 else 0
     if running_end + c[NUM_RUNNING] > len(state.log_running) or waiting_end + c[NUM_WAITING] > len(state.log_waiting):
         return False
-    for k in range(c[NUM_RUNNING]):
-        state.log_running[running_end, 0] = batch[AT_REQUEST, k]
-        state.log_running[running_end, 1] = 1 if k < c[NUM_STEADY] else batch[AT_TOKENS, k]
+    r = c[RUNNING_HEAD]
+    while r >= 0:
+        state.log_running[running_end, 0] = r
+        state.log_running[running_end, 1] = requests[r, STEP_SHARE]
         running_end += 1
+        r = requests[r, NEXT]
     r = c[QUEUE_HEAD]
     while r >= 0:
         state.log_waiting[waiting_end] = r
         waiting_end += 1
-        r = state.requests[NEXT, r]
+        r = requests[r, NEXT]
     row = state.log_steps[i]
     row[LOG_START] = now
     row[LOG_DURATION] = duration
@@ -110,7 +112,10 @@ def account(s: Settings, c: Array, now: int, duration: int) -> None:
 
 @compiled
 def take_sample(s: Settings, c: Array, samples: Array, now: int) -> None:
-    """Write the state into the next row of the time series (columns: twin.replica.SAMPLE_COLUMNS)."""
+    """Write the state into the next row of the time series if one is due (columns: twin.replica.SAMPLE_COLUMNS)."""
+    if s.sample_interval_ns == 0 or now < c[NEXT_SAMPLE_NS]:
+        return
+    c[NEXT_SAMPLE_NS] = (now // s.sample_interval_ns + 1) * s.sample_interval_ns
     row = samples[c[NUM_SAMPLES]]
     row[0] = now
     row[1] = c[NUM_RUNNING]

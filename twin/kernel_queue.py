@@ -1,4 +1,8 @@
-"""The fast engine's waiting queue, the adapters of its batch, and its two LRU caches of adapters (compiled)."""
+"""The fast engine's waiting queue, the adapters of its batch, and its two LRU caches of adapters (compiled).
+
+Waiting requests form one list in queue order plus a FIFO per adapter: when all slots are taken, the next admissible
+request is the earliest head among the FIFOs of the batch's adapters, so that no step scans the queue.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ from twin.kernel_compile import compiled
 from twin.kernel_state import (
     ACTIVE,
     ACTIVE_AT,
+    ACTIVE_KEY,
     ADAPTER_NEXT,
     BACK_KEY,
     CPU_LIST,
@@ -17,6 +22,7 @@ from twin.kernel_state import (
     GPU_LOAD_NS,
     GPU_LOADS_OF,
     NEXT,
+    NO_KEY,
     NUM_DISTINCT,
     NUM_IN_CPU,
     NUM_IN_SLOTS,
@@ -38,77 +44,102 @@ from twin.kernel_state import (
 
 
 @compiled
+def _note_head(requests: Array, adapters: Array, a: int) -> None:
+    """Keep the key of the first that waits for `a` at hand if `a` is in the batch."""
+    if adapters[RUNNING_OF, a] > 0 and a < adapters.shape[1] - 1:
+        head = adapters[FIFO_HEAD, a]
+        adapters[ACTIVE_KEY, adapters[ACTIVE_AT, a]] = requests[head, QUEUE_KEY] if head >= 0 else NO_KEY
+
+
+@compiled
+def append(requests: Array, c: Array, ends: int, r: int) -> None:
+    """Put `r` at the end of the list whose first and last request are the counters `ends` and `ends + 1`."""
+    last = c[ends + 1]
+    requests[r, PREVIOUS] = last
+    requests[r, NEXT] = -1
+    if last >= 0:
+        requests[last, NEXT] = r
+    else:
+        c[ends] = r
+    c[ends + 1] = r
+
+
+@compiled
+def unlink(requests: Array, c: Array, ends: int, r: int) -> None:
+    """Take `r` out of the list whose first and last request are the counters `ends` and `ends + 1`."""
+    before, after = requests[r, PREVIOUS], requests[r, NEXT]
+    if before >= 0:
+        requests[before, NEXT] = after
+    else:
+        c[ends] = after
+    if after >= 0:
+        requests[after, PREVIOUS] = before
+    else:
+        c[ends + 1] = before
+
+
+@compiled
 def push_back(requests: Array, adapters: Array, c: Array, r: int) -> None:
     """Append request `r` to the queue and to its adapter's FIFO."""
-    requests[QUEUE_KEY, r] = c[BACK_KEY]
+    requests[r, QUEUE_KEY] = c[BACK_KEY]
     c[BACK_KEY] += 1
-    tail = c[QUEUE_TAIL]
-    requests[PREVIOUS, r] = tail
-    requests[NEXT, r] = -1
-    if tail >= 0:
-        requests[NEXT, tail] = r
-    else:
-        c[QUEUE_HEAD] = r
-    c[QUEUE_TAIL] = r
-    a = requests[REQUEST_ADAPTER, r]
-    requests[ADAPTER_NEXT, r] = -1
+    append(requests, c, QUEUE_HEAD, r)
+    a = requests[r, REQUEST_ADAPTER]
+    requests[r, ADAPTER_NEXT] = -1
     if adapters[FIFO_TAIL, a] >= 0:
-        requests[ADAPTER_NEXT, adapters[FIFO_TAIL, a]] = r
+        requests[adapters[FIFO_TAIL, a], ADAPTER_NEXT] = r
+        adapters[FIFO_TAIL, a] = r
     else:
         adapters[FIFO_HEAD, a] = r
-    adapters[FIFO_TAIL, a] = r
+        adapters[FIFO_TAIL, a] = r
+        _note_head(requests, adapters, a)
     c[NUM_WAITING] += 1
 
 
 @compiled
 def push_front(requests: Array, adapters: Array, c: Array, r: int) -> None:
     """Put a preempted request at the head of the queue and of its adapter's FIFO."""
-    requests[QUEUE_KEY, r] = c[FRONT_KEY]
+    requests[r, QUEUE_KEY] = c[FRONT_KEY]
     c[FRONT_KEY] -= 1
     head = c[QUEUE_HEAD]
-    requests[NEXT, r] = head
-    requests[PREVIOUS, r] = -1
+    requests[r, NEXT] = head
+    requests[r, PREVIOUS] = -1
     if head >= 0:
-        requests[PREVIOUS, head] = r
+        requests[head, PREVIOUS] = r
     else:
         c[QUEUE_TAIL] = r
     c[QUEUE_HEAD] = r
-    a = requests[REQUEST_ADAPTER, r]
-    requests[ADAPTER_NEXT, r] = adapters[FIFO_HEAD, a]
+    a = requests[r, REQUEST_ADAPTER]
+    requests[r, ADAPTER_NEXT] = adapters[FIFO_HEAD, a]
     adapters[FIFO_HEAD, a] = r
     if adapters[FIFO_TAIL, a] < 0:
         adapters[FIFO_TAIL, a] = r
+    _note_head(requests, adapters, a)
     c[NUM_WAITING] += 1
 
 
 @compiled
 def remove_waiting(requests: Array, adapters: Array, c: Array, r: int) -> None:
     """Take `r`, the head of its adapter's FIFO, out of the queue."""
-    before, after = requests[PREVIOUS, r], requests[NEXT, r]
-    if before >= 0:
-        requests[NEXT, before] = after
-    else:
-        c[QUEUE_HEAD] = after
-    if after >= 0:
-        requests[PREVIOUS, after] = before
-    else:
-        c[QUEUE_TAIL] = before
-    a = requests[REQUEST_ADAPTER, r]
-    adapters[FIFO_HEAD, a] = requests[ADAPTER_NEXT, r]
+    unlink(requests, c, QUEUE_HEAD, r)
+    a = requests[r, REQUEST_ADAPTER]
+    adapters[FIFO_HEAD, a] = requests[r, ADAPTER_NEXT]
     if adapters[FIFO_HEAD, a] < 0:
         adapters[FIFO_TAIL, a] = -1
+    _note_head(requests, adapters, a)
     c[NUM_WAITING] -= 1
 
 
 @compiled
-def join_adapter(adapters: Array, c: Array, a: int) -> None:
+def join_adapter(requests: Array, adapters: Array, c: Array, a: int) -> None:
     """Count one more running request of `a` (the last column is the base model, which is no adapter)."""
-    if adapters[RUNNING_OF, a] == 0 and a < adapters.shape[1] - 1:
+    adapters[RUNNING_OF, a] += 1
+    if adapters[RUNNING_OF, a] == 1 and a < adapters.shape[1] - 1:
         adapters[ACTIVE, c[NUM_DISTINCT]] = a
         adapters[ACTIVE_AT, a] = c[NUM_DISTINCT]
         c[NUM_DISTINCT] += 1
         c[SET_CHANGED] = 1
-    adapters[RUNNING_OF, a] += 1
+        _note_head(requests, adapters, a)
 
 
 @compiled
@@ -119,6 +150,7 @@ def leave_adapter(adapters: Array, c: Array, a: int) -> None:
         c[NUM_DISTINCT] -= 1
         moved, position = adapters[ACTIVE, c[NUM_DISTINCT]], adapters[ACTIVE_AT, a]
         adapters[ACTIVE, position] = moved
+        adapters[ACTIVE_KEY, position] = adapters[ACTIVE_KEY, c[NUM_DISTINCT]]
         adapters[ACTIVE_AT, moved] = position
         c[SET_CHANGED] = 1
 

@@ -1,52 +1,50 @@
 """The fast engine's decision of one step: tokens per request, preemptions, admissions, adapter loads (compiled).
 
-The rules are those of twin/semantics.md, "Schedule" and "Adapter loads".
+The rules are those of twin/semantics.md, "Schedule" and "Adapter loads". A step that would be decided like the one
+before is not decided again: see `is_settled`.
 """
 
 from __future__ import annotations
 
-import numpy as np
-
+from twin.kernel_batch import append_running, end_last_steady, preempt_last
 from twin.kernel_compile import compiled
-from twin.kernel_queue import join_adapter, leave_adapter, push_front, remove_waiting, visit_adapter
+from twin.kernel_queue import join_adapter, push_back, remove_waiting, visit_adapter
 from twin.kernel_state import (
     ACTIVE,
+    ACTIVE_KEY,
+    ADMISSION,
+    ADMISSION_CLOSED,
+    ADMISSION_CLOSED_TO_QUEUE,
+    ADMISSION_OPEN,
     ALL_SCHEDULED,
-    AT_ADAPTER,
-    AT_CAPACITY,
-    AT_COMPUTED,
-    AT_FINISH,
-    AT_LAST_TOKEN_NS,
-    AT_PROMPT,
-    AT_REQUEST,
-    AT_TOKENS,
-    AT_TOTAL,
+    BLOCK_PHASE,
     BUDGET,
+    COMPUTED,
     FIFO_HEAD,
-    FINISH_TOKENS,
+    FIRST_OTHER,
     FIRST_SCHEDULED_NS,
     FREE_BLOCKS,
-    LAST_TOKEN_NS,
+    NEXT,
+    NO_KEY,
     NUM_DISTINCT,
     NUM_RUNNING,
     NUM_STEADY,
     NUM_TOKENS,
     NUM_WAITING,
-    PREEMPTIONS,
     PROMPT,
     QUEUE_HEAD,
     QUEUE_KEY,
     REQUEST_ADAPTER,
+    RUNNING_HEAD,
     RUNNING_OF,
+    RUNNING_TAIL,
     SET_CHANGED,
     SET_TABLE_LIMITS,
     SLOT_LIST,
     STAMP,
-    STEADY_PREFIX,
+    STEADY_CONTEXT,
     STEP_ADAPTERS,
     STEP_CONTEXT,
-    STEP_DISK_LOADS,
-    STEP_GPU_LOADS,
     STEP_LOAD_NS,
     STEP_PREEMPTIONS,
     STEP_PREFILL_ATTENTION,
@@ -54,64 +52,13 @@ from twin.kernel_state import (
     STEP_PREFILL_TOKENS,
     STEP_PREFILLS,
     STEP_REQUESTS,
+    STEP_SHARE,
     STEP_TOKENS,
     VISITED,
     Array,
+    Decodes,
     Settings,
-    State,
 )
-
-
-@compiled
-def _preempt_last(s: Settings, requests: Array, batch: Array, adapters: Array, c: Array, now: int) -> None:
-    """Take the last running request out of the batch: free its blocks, recompute it later."""
-    k = c[NUM_RUNNING] - 1
-    r = batch[AT_REQUEST, k]
-    is_steady = k < c[STEADY_PREFIX]
-    c[NUM_RUNNING] = k
-    c[FREE_BLOCKS] += batch[AT_CAPACITY, k] // s.block_size
-    requests[NUM_TOKENS, r] = batch[AT_COMPUTED, k] + 1 if is_steady else batch[AT_TOTAL, k]
-    requests[LAST_TOKEN_NS, r] = now if is_steady else batch[AT_LAST_TOKEN_NS, k]
-    requests[PREEMPTIONS, r] += 1
-    c[STEP_PREEMPTIONS] += 1
-    leave_adapter(adapters, c, batch[AT_ADAPTER, k])
-    push_front(requests, adapters, c, r)
-
-
-@compiled
-def _schedule_steady(s: Settings, requests: Array, batch: Array, adapters: Array, c: Array, now: int) -> None:
-    """Give the first running requests, all decoding, their one token each; preempt from the tail when blocks run out.
-
-    The common case of `_schedule_running` without its branches. Preempting until the blocks suffice for all that remain
-    takes the same victims as meeting one shortage after the other in list order. Where the budget does not suffice,
-    the values that are implied for these positions are written out: the general case treats them like all others.
-    """
-    num_steady = c[STEADY_PREFIX]
-    if num_steady > s.max_num_batched_tokens:
-        for k in range(num_steady):
-            batch[AT_TOTAL, k] = batch[AT_COMPUTED, k] + 1
-            batch[AT_LAST_TOKEN_NS, k] = now
-        num_steady = 0
-    context = 0
-    missing = 0
-    # Unsigned positions spare the loops Numba's check for negative indices.
-    for k in range(np.uint64(num_steady)):
-        context += batch[AT_COMPUTED, k]
-        missing += batch[AT_COMPUTED, k] >= batch[AT_CAPACITY, k]
-    while missing > c[FREE_BLOCKS]:
-        last = c[NUM_RUNNING] - 1
-        if last < num_steady:
-            num_steady = last
-            context -= batch[AT_COMPUTED, last]
-            missing -= batch[AT_COMPUTED, last] >= batch[AT_CAPACITY, last]
-        _preempt_last(s, requests, batch, adapters, c, now)
-    if missing > 0:
-        for k in range(np.uint64(num_steady)):
-            batch[AT_CAPACITY, k] += s.block_size * (batch[AT_COMPUTED, k] >= batch[AT_CAPACITY, k])
-        c[FREE_BLOCKS] -= missing
-    c[STEADY_PREFIX] = num_steady
-    c[NUM_STEADY] = num_steady
-    c[STEP_CONTEXT] = context
 
 
 @compiled
@@ -124,70 +71,96 @@ def _count_prefill(c: Array, n: int, computed: int) -> None:
 
 
 @compiled
-def _schedule_running(
-    s: Settings, threshold: int, requests: Array, batch: Array, adapters: Array, c: Array, now: int
-) -> None:
-    """Give tokens to running requests in list order; preempt from the tail when blocks run out."""
-    _schedule_steady(s, requests, batch, adapters, c, now)
-    cap = s.max_model_len - 1 if s.keep_last_token_free else s.max_model_len
-    k = c[NUM_STEADY]
-    budget = s.max_num_batched_tokens - k
-    num_tokens, num_requests, context = k, k, c[STEP_CONTEXT]
-    all_scheduled = True
-    for count in range(STEP_PREFILLS, STEP_PREFILL_ATTENTION + 1):
+def _serve_steady(decodes: Decodes, c: Array) -> None:
+    """Allocate the blocks that the steady requests need, and set the step's counts to theirs."""
+    c[FREE_BLOCKS] -= decodes.crossings[c[BLOCK_PHASE]]
+    c[STEP_TOKENS] = c[NUM_STEADY]
+    c[STEP_REQUESTS] = c[NUM_STEADY]
+    c[STEP_CONTEXT] = c[STEADY_CONTEXT]
+    c[STEP_ADAPTERS] = c[NUM_DISTINCT]
+    for count in range(STEP_PREFILLS, STEP_LOAD_NS + 1):
         c[count] = 0
-    while k < c[NUM_RUNNING] and budget > 0:
-        computed = batch[AT_COMPUTED, k]
-        total = batch[AT_TOTAL, k]
-        n = total - computed
-        if 0 < threshold < n:
-            n = threshold
-        n = min(n, budget, cap - computed)
-        if n <= 0:
-            batch[AT_TOKENS, k] = 0
-            all_scheduled = False
-            k += 1
-            continue
-        if computed + n > batch[AT_CAPACITY, k]:
-            missing = (computed + n + s.block_size - 1) // s.block_size - batch[AT_CAPACITY, k] // s.block_size
-            while missing > c[FREE_BLOCKS] and c[NUM_RUNNING] > k:
-                _preempt_last(s, requests, batch, adapters, c, now)
-            if c[NUM_RUNNING] == k:
-                break
-            c[FREE_BLOCKS] -= missing
-            batch[AT_CAPACITY, k] += missing * s.block_size
-        batch[AT_TOKENS, k] = n
-        budget -= n
-        num_tokens += n
-        num_requests += 1
-        context += computed
-        if n > 1 or total == batch[AT_PROMPT, k]:
-            _count_prefill(c, n, computed)
-        k += 1
-    if k < c[NUM_RUNNING]:
-        all_scheduled = False
-        for unscheduled in range(k, c[NUM_RUNNING]):
-            batch[AT_TOKENS, unscheduled] = 0
-    c[BUDGET] = budget
-    c[STEP_TOKENS] = num_tokens
-    c[STEP_REQUESTS] = num_requests
-    c[STEP_CONTEXT] = context
-    c[ALL_SCHEDULED] = 1 if all_scheduled else 0
 
 
 @compiled
-def _collect_adapters(batch: Array, adapters: Array, c: Array, step: int) -> None:
+def repeat_step(decodes: Decodes, c: Array) -> bool:
+    """Decide a step in which only the steady requests take part; False if there are too few blocks for it."""
+    if decodes.crossings[c[BLOCK_PHASE]] > c[FREE_BLOCKS]:
+        return False
+    _serve_steady(decodes, c)
+    c[STEP_PREEMPTIONS] = 0
+    return True
+
+
+@compiled
+def _make_room(s: Settings, requests: Array, adapters: Array, decodes: Decodes, c: Array, now: int) -> None:
+    """Make the steady requests so few that budget and blocks suffice for one token of each.
+
+    Preempting from the tail until the blocks suffice for all that remain takes the same victims as meeting one
+    shortage after the other in list order.
+    """
+    while c[NUM_STEADY] > s.max_num_batched_tokens:
+        end_last_steady(s, requests, decodes, c, now)
+    while decodes.crossings[c[BLOCK_PHASE]] > c[FREE_BLOCKS]:
+        preempt_last(s, requests, adapters, decodes, c, now)
+
+
+@compiled
+def _share(s: Settings, threshold: int, requests: Array, c: Array, r: int) -> int:
+    """Return how many tokens running request `r` would get, blocks aside; 0 or less: none."""
+    n = requests[r, NUM_TOKENS] - requests[r, COMPUTED]
+    if 0 < threshold < n:
+        n = threshold
+    cap = s.max_model_len - 1 if s.keep_last_token_free else s.max_model_len
+    return int(min(n, c[BUDGET], cap - requests[r, COMPUTED]))
+
+
+@compiled
+def _schedule_others(
+    s: Settings, threshold: int, requests: Array, adapters: Array, decodes: Decodes, c: Array, now: int
+) -> None:
+    """Give tokens to the running requests that are not steady, in list order; preempt from the tail."""
+    r = c[FIRST_OTHER]
+    while r >= 0:
+        n = _share(s, threshold, requests, c, r)
+        if n <= 0:
+            requests[r, STEP_SHARE] = 0
+            c[ALL_SCHEDULED] = 0
+            r = requests[r, NEXT]
+            continue
+        computed = requests[r, COMPUTED]
+        missing = (computed + n + s.block_size - 1) // s.block_size - (computed + s.block_size - 1) // s.block_size
+        while missing > c[FREE_BLOCKS]:
+            last = c[RUNNING_TAIL]
+            preempt_last(s, requests, adapters, decodes, c, now)
+            if last == r:
+                return
+        c[FREE_BLOCKS] -= missing
+        requests[r, STEP_SHARE] = n
+        c[BUDGET] -= n
+        c[STEP_TOKENS] += n
+        c[STEP_REQUESTS] += 1
+        c[STEP_CONTEXT] += computed
+        if n > 1 or requests[r, NUM_TOKENS] == requests[r, PROMPT]:
+            _count_prefill(c, n, computed)
+        r = requests[r, NEXT]
+
+
+@compiled
+def _collect_adapters(requests: Array, adapters: Array, c: Array, step: int) -> None:
     """Count the distinct adapters of the scheduled running requests; stamp them if some running request was not."""
     if c[ALL_SCHEDULED] == 1:
         c[STEP_ADAPTERS] = c[NUM_DISTINCT]
         return
     distinct = 0
     num_adapters = adapters.shape[1] - 1
-    for k in range(c[NUM_RUNNING]):
-        a = batch[AT_ADAPTER, k]
-        if (k < c[NUM_STEADY] or batch[AT_TOKENS, k] > 0) and a < num_adapters and adapters[STAMP, a] != step:
+    r = c[RUNNING_HEAD]
+    while r >= 0:
+        a = requests[r, REQUEST_ADAPTER]
+        if requests[r, STEP_SHARE] > 0 and a < num_adapters and adapters[STAMP, a] != step:
             adapters[STAMP, a] = step
             distinct += 1
+        r = requests[r, NEXT]
     c[STEP_ADAPTERS] = distinct
     c[SET_CHANGED] = 1
 
@@ -203,68 +176,58 @@ def _is_member(adapters: Array, c: Array, a: int, step: int) -> bool:
 @compiled
 def _first_admissible(s: Settings, requests: Array, adapters: Array, c: Array, step: int) -> int:
     """Return the first waiting request whose adapter may join the batch, or -1."""
-    if s.num_slots == 0 or c[STEP_ADAPTERS] < s.num_slots:
+    if s.num_slots == 0 or c[STEP_ADAPTERS] < s.num_slots or c[NUM_WAITING] == 0:
         return int(c[QUEUE_HEAD])
-    best = adapters[FIFO_HEAD, adapters.shape[1] - 1]
+    # Requests for the base model need no slot.
+    best = adapters.shape[1] - 1
+    best_key = requests[adapters[FIFO_HEAD, best], QUEUE_KEY] if adapters[FIFO_HEAD, best] >= 0 else NO_KEY
     for i in range(c[NUM_DISTINCT]):
-        a = adapters[ACTIVE, i]
-        r = adapters[FIFO_HEAD, a]
-        if (
-            r >= 0
-            and _is_member(adapters, c, a, step)
-            and (best < 0 or requests[QUEUE_KEY, r] < requests[QUEUE_KEY, best])
-        ):
-            best = r
-    return int(best)
+        if adapters[ACTIVE_KEY, i] < best_key and _is_member(adapters, c, adapters[ACTIVE, i], step):
+            best = adapters[ACTIVE, i]
+            best_key = adapters[ACTIVE_KEY, i]
+    return int(adapters[FIFO_HEAD, best])
 
 
 @compiled
-def _admit(
-    s: Settings, requests: Array, batch: Array, adapters: Array, c: Array, r: int, n: int, now: int, step: int
-) -> None:
+def _admit(s: Settings, requests: Array, adapters: Array, c: Array, r: int, n: int, now: int, step: int) -> None:
     """Move waiting request `r` to the tail of running with `n` tokens."""
-    num_adapters = adapters.shape[1] - 1
-    blocks = (n + s.block_size - 1) // s.block_size
-    c[FREE_BLOCKS] -= blocks
+    c[FREE_BLOCKS] -= (n + s.block_size - 1) // s.block_size
     remove_waiting(requests, adapters, c, r)
-    a = requests[REQUEST_ADAPTER, r]
-    if a < num_adapters:
+    a = requests[r, REQUEST_ADAPTER]
+    if a < adapters.shape[1] - 1:
         if not _is_member(adapters, c, a, step):
             c[STEP_ADAPTERS] += 1
         adapters[STAMP, a] = step
         if s.keeps_all_adapters and adapters[SLOT_LIST, a] < 0:
             visit_adapter(s, adapters, c, a)
-    join_adapter(adapters, c, a)
-    k = c[NUM_RUNNING]
-    c[NUM_RUNNING] = k + 1
-    batch[AT_REQUEST, k] = r
-    batch[AT_TOKENS, k] = n
-    batch[AT_COMPUTED, k] = 0
-    batch[AT_TOTAL, k] = requests[NUM_TOKENS, r]
-    batch[AT_PROMPT, k] = requests[PROMPT, r]
-    batch[AT_CAPACITY, k] = blocks * s.block_size
-    batch[AT_FINISH, k] = requests[FINISH_TOKENS, r]
-    batch[AT_ADAPTER, k] = a
-    batch[AT_LAST_TOKEN_NS, k] = requests[LAST_TOKEN_NS, r]
-    if requests[FIRST_SCHEDULED_NS, r] < 0:
-        requests[FIRST_SCHEDULED_NS, r] = now
+    join_adapter(requests, adapters, c, a)
+    append_running(requests, c, r)
+    requests[r, STEP_SHARE] = n
+    requests[r, COMPUTED] = 0
+    if requests[r, FIRST_SCHEDULED_NS] < 0:
+        requests[r, FIRST_SCHEDULED_NS] = now
     c[BUDGET] -= n
     c[STEP_TOKENS] += n
     c[STEP_REQUESTS] += 1
-    if n > 1 or requests[NUM_TOKENS, r] == requests[PROMPT, r]:
+    if n > 1 or requests[r, NUM_TOKENS] == requests[r, PROMPT]:
         _count_prefill(c, n, 0)
 
 
 @compiled
 def _schedule_waiting(
-    s: Settings, threshold: int, requests: Array, batch: Array, adapters: Array, c: Array, now: int, step: int
+    s: Settings, threshold: int, requests: Array, adapters: Array, c: Array, now: int, step: int
 ) -> None:
     """Admit waiting requests in queue order; those whose adapter finds no slot keep their place."""
-    while c[BUDGET] > 0 and c[NUM_WAITING] > 0 and c[NUM_RUNNING] < s.max_num_seqs:
+    c[ADMISSION] = ADMISSION_OPEN
+    while c[BUDGET] > 0:
+        if c[NUM_WAITING] > 0 and c[NUM_RUNNING] >= s.max_num_seqs:
+            c[ADMISSION] = ADMISSION_CLOSED
+            break
         r = _first_admissible(s, requests, adapters, c, step)
         if r < 0:
+            c[ADMISSION] = ADMISSION_CLOSED_TO_QUEUE
             break
-        total = int(requests[NUM_TOKENS, r])
+        total = requests[r, NUM_TOKENS]
         n = total
         if 0 < threshold < n:
             n = threshold
@@ -274,21 +237,19 @@ def _schedule_waiting(
         if c[NUM_RUNNING] > 0:
             blocks += s.watermark_blocks
         if blocks > c[FREE_BLOCKS]:
+            c[ADMISSION] = ADMISSION_CLOSED
             break
-        _admit(s, requests, batch, adapters, c, r, n, now, step)
+        _admit(s, requests, adapters, c, r, n, now, step)
 
 
 @compiled
-def _load_adapters(s: Settings, state: State, step: int) -> None:
+def _load_adapters(s: Settings, requests: Array, adapters: Array, orders: Array, c: Array, step: int) -> None:
     """Visit the step's adapters in load order.
 
     In set order an unchanged set leaves both caches as they are. Where nothing is ever evicted, admission has loaded
     what was missing.
     """
-    batch, adapters, c = state.batch, state.adapters, state.counters
     num_adapters = adapters.shape[1] - 1
-    if s.num_slots == 0 or s.keeps_all_adapters:
-        return
     if s.load_in_set_order:
         if c[SET_CHANGED] == 0:
             return
@@ -297,34 +258,66 @@ def _load_adapters(s: Settings, state: State, step: int) -> None:
             level += 1
         row, oldest_member = (RUNNING_OF, 1) if c[ALL_SCHEDULED] == 1 else (STAMP, step)
         for i in range(num_adapters):
-            a = state.orders[level, i]
+            a = orders[level, i]
             if adapters[row, a] >= oldest_member:
                 visit_adapter(s, adapters, c, a)
         return
-    for k in range(c[NUM_RUNNING]):
-        a = batch[AT_ADAPTER, k]
-        if (k < c[NUM_STEADY] or batch[AT_TOKENS, k] > 0) and a < num_adapters and adapters[VISITED, a] != step:
+    r = c[RUNNING_HEAD]
+    while r >= 0:
+        a = requests[r, REQUEST_ADAPTER]
+        if requests[r, STEP_SHARE] > 0 and a < num_adapters and adapters[VISITED, a] != step:
             adapters[VISITED, a] = step
             visit_adapter(s, adapters, c, a)
+        r = requests[r, NEXT]
 
 
 @compiled
-def schedule(s: Settings, state: State, now: int, step: int) -> None:
+def schedule(
+    s: Settings, requests: Array, adapters: Array, decodes: Decodes, orders: Array, c: Array, now: int, step: int
+) -> None:
     """Decide one step: tokens per request, admissions, adapter loads."""
-    requests, batch, adapters, c = state.requests, state.batch, state.adapters, state.counters
-    was_partial = c[ALL_SCHEDULED] == 0
     threshold = s.threshold
     if not s.threshold_when_alone and c[NUM_RUNNING] + c[NUM_WAITING] <= 1:
         threshold = 0
+    was_partial = c[ALL_SCHEDULED] == 0
     c[STEP_PREEMPTIONS] = 0
-    c[STEP_GPU_LOADS] = 0
-    c[STEP_DISK_LOADS] = 0
-    c[STEP_LOAD_NS] = 0
-    _schedule_running(s, threshold, requests, batch, adapters, c, now)
+    if c[NUM_STEADY] > s.max_num_batched_tokens or decodes.crossings[c[BLOCK_PHASE]] > c[FREE_BLOCKS]:
+        _make_room(s, requests, adapters, decodes, c, now)
+    _serve_steady(decodes, c)
+    c[BUDGET] = s.max_num_batched_tokens - c[NUM_STEADY]
+    c[ALL_SCHEDULED] = 1
+    if c[FIRST_OTHER] >= 0:
+        _schedule_others(s, threshold, requests, adapters, decodes, c, now)
+        _collect_adapters(requests, adapters, c, step)
     if was_partial:
         c[SET_CHANGED] = 1
-    _collect_adapters(batch, adapters, c, step)
     if c[STEP_PREEMPTIONS] == 0:
-        _schedule_waiting(s, threshold, requests, batch, adapters, c, now, step)
-    _load_adapters(s, state, step)
+        _schedule_waiting(s, threshold, requests, adapters, c, now, step)
+    else:
+        c[ADMISSION] = ADMISSION_OPEN
+    if s.evicts_adapters:
+        _load_adapters(s, requests, adapters, orders, c, step)
     c[SET_CHANGED] = 0
+
+
+@compiled
+def is_settled(s: Settings, c: Array) -> bool:
+    """Return whether the next step can only serve all running requests like the last one, unless blocks run out.
+
+    All of them are steady, nobody who waits can be admitted, and visiting their adapters would leave both caches as
+    they are.
+    """
+    if c[FIRST_OTHER] >= 0 or c[NUM_STEADY] == 0 or c[ADMISSION] == ADMISSION_OPEN:
+        return False
+    return not s.evicts_adapters or c[SET_CHANGED] == 0
+
+
+@compiled
+def arrive(s: Settings, requests: Array, adapters: Array, c: Array, r: int) -> None:
+    """Let request `r` join the queue; if only those before it cannot be admitted, maybe it can."""
+    push_back(requests, adapters, c, r)
+    if c[ADMISSION] == ADMISSION_CLOSED_TO_QUEUE:
+        a = requests[r, REQUEST_ADAPTER]
+        has_free_slots = s.num_slots == 0 or c[NUM_DISTINCT] < s.num_slots
+        if has_free_slots or a == adapters.shape[1] - 1 or adapters[RUNNING_OF, a] > 0:
+            c[ADMISSION] = ADMISSION_OPEN

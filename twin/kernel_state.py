@@ -1,17 +1,25 @@
-"""The memory layout of the fast engine: which row of which array holds what, and how it starts and ends.
+"""The memory layout of the fast engine: which row of which array holds what, and how it starts.
 
-Each table is one C-contiguous array with a row per quantity: the compiled functions then pass a handful of arrays
-instead of fifty.
+Each table is one C-contiguous array with a row or a column per quantity: the compiled functions then pass a handful of
+arrays instead of fifty.
 """
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from twin.replica import ADAPTER_BIN_FACTOR, NUM_GAP_BINS, SAMPLE_COLUMNS, ReplicaInputs, ReplicaTrace, StepLog
+from twin.replica import (
+    ADAPTER_BIN_FACTOR,
+    GAP_DECADES,
+    GAP_LOWEST_NS,
+    NUM_GAP_BINS,
+    SAMPLE_COLUMNS,
+    ReplicaInputs,
+)
 
 Array = NDArray[np.int64]
 
@@ -20,46 +28,36 @@ Array = NDArray[np.int64]
 SET_TABLE_SIZES = (8, 32, 128, 512, 2048, 8192)
 SET_TABLE_LIMITS = (5, 19, 77, 307, 1229)
 
-# Rows of `requests`, int64 [., N]. NEXT and PREVIOUS link the waiting queue, ADAPTER_NEXT the FIFO of the adapter;
-# QUEUE_KEY orders the queue.
+# Columns of `requests`, int64 [N, .]: 128 bytes, two cache lines, per request. NEXT and PREVIOUS link the waiting queue
+# or the running list, whichever the request is in. While it waits, QUEUE_KEY orders the queue and ADAPTER_NEXT links
+# the FIFO of its adapter. STEP_SHARE: tokens that the step gives a running request. Of a steady one COMPUTED is
+# relative, NUM_TOKENS and LAST_TOKEN_NS are implied, and CALENDAR_NEXT and CALENDAR_PREVIOUS link those that finish
+# together (twin/kernel_batch.py).
 (
-    ARRIVAL_NS,
     REQUEST_ADAPTER,
     PROMPT,
     FINISH_TOKENS,
     NUM_TOKENS,
+    COMPUTED,
+    STEP_SHARE,
+    NEXT,
+    PREVIOUS,
+    QUEUE_KEY,
+    ADAPTER_NEXT,
+    CALENDAR_PREVIOUS,
     FIRST_SCHEDULED_NS,
     FIRST_TOKEN_NS,
     LAST_TOKEN_NS,
     FINISH_NS,
     PREEMPTIONS,
-    QUEUE_KEY,
-    NEXT,
-    PREVIOUS,
-    ADAPTER_NEXT,
-) = range(14)
-NUM_REQUEST_ROWS = 14
+) = range(16)
+CALENDAR_NEXT = ADAPTER_NEXT
+NUM_REQUEST_COLUMNS = 16
 
-# Rows of `batch`, int64 [., positions of the running list]. AT_CAPACITY: tokens that the held blocks can store. For
-# the first STEADY_PREFIX positions AT_TOTAL and AT_LAST_TOKEN_NS are implied, not stored: computed + 1, and the end
-# of the last step; for the first NUM_STEADY positions AT_TOKENS is implied to be 1.
-(
-    AT_REQUEST,
-    AT_COMPUTED,
-    AT_PROMPT,
-    AT_CAPACITY,
-    AT_FINISH,
-    AT_ADAPTER,
-    AT_TOTAL,
-    AT_LAST_TOKEN_NS,
-    AT_TOKENS,
-) = range(9)
-FIRST_IMPLIED_ROW = AT_TOTAL
-NUM_MOVED_ROWS = AT_TOKENS
-NUM_BATCH_ROWS = 9
-
-# Rows of `adapters`, int64 [., A + 1], the base model last. CPU_LIST and SLOT_LIST start two rows each: the next and
-# the previous links of a circular LRU list whose sentinel is the last column; a next link of -1 means absent.
+# Rows of `adapters`, int64 [., A + 1], the base model last. ACTIVE and ACTIVE_KEY are lists of NUM_DISTINCT entries:
+# the adapters of the running requests in no order, and the queue key of the first that waits for each (NO_KEY: none);
+# ACTIVE_AT is an adapter's position there. CPU_LIST and SLOT_LIST start two rows each: the next and the previous links
+# of a circular LRU list whose sentinel is the last column; a next link of -1 means absent.
 (
     RUNNING_OF,
     FIFO_HEAD,
@@ -67,34 +65,44 @@ NUM_BATCH_ROWS = 9
     STAMP,
     VISITED,
     ACTIVE,
+    ACTIVE_KEY,
     ACTIVE_AT,
     GPU_LOAD_NS,
     DISK_LOAD_NS,
     GPU_LOADS_OF,
     DISK_LOADS_OF,
     CPU_LIST,
-) = range(12)
+) = range(13)
 SLOT_LIST = CPU_LIST + 2
 NUM_ADAPTER_ROWS = SLOT_LIST + 2
+NO_KEY = 1 << 62
 
-# Indices into the counters: the mutable scalars of a run, int64 [NUM_COUNTERS]. STEADY_PREFIX: so many first
-# positions of the running list sampled a token in the last step; NUM_STEADY: so many of them this step serves as
-# plain decodes. An integral is its counter plus INTEGRAL_UNIT times the counter of its overflows, three further on:
-# within days a queue length times nanoseconds exceeds 64 bits.
+# Indices into the counters: the mutable scalars of a run, int64 [NUM_COUNTERS]. An integral is its counter plus
+# INTEGRAL_UNIT times the counter of its overflows, three further on: within days a queue length times nanoseconds
+# exceeds 64 bits.
 (
     FREE_BLOCKS,
     NUM_RUNNING,
+    RUNNING_HEAD,
+    RUNNING_TAIL,
+    FIRST_OTHER,
+    NUM_STEADY,
+    STEADY_CONTEXT,
+    DECODES,
+    BLOCK_PHASE,
+    FIRST_COLUMN,
+    END_COLUMN,
     NUM_WAITING,
     QUEUE_HEAD,
     QUEUE_TAIL,
     FRONT_KEY,
     BACK_KEY,
+    ADMISSION,
     NUM_DISTINCT,
     SET_CHANGED,
-    NUM_STEADY,
-    STEADY_PREFIX,
     ALL_SCHEDULED,
     BUDGET,
+    STEP_PREEMPTIONS,
     STEP_TOKENS,
     STEP_REQUESTS,
     STEP_CONTEXT,
@@ -103,7 +111,6 @@ NUM_ADAPTER_ROWS = SLOT_LIST + 2
     STEP_PREFILL_TOKENS,
     STEP_PREFILL_CONTEXT,
     STEP_PREFILL_ATTENTION,
-    STEP_PREEMPTIONS,
     STEP_GPU_LOADS,
     STEP_DISK_LOADS,
     STEP_LOAD_NS,
@@ -127,12 +134,17 @@ NUM_ADAPTER_ROWS = SLOT_LIST + 2
     FINISHED_TOKENS,
     GPU_LOADS,
     NUM_SAMPLES,
+    NEXT_SAMPLE_NS,
     STATUS,
-) = range(46)
-NUM_COUNTERS = 46
+) = range(55)
+NUM_COUNTERS = 55
 INTEGRAL_UNIT = 1 << 62
 
 STATUS_OK, STATUS_STALLED, STATUS_LOG_FULL = 0, 1, 2
+
+# What is known about admission while no running request ends: somebody who waits may have to be admitted; nobody who
+# waits or arrives can be; nobody who waits can be, but an arrival could.
+ADMISSION_OPEN, ADMISSION_CLOSED, ADMISSION_CLOSED_TO_QUEUE = 0, 1, 2
 
 # Columns of `log_steps`, int64 [steps, .]: the offsets are the ends of the step's rows in the running and the waiting
 # log.
@@ -146,7 +158,8 @@ class Settings(NamedTuple):
     """Scalars of `ReplicaInputs` that the compiled functions read.
 
     `keeps_all_adapters`: slots and CPU cache hold all adapters, so nothing is ever evicted and no LRU order matters;
-    `touches_cpu_cache`: the CPU cache cannot hold all, so its LRU order matters.
+    `evicts_adapters`: there are slots, but not for all; `touches_cpu_cache`: the CPU cache cannot hold all, so its LRU
+    order matters.
     """
 
     num_blocks: int
@@ -164,27 +177,42 @@ class Settings(NamedTuple):
     threshold_when_alone: bool
     load_in_set_order: bool
     keeps_all_adapters: bool
+    evicts_adapters: bool
     touches_cpu_cache: bool
     horizon_ns: int
     sample_interval_ns: int
 
 
+class Decodes(NamedTuple):
+    """The sums and lists over the steady requests; twin/kernel_batch.py explains them.
+
+    `calendar` is int64 [a power of two] (first request that finishes at that number of decodes, -1: none), `crossings`
+    int64 [block_size] (requests that need a block at that phase), `column_steps` int64 [columns] (steps whose duration
+    falls into that column of the adapters' histograms), `adapter_gaps` int64 [A + 1, columns], those histograms.
+    """
+
+    calendar: Array
+    crossings: Array
+    column_steps: Array
+    adapter_gaps: Array
+
+
 class State(NamedTuple):
     """All arrays of one run.
 
-    `orders` is int64 [table sizes, A] (the adapters in set order for each table size), `adapter_gaps` int64 [A + 1,
-    bins], `gaps` int64 [NUM_GAP_BINS], `finished` the positions that finish in the step, `samples` int64 [.,
-    len(SAMPLE_COLUMNS)], `log_running` int64 [., 2] (request, tokens), `log_waiting` int64 [.].
+    `arrivals` is int64 [N], `orders` int64 [table sizes, A] (the adapters in set order for each table size), `gaps`
+    int64 [NUM_GAP_BINS], `bin_edges` as `gap_bin_edges` returns them, `samples` int64 [., len(SAMPLE_COLUMNS)],
+    `log_running` int64 [., 2] (request, tokens), `log_waiting` int64 [.].
     """
 
+    arrivals: Array
     requests: Array
-    batch: Array
     adapters: Array
-    orders: Array
+    decodes: Decodes
     counters: Array
+    orders: Array
     gaps: Array
-    adapter_gaps: Array
-    finished: Array
+    bin_edges: Array
     samples: Array
     log_steps: Array
     log_running: Array
@@ -193,6 +221,8 @@ class State(NamedTuple):
 
 def make_settings(inputs: ReplicaInputs) -> Settings:
     """Return the scalars of `inputs`, each with one fixed type."""
+    num_adapters = len(inputs.gpu_load_ns)
+    keeps_all_adapters = min(inputs.num_slots, inputs.cpu_capacity) >= num_adapters
     return Settings(
         num_blocks=int(inputs.num_blocks),
         block_size=int(inputs.block_size),
@@ -208,8 +238,9 @@ def make_settings(inputs: ReplicaInputs) -> Settings:
         keep_last_token_free=bool(inputs.keep_last_token_free),
         threshold_when_alone=bool(inputs.threshold_when_alone),
         load_in_set_order=bool(inputs.load_in_set_order),
-        keeps_all_adapters=min(inputs.num_slots, inputs.cpu_capacity) >= len(inputs.gpu_load_ns),
-        touches_cpu_cache=inputs.cpu_capacity < len(inputs.gpu_load_ns),
+        keeps_all_adapters=keeps_all_adapters,
+        evicts_adapters=inputs.num_slots > 0 and not keeps_all_adapters,
+        touches_cpu_cache=inputs.cpu_capacity < num_adapters,
         horizon_ns=int(inputs.horizon_ns),
         sample_interval_ns=int(inputs.sample_interval_ns),
     )
@@ -217,22 +248,24 @@ def make_settings(inputs: ReplicaInputs) -> Settings:
 
 def make_state(inputs: ReplicaInputs, *, log_capacity: int) -> State:
     """Return the arrays of an empty replica; `log_capacity` steps can be logged (0: none)."""
-    num_requests, num_adapters = len(inputs.arrival_ns), len(inputs.gpu_load_ns)
+    num_adapters = len(inputs.gpu_load_ns)
     counters = np.zeros(NUM_COUNTERS, np.int64)
     counters[FREE_BLOCKS] = inputs.num_blocks - 1
-    counters[[QUEUE_HEAD, QUEUE_TAIL, FRONT_KEY]] = -1
+    counters[[RUNNING_HEAD, RUNNING_TAIL, FIRST_OTHER, QUEUE_HEAD, QUEUE_TAIL, FRONT_KEY]] = -1
     counters[ALL_SCHEDULED] = 1
+    counters[FIRST_COLUMN] = NUM_GAP_BINS // ADAPTER_BIN_FACTOR
     interval = inputs.sample_interval_ns
     num_samples = inputs.horizon_ns // interval + 2 if interval else 0
+    requests = _make_requests(inputs, num_adapters)
     return State(
-        requests=_make_requests(inputs, num_adapters),
-        batch=np.zeros((NUM_BATCH_ROWS, min(inputs.max_num_seqs, num_requests) + 1), np.int64),
+        arrivals=np.array(inputs.arrival_ns, np.int64),
+        requests=requests,
         adapters=_make_adapters(inputs, num_adapters),
-        orders=set_orders(inputs.adapter_hash),
+        decodes=_make_decodes(inputs, requests, num_adapters),
         counters=counters,
+        orders=set_orders(inputs.adapter_hash),
         gaps=np.zeros(NUM_GAP_BINS, np.int64),
-        adapter_gaps=np.zeros((num_adapters + 1, NUM_GAP_BINS // ADAPTER_BIN_FACTOR), np.int64),
-        finished=np.zeros(min(inputs.max_num_seqs, num_requests) + 2, np.int64),
+        bin_edges=gap_bin_edges(),
         samples=np.zeros((num_samples, len(SAMPLE_COLUMNS)), np.int64),
         log_steps=np.zeros((log_capacity, NUM_LOG_COLUMNS), np.int64),
         log_running=np.zeros((16 * log_capacity, 2), np.int64),
@@ -247,14 +280,41 @@ def set_orders(hashes: NDArray[np.uint64]) -> Array:
 
 
 def _make_requests(inputs: ReplicaInputs, num_adapters: int) -> Array:
-    requests = np.full((NUM_REQUEST_ROWS, len(inputs.arrival_ns)), -1, np.int64)
-    requests[ARRIVAL_NS] = inputs.arrival_ns
-    requests[REQUEST_ADAPTER] = np.where(inputs.adapter >= 0, inputs.adapter, num_adapters)
-    requests[PROMPT] = inputs.prompt_tokens
-    requests[NUM_TOKENS] = inputs.prompt_tokens
-    requests[FINISH_TOKENS] = np.minimum(requests[PROMPT] + inputs.output_tokens, inputs.max_model_len)
-    requests[PREEMPTIONS] = 0
+    requests = np.full((len(inputs.arrival_ns), NUM_REQUEST_COLUMNS), -1, np.int64)
+    requests[:, REQUEST_ADAPTER] = np.where(inputs.adapter >= 0, inputs.adapter, num_adapters)
+    requests[:, PROMPT] = inputs.prompt_tokens
+    requests[:, NUM_TOKENS] = inputs.prompt_tokens
+    ends = inputs.prompt_tokens.astype(np.int64) + inputs.output_tokens
+    requests[:, FINISH_TOKENS] = np.minimum(ends, inputs.max_model_len)
+    requests[:, PREEMPTIONS] = 0
     return requests
+
+
+def _make_decodes(inputs: ReplicaInputs, requests: Array, num_adapters: int) -> Decodes:
+    # A request is steady for fewer steps than it has output tokens.
+    longest = int((requests[:, FINISH_TOKENS] - requests[:, PROMPT]).max(initial=0))
+    num_columns = NUM_GAP_BINS // ADAPTER_BIN_FACTOR
+    return Decodes(
+        calendar=np.full(1 << longest.bit_length(), -1, np.int64),
+        crossings=np.zeros(inputs.block_size, np.int64),
+        column_steps=np.zeros(num_columns, np.int64),
+        adapter_gaps=np.zeros((num_adapters + 1, num_columns), np.int64),
+    )
+
+
+@functools.cache
+def gap_bin_edges() -> Array:
+    """Return int64 [NUM_GAP_BINS + 1]: the smallest gap in ns of each bin, below the first and above the last none.
+
+    The bins grow with the gap, so the engine computes a logarithm only where a gap leaves the bin of the one before.
+    """
+    position = np.arange(1, NUM_GAP_BINS)
+    nearest = np.rint(GAP_LOWEST_NS * 10.0 ** (position * GAP_DECADES / NUM_GAP_BINS)).astype(np.int64)
+    candidates = nearest[:, None] + np.arange(-2, 3)
+    bins = np.floor(np.log10(candidates / GAP_LOWEST_NS) * NUM_GAP_BINS / GAP_DECADES)
+    edges = candidates[:, 0] + (bins < position[:, None]).sum(axis=1)
+    extremes = np.iinfo(np.int64)
+    return np.concatenate([[extremes.min], edges, [extremes.max]])
 
 
 def _make_adapters(inputs: ReplicaInputs, num_adapters: int) -> Array:
@@ -265,66 +325,3 @@ def _make_adapters(inputs: ReplicaInputs, num_adapters: int) -> Array:
     adapters[CPU_LIST:, :num_adapters] = -1
     adapters[CPU_LIST:, num_adapters] = num_adapters
     return adapters
-
-
-def make_trace(inputs: ReplicaInputs, state: State) -> ReplicaTrace:
-    """Collect the arrays of a finished run."""
-    requests, adapters, c = state.requests, state.adapters, state.counters.tolist()
-    num_adapters = adapters.shape[1] - 1
-    generated = requests[NUM_TOKENS] - requests[PROMPT]
-    is_running = np.zeros(requests.shape[1], np.bool_)
-    is_running[state.batch[AT_REQUEST, : c[NUM_RUNNING]]] = True
-    # Gaps telescope: their sum over a request is its last minus its first token, preempted or not.
-    has_gaps = generated > 1
-    owners = requests[REQUEST_ADAPTER, has_gaps]
-    gap_sum, gap_count = np.zeros(num_adapters + 1, np.int64), np.zeros(num_adapters + 1, np.int64)
-    np.add.at(gap_sum, owners, (requests[LAST_TOKEN_NS] - requests[FIRST_TOKEN_NS])[has_gaps])
-    np.add.at(gap_count, owners, generated[has_gaps] - 1)
-    return ReplicaTrace(
-        first_scheduled_ns=requests[FIRST_SCHEDULED_NS].copy(),
-        first_token_ns=requests[FIRST_TOKEN_NS].copy(),
-        finish_ns=requests[FINISH_NS].copy(),
-        generated_tokens=generated.astype(np.int32),
-        is_running=is_running,
-        request_preemptions=requests[PREEMPTIONS].astype(np.int32),
-        gap_histogram=state.gaps,
-        adapter_gap_histogram=state.adapter_gaps,
-        adapter_gap_sum_ns=gap_sum,
-        adapter_gap_count=gap_count,
-        adapter_gpu_loads=adapters[GPU_LOADS_OF, :num_adapters].astype(np.int32),
-        adapter_disk_loads=adapters[DISK_LOADS_OF, :num_adapters].astype(np.int32),
-        num_steps=c[NUM_STEPS],
-        busy_ns=c[BUSY_NS],
-        load_ns=c[LOAD_NS],
-        scheduled_tokens=c[SCHEDULED_TOKENS],
-        running_integral=float(c[RUNNING_OVERFLOWS] * INTEGRAL_UNIT + c[RUNNING_INTEGRAL]),
-        waiting_integral=float(c[WAITING_OVERFLOWS] * INTEGRAL_UNIT + c[WAITING_INTEGRAL]),
-        used_blocks_integral=float(c[BLOCKS_OVERFLOWS] * INTEGRAL_UNIT + c[BLOCKS_INTEGRAL]),
-        num_preemptions=c[NUM_PREEMPTIONS],
-        peak_used_blocks=c[PEAK_BLOCKS],
-        peak_running=c[PEAK_RUNNING],
-        peak_waiting=c[PEAK_WAITING],
-        samples=state.samples[: c[NUM_SAMPLES]].copy(),
-        end_ns=int(inputs.horizon_ns),
-        step_log=_make_step_log(state, c[NUM_STEPS]) if len(state.log_steps) else None,
-    )
-
-
-def _make_step_log(state: State, num_steps: int) -> StepLog:
-    steps = state.log_steps[:num_steps]
-    running_end = np.concatenate([[0], steps[:, LOG_RUNNING_END]])
-    waiting_end = np.concatenate([[0], steps[:, LOG_WAITING_END]])
-    running = state.log_running[: running_end[-1]].astype(np.int32)
-    return StepLog(
-        start_ns=steps[:, LOG_START].copy(),
-        duration_ns=steps[:, LOG_DURATION].copy(),
-        free_blocks=steps[:, LOG_FREE].astype(np.int32),
-        running_offset=running_end,
-        running_request=running[:, 0].copy(),
-        running_tokens=running[:, 1].copy(),
-        waiting_offset=waiting_end,
-        waiting_request=state.log_waiting[: waiting_end[-1]].astype(np.int32),
-        gpu_loads=steps[:, LOG_GPU_LOADS].astype(np.int32),
-        disk_loads=steps[:, LOG_DISK_LOADS].astype(np.int32),
-        preemptions=steps[:, LOG_PREEMPTIONS].astype(np.int32),
-    )
