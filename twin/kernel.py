@@ -33,6 +33,7 @@ from twin.kernel_compile import compiled, compiled_entry
 from twin.kernel_results import apply_results, gap_bin
 from twin.kernel_schedule import arrive, is_settled, repeat_step, schedule
 from twin.kernel_state import (
+    NUM_DISTINCT,
     NUM_RUNNING,
     NUM_STEADY,
     NUM_STEPS,
@@ -40,7 +41,6 @@ from twin.kernel_state import (
     STATUS,
     STATUS_LOG_FULL,
     STATUS_STALLED,
-    STEP_ADAPTERS,
     STEP_CONTEXT,
     STEP_LOAD_NS,
     STEP_PREFILL_ATTENTION,
@@ -69,7 +69,7 @@ def _duration_ns(s: Settings, coefficients: NDArray[np.float64], c: Array) -> in
         c[STEP_TOKENS],
         c[STEP_REQUESTS],
         c[STEP_CONTEXT],
-        c[STEP_ADAPTERS],
+        c[NUM_DISTINCT],
         c[STEP_PREFILLS],
         c[STEP_PREFILL_TOKENS],
         c[STEP_PREFILL_CONTEXT],

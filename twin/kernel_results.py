@@ -89,7 +89,7 @@ def _advance_others(
         r = following
         following = requests[r, NEXT]
         requests[r, COMPUTED] += requests[r, STEP_SHARE]
-        if requests[r, STEP_SHARE] == 0 or requests[r, COMPUTED] < requests[r, NUM_TOKENS]:
+        if requests[r, COMPUTED] < requests[r, NUM_TOKENS]:
             are_steady = False
             continue
         requests[r, NUM_TOKENS] += 1

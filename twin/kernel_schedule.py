@@ -2,11 +2,16 @@
 
 The rules are those of twin/semantics.md, "Schedule" and "Adapter loads". A step that would be decided like the one
 before is not decided again: see `is_settled`.
+
+By these rules every running request gets at least one token in every step. A request is admitted only with what those
+before it in the running list leave of the budget, and none of them ever takes more than then: chunks of a prompt do not
+grow and a decode takes one token. `max_model_len` limits nothing, because a request ends before it gets there. So the
+step's adapters are those of all running requests.
 """
 
 from __future__ import annotations
 
-from twin.kernel_batch import append_running, end_last_steady, preempt_last
+from twin.kernel_batch import append_running, preempt_last
 from twin.kernel_compile import compiled
 from twin.kernel_queue import join_adapter, push_back, remove_waiting, visit_adapter
 from twin.kernel_state import (
@@ -16,7 +21,6 @@ from twin.kernel_state import (
     ADMISSION_CLOSED,
     ADMISSION_CLOSED_TO_QUEUE,
     ADMISSION_OPEN,
-    ALL_SCHEDULED,
     BLOCK_PHASE,
     BUDGET,
     COMPUTED,
@@ -41,9 +45,7 @@ from twin.kernel_state import (
     SET_CHANGED,
     SET_TABLE_LIMITS,
     SLOT_LIST,
-    STAMP,
     STEADY_CONTEXT,
-    STEP_ADAPTERS,
     STEP_CONTEXT,
     STEP_LOAD_NS,
     STEP_PREEMPTIONS,
@@ -77,7 +79,6 @@ def _serve_steady(decodes: Decodes, c: Array) -> None:
     c[STEP_TOKENS] = c[NUM_STEADY]
     c[STEP_REQUESTS] = c[NUM_STEADY]
     c[STEP_CONTEXT] = c[STEADY_CONTEXT]
-    c[STEP_ADAPTERS] = c[NUM_DISTINCT]
     for count in range(STEP_PREFILLS, STEP_LOAD_NS + 1):
         c[count] = 0
 
@@ -93,26 +94,28 @@ def repeat_step(decodes: Decodes, c: Array) -> bool:
 
 
 @compiled
-def _make_room(s: Settings, requests: Array, adapters: Array, decodes: Decodes, c: Array, now: int) -> None:
-    """Make the steady requests so few that budget and blocks suffice for one token of each.
-
-    Preempting from the tail until the blocks suffice for all that remain takes the same victims as meeting one
-    shortage after the other in list order.
-    """
-    while c[NUM_STEADY] > s.max_num_batched_tokens:
-        end_last_steady(s, requests, decodes, c, now)
-    while decodes.crossings[c[BLOCK_PHASE]] > c[FREE_BLOCKS]:
-        preempt_last(s, requests, adapters, decodes, c, now)
-
-
-@compiled
-def _share(s: Settings, threshold: int, requests: Array, c: Array, r: int) -> int:
-    """Return how many tokens running request `r` would get, blocks aside; 0 or less: none."""
+def _share(threshold: int, requests: Array, c: Array, r: int) -> int:
+    """Return how many tokens request `r` gets if there are blocks for them."""
     n = requests[r, NUM_TOKENS] - requests[r, COMPUTED]
     if 0 < threshold < n:
         n = threshold
-    cap = s.max_model_len - 1 if s.keep_last_token_free else s.max_model_len
-    return int(min(n, c[BUDGET], cap - requests[r, COMPUTED]))
+    return int(min(n, c[BUDGET]))
+
+
+@compiled
+def _give(requests: Array, c: Array, r: int, n: int) -> None:
+    """Schedule `n` tokens of `r`, which is not steady."""
+    computed = requests[r, COMPUTED]
+    requests[r, STEP_SHARE] = n
+    c[BUDGET] -= n
+    c[STEP_TOKENS] += n
+    c[STEP_REQUESTS] += 1
+    c[STEP_CONTEXT] += computed
+    if n > 1 or requests[r, NUM_TOKENS] == requests[r, PROMPT]:
+        c[STEP_PREFILLS] += 1
+        c[STEP_PREFILL_TOKENS] += n
+        c[STEP_PREFILL_CONTEXT] += computed
+        c[STEP_PREFILL_ATTENTION] += n * computed + n * (n + 1) // 2
 
 
 @compiled
@@ -122,12 +125,7 @@ def _schedule_others(
     """Give tokens to the running requests that are not steady, in list order; preempt from the tail."""
     r = c[FIRST_OTHER]
     while r >= 0:
-        n = _share(s, threshold, requests, c, r)
-        if n <= 0:
-            requests[r, STEP_SHARE] = 0
-            c[ALL_SCHEDULED] = 0
-            r = requests[r, NEXT]
-            continue
+        n = _share(threshold, requests, c, r)
         computed = requests[r, COMPUTED]
         missing = (computed + n + s.block_size - 1) // s.block_size - (computed + s.block_size - 1) // s.block_size
         while missing > c[FREE_BLOCKS]:
@@ -136,110 +134,61 @@ def _schedule_others(
             if last == r:
                 return
         c[FREE_BLOCKS] -= missing
-        requests[r, STEP_SHARE] = n
-        c[BUDGET] -= n
-        c[STEP_TOKENS] += n
-        c[STEP_REQUESTS] += 1
-        c[STEP_CONTEXT] += computed
-        if n > 1 or requests[r, NUM_TOKENS] == requests[r, PROMPT]:
-            _count_prefill(c, n, computed)
+        _give(requests, c, r, n)
         r = requests[r, NEXT]
 
 
 @compiled
-def _collect_adapters(requests: Array, adapters: Array, c: Array, step: int) -> None:
-    """Count the distinct adapters of the scheduled running requests; stamp them if some running request was not."""
-    if c[ALL_SCHEDULED] == 1:
-        c[STEP_ADAPTERS] = c[NUM_DISTINCT]
-        return
-    distinct = 0
-    num_adapters = adapters.shape[1] - 1
-    r = c[RUNNING_HEAD]
-    while r >= 0:
-        a = requests[r, REQUEST_ADAPTER]
-        if requests[r, STEP_SHARE] > 0 and a < num_adapters and adapters[STAMP, a] != step:
-            adapters[STAMP, a] = step
-            distinct += 1
-        r = requests[r, NEXT]
-    c[STEP_ADAPTERS] = distinct
-    c[SET_CHANGED] = 1
-
-
-@compiled
-def _is_member(adapters: Array, c: Array, a: int, step: int) -> bool:
-    """Whether adapter `a` is among those of the requests scheduled in this step."""
-    if c[ALL_SCHEDULED] == 1:
-        return bool(adapters[RUNNING_OF, a] > 0)
-    return bool(adapters[STAMP, a] == step)
-
-
-@compiled
-def _first_admissible(s: Settings, requests: Array, adapters: Array, c: Array, step: int) -> int:
+def _first_admissible(s: Settings, requests: Array, adapters: Array, c: Array) -> int:
     """Return the first waiting request whose adapter may join the batch, or -1."""
-    if s.num_slots == 0 or c[STEP_ADAPTERS] < s.num_slots or c[NUM_WAITING] == 0:
+    if s.num_slots == 0 or c[NUM_DISTINCT] < s.num_slots or c[NUM_WAITING] == 0:
         return int(c[QUEUE_HEAD])
     # Requests for the base model need no slot.
     best = adapters.shape[1] - 1
     best_key = requests[adapters[FIFO_HEAD, best], QUEUE_KEY] if adapters[FIFO_HEAD, best] >= 0 else NO_KEY
     for i in range(c[NUM_DISTINCT]):
-        if adapters[ACTIVE_KEY, i] < best_key and _is_member(adapters, c, adapters[ACTIVE, i], step):
+        if adapters[ACTIVE_KEY, i] < best_key:
             best = adapters[ACTIVE, i]
             best_key = adapters[ACTIVE_KEY, i]
     return int(adapters[FIFO_HEAD, best])
 
 
 @compiled
-def _admit(s: Settings, requests: Array, adapters: Array, c: Array, r: int, n: int, now: int, step: int) -> None:
+def _admit(s: Settings, requests: Array, adapters: Array, c: Array, r: int, n: int, now: int) -> None:
     """Move waiting request `r` to the tail of running with `n` tokens."""
     c[FREE_BLOCKS] -= (n + s.block_size - 1) // s.block_size
     remove_waiting(requests, adapters, c, r)
     a = requests[r, REQUEST_ADAPTER]
-    if a < adapters.shape[1] - 1:
-        if not _is_member(adapters, c, a, step):
-            c[STEP_ADAPTERS] += 1
-        adapters[STAMP, a] = step
-        if s.keeps_all_adapters and adapters[SLOT_LIST, a] < 0:
-            visit_adapter(s, adapters, c, a)
+    if a < adapters.shape[1] - 1 and s.keeps_all_adapters and adapters[SLOT_LIST, a] < 0:
+        visit_adapter(s, adapters, c, a)
     join_adapter(requests, adapters, c, a)
     append_running(requests, c, r)
-    requests[r, STEP_SHARE] = n
-    requests[r, COMPUTED] = 0
     if requests[r, FIRST_SCHEDULED_NS] < 0:
         requests[r, FIRST_SCHEDULED_NS] = now
-    c[BUDGET] -= n
-    c[STEP_TOKENS] += n
-    c[STEP_REQUESTS] += 1
-    if n > 1 or requests[r, NUM_TOKENS] == requests[r, PROMPT]:
-        _count_prefill(c, n, 0)
+    _give(requests, c, r, n)
 
 
 @compiled
-def _schedule_waiting(
-    s: Settings, threshold: int, requests: Array, adapters: Array, c: Array, now: int, step: int
-) -> None:
+def _schedule_waiting(s: Settings, threshold: int, requests: Array, adapters: Array, c: Array, now: int) -> None:
     """Admit waiting requests in queue order; those whose adapter finds no slot keep their place."""
     c[ADMISSION] = ADMISSION_OPEN
     while c[BUDGET] > 0:
         if c[NUM_WAITING] > 0 and c[NUM_RUNNING] >= s.max_num_seqs:
             c[ADMISSION] = ADMISSION_CLOSED
             break
-        r = _first_admissible(s, requests, adapters, c, step)
+        r = _first_admissible(s, requests, adapters, c)
         if r < 0:
             c[ADMISSION] = ADMISSION_CLOSED_TO_QUEUE
             break
-        total = requests[r, NUM_TOKENS]
-        n = total
-        if 0 < threshold < n:
-            n = threshold
-        n = min(n, c[BUDGET])
-        needed = total if s.reserve_full else n
+        n = _share(threshold, requests, c, r)
+        needed = requests[r, NUM_TOKENS] if s.reserve_full else n
         blocks = (needed + s.block_size - 1) // s.block_size
         if c[NUM_RUNNING] > 0:
             blocks += s.watermark_blocks
         if blocks > c[FREE_BLOCKS]:
             c[ADMISSION] = ADMISSION_CLOSED
             break
-        _admit(s, requests, adapters, c, r, n, now, step)
+        _admit(s, requests, adapters, c, r, n, now)
 
 
 @compiled
@@ -254,18 +203,17 @@ def _load_adapters(s: Settings, requests: Array, adapters: Array, orders: Array,
         if c[SET_CHANGED] == 0:
             return
         level = 0
-        while level < len(SET_TABLE_LIMITS) and c[STEP_ADAPTERS] >= SET_TABLE_LIMITS[level]:
+        while level < len(SET_TABLE_LIMITS) and c[NUM_DISTINCT] >= SET_TABLE_LIMITS[level]:
             level += 1
-        row, oldest_member = (RUNNING_OF, 1) if c[ALL_SCHEDULED] == 1 else (STAMP, step)
         for i in range(num_adapters):
             a = orders[level, i]
-            if adapters[row, a] >= oldest_member:
+            if adapters[RUNNING_OF, a] > 0:
                 visit_adapter(s, adapters, c, a)
         return
     r = c[RUNNING_HEAD]
     while r >= 0:
         a = requests[r, REQUEST_ADAPTER]
-        if requests[r, STEP_SHARE] > 0 and a < num_adapters and adapters[VISITED, a] != step:
+        if a < num_adapters and adapters[VISITED, a] != step:
             adapters[VISITED, a] = step
             visit_adapter(s, adapters, c, a)
         r = requests[r, NEXT]
@@ -279,20 +227,17 @@ def schedule(
     threshold = s.threshold
     if not s.threshold_when_alone and c[NUM_RUNNING] + c[NUM_WAITING] <= 1:
         threshold = 0
-    was_partial = c[ALL_SCHEDULED] == 0
     c[STEP_PREEMPTIONS] = 0
-    if c[NUM_STEADY] > s.max_num_batched_tokens or decodes.crossings[c[BLOCK_PHASE]] > c[FREE_BLOCKS]:
-        _make_room(s, requests, adapters, decodes, c, now)
+    # Preempting until the blocks suffice for all that remain takes the same victims as meeting one shortage after the
+    # other in list order.
+    while decodes.crossings[c[BLOCK_PHASE]] > c[FREE_BLOCKS]:
+        preempt_last(s, requests, adapters, decodes, c, now)
     _serve_steady(decodes, c)
     c[BUDGET] = s.max_num_batched_tokens - c[NUM_STEADY]
-    c[ALL_SCHEDULED] = 1
     if c[FIRST_OTHER] >= 0:
         _schedule_others(s, threshold, requests, adapters, decodes, c, now)
-        _collect_adapters(requests, adapters, c, step)
-    if was_partial:
-        c[SET_CHANGED] = 1
     if c[STEP_PREEMPTIONS] == 0:
-        _schedule_waiting(s, threshold, requests, adapters, c, now, step)
+        _schedule_waiting(s, threshold, requests, adapters, c, now)
     else:
         c[ADMISSION] = ADMISSION_OPEN
     if s.evicts_adapters:

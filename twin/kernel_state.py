@@ -62,7 +62,6 @@ NUM_REQUEST_COLUMNS = 16
     RUNNING_OF,
     FIFO_HEAD,
     FIFO_TAIL,
-    STAMP,
     VISITED,
     ACTIVE,
     ACTIVE_KEY,
@@ -72,7 +71,7 @@ NUM_REQUEST_COLUMNS = 16
     GPU_LOADS_OF,
     DISK_LOADS_OF,
     CPU_LIST,
-) = range(13)
+) = range(12)
 SLOT_LIST = CPU_LIST + 2
 NUM_ADAPTER_ROWS = SLOT_LIST + 2
 NO_KEY = 1 << 62
@@ -100,13 +99,11 @@ NO_KEY = 1 << 62
     ADMISSION,
     NUM_DISTINCT,
     SET_CHANGED,
-    ALL_SCHEDULED,
     BUDGET,
     STEP_PREEMPTIONS,
     STEP_TOKENS,
     STEP_REQUESTS,
     STEP_CONTEXT,
-    STEP_ADAPTERS,
     STEP_PREFILLS,
     STEP_PREFILL_TOKENS,
     STEP_PREFILL_CONTEXT,
@@ -136,8 +133,8 @@ NO_KEY = 1 << 62
     NUM_SAMPLES,
     NEXT_SAMPLE_NS,
     STATUS,
-) = range(55)
-NUM_COUNTERS = 55
+) = range(53)
+NUM_COUNTERS = 53
 INTEGRAL_UNIT = 1 << 62
 
 STATUS_OK, STATUS_STALLED, STATUS_LOG_FULL = 0, 1, 2
@@ -170,10 +167,8 @@ class Settings(NamedTuple):
     max_lora_rank: int
     max_num_seqs: int
     max_num_batched_tokens: int
-    max_model_len: int
     threshold: int
     reserve_full: bool
-    keep_last_token_free: bool
     threshold_when_alone: bool
     load_in_set_order: bool
     keeps_all_adapters: bool
@@ -232,10 +227,8 @@ def make_settings(inputs: ReplicaInputs) -> Settings:
         max_lora_rank=int(inputs.max_lora_rank),
         max_num_seqs=int(inputs.max_num_seqs),
         max_num_batched_tokens=int(inputs.max_num_batched_tokens),
-        max_model_len=int(inputs.max_model_len),
         threshold=int(inputs.long_prefill_token_threshold),
         reserve_full=bool(inputs.reserve_full_isl),
-        keep_last_token_free=bool(inputs.keep_last_token_free),
         threshold_when_alone=bool(inputs.threshold_when_alone),
         load_in_set_order=bool(inputs.load_in_set_order),
         keeps_all_adapters=keeps_all_adapters,
@@ -252,7 +245,6 @@ def make_state(inputs: ReplicaInputs, *, log_capacity: int) -> State:
     counters = np.zeros(NUM_COUNTERS, np.int64)
     counters[FREE_BLOCKS] = inputs.num_blocks - 1
     counters[[RUNNING_HEAD, RUNNING_TAIL, FIRST_OTHER, QUEUE_HEAD, QUEUE_TAIL, FRONT_KEY]] = -1
-    counters[ALL_SCHEDULED] = 1
     counters[FIRST_COLUMN] = NUM_GAP_BINS // ADAPTER_BIN_FACTOR
     interval = inputs.sample_interval_ns
     num_samples = inputs.horizon_ns // interval + 2 if interval else 0
@@ -286,7 +278,7 @@ def _make_requests(inputs: ReplicaInputs, num_adapters: int) -> Array:
     requests[:, NUM_TOKENS] = inputs.prompt_tokens
     ends = inputs.prompt_tokens.astype(np.int64) + inputs.output_tokens
     requests[:, FINISH_TOKENS] = np.minimum(ends, inputs.max_model_len)
-    requests[:, PREEMPTIONS] = 0
+    requests[:, [COMPUTED, PREEMPTIONS]] = 0
     return requests
 
 
@@ -319,7 +311,7 @@ def gap_bin_edges() -> Array:
 
 def _make_adapters(inputs: ReplicaInputs, num_adapters: int) -> Array:
     adapters = np.zeros((NUM_ADAPTER_ROWS, num_adapters + 1), np.int64)
-    adapters[[FIFO_HEAD, FIFO_TAIL, STAMP, VISITED]] = -1
+    adapters[[FIFO_HEAD, FIFO_TAIL, VISITED]] = -1
     adapters[GPU_LOAD_NS, :num_adapters] = inputs.gpu_load_ns
     adapters[DISK_LOAD_NS, :num_adapters] = inputs.disk_load_ns
     adapters[CPU_LIST:, :num_adapters] = -1

@@ -75,6 +75,48 @@ def make_inputs(
     )
 
 
+def long_run_inputs(seed: int) -> ReplicaInputs:
+    """Return a few hundred random requests on a replica that is short of slots, blocks or sequences, or of none.
+
+    Bursts and pauses, short and long outputs: the batch stands still at times, and changes in every step at others.
+    """
+    generator = np.random.default_rng(seed)
+    num_requests, num_adapters = 300, int(generator.integers(1, 40))
+    pauses_ns = generator.exponential(float(generator.choice([0.2, 3.0, 30.0])) * STEP_NS, num_requests)
+    arrivals = np.cumsum(np.where(generator.random(num_requests) < 0.3, 0.0, pauses_ns)).astype(np.int64)
+    max_model_len = int(generator.choice([60, 200]))
+    rows = zip(
+        arrivals.tolist(),
+        generator.integers(-1 if seed % 3 == 0 else 0, num_adapters, num_requests).tolist(),
+        generator.integers(1, max_model_len // 2, num_requests).tolist(),
+        np.minimum(generator.geometric(1 / 30, num_requests), max_model_len).tolist(),
+        strict=True,
+    )
+    block_size = int(generator.choice([1, 5, 16]))
+    num_slots = int(generator.integers(1, num_adapters + 2))
+    return make_inputs(
+        list(rows),
+        hashes=generator.integers(0, 2**63, num_adapters).tolist(),
+        gpu_load_ns=STEP_NS // 3,
+        disk_load_ns=2 * STEP_NS,
+        step_coefficients=generator.uniform(1e-3, 1e-2, len(COEFFICIENT_NAMES)),
+        num_blocks=1 + -(-max_model_len // block_size) * int(generator.choice([2, 8, 100])),
+        block_size=block_size,
+        num_slots=num_slots,
+        cpu_capacity=num_slots + int(generator.choice([0, 3, 40])),
+        max_num_seqs=int(generator.choice([8, 64])),
+        max_num_batched_tokens=int(generator.choice([64, 300])),
+        max_model_len=max_model_len,
+        long_prefill_token_threshold=int(generator.choice([0, 0, 20])),
+        reserve_full_isl=bool(generator.integers(2)),
+        keep_last_token_free=bool(generator.integers(2)),
+        threshold_when_alone=bool(generator.integers(2)),
+        load_in_set_order=bool(generator.random() < 0.8),
+        horizon_ns=int(arrivals[-1]) + int(generator.choice([0, 10_000])) * STEP_NS + 1,
+        sample_interval_ns=7 * STEP_NS,
+    )
+
+
 @dataclass(frozen=True)
 class LoggedStep:
     """One step of a `StepLog`; `tokens` has the scheduled requests in running order."""

@@ -17,14 +17,15 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from tests.twin.handmade import coefficients, make_inputs
+from tests.twin.handmade import STEP_NS, coefficients, long_run_inputs, make_inputs
 from tests.twin.strategies import assert_traces_equal, replica_inputs
 from twin import kernel, reference, step_time
 from twin.errors import TwinError
 from twin.kernel import COMPILED_MODULES, run_kernel
-from twin.kernel_state import SET_TABLE_LIMITS, SET_TABLE_SIZES, set_orders
+from twin.kernel_state import SET_TABLE_LIMITS, SET_TABLE_SIZES, gap_bin_edges, set_orders
+from twin.recorder import gap_bin
 from twin.reference import run_reference
-from twin.replica import ReplicaInputs, ReplicaTrace
+from twin.replica import NUM_GAP_BINS, ReplicaInputs, ReplicaTrace
 
 Run = Callable[..., ReplicaTrace]
 
@@ -121,6 +122,40 @@ def test_every_request_is_somewhere(inputs: ReplicaInputs) -> None:
         gone = np.flatnonzero(finished & (trace.finish_ns <= start))
         arrived = np.flatnonzero(inputs.arrival_ns <= start)
         assert sorted([*running, *waiting, *gone]) == arrived.tolist()
+
+
+@settings(max_examples=100)
+@given(inputs=replica_inputs())
+def test_every_running_request_gets_a_token_in_every_step(inputs: ReplicaInputs) -> None:
+    """The readable engine, whose rules allow otherwise, shows what the compiled one relies on."""
+    log = run_reference(inputs, log_steps=True).step_log
+    assert log is not None
+    assert log.running_tokens.min(initial=1) >= 1
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_kernel_equals_reference_on_longer_runs(seed: int) -> None:
+    """Hundreds of requests on tens of adapters, with and without scarcity of slots, blocks and sequences."""
+    inputs = long_run_inputs(seed)
+    assert_traces_equal(run_kernel(inputs, log_steps=True), run_reference(inputs, log_steps=True))
+
+
+def test_gap_bins_have_the_edges_of_their_formula() -> None:
+    """The smallest gap of each bin is in it, and the next smaller one is not."""
+    edges = gap_bin_edges()[1:-1].tolist()
+    assert [gap_bin(edge) for edge in edges] == list(range(1, NUM_GAP_BINS))
+    assert [gap_bin(edge - 1) for edge in edges] == list(range(NUM_GAP_BINS - 1))
+
+
+def test_the_first_request_of_an_adapter_decides_its_turn_in_batch_order() -> None:
+    """When the first request of adapter 0 ends, adapter 1 comes first: it is evicted first, and 0 is still there."""
+    inputs = make_inputs(
+        [(0, 0, 1, 2), (0, 1, 1, 5), (0, 0, 1, 5), (20 * STEP_NS, 2, 1, 1), (40 * STEP_NS, 0, 1, 1)],
+        num_slots=2,
+        load_in_set_order=False,
+    )
+    assert run_kernel(inputs).adapter_gpu_loads.tolist() == [1, 1, 1, 0]
+    assert_traces_equal(run_kernel(inputs, log_steps=True), run_reference(inputs, log_steps=True))
 
 
 def test_a_long_log_grows() -> None:
