@@ -21,7 +21,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 from predictors.features import FEATURE_SCHEMA
 from twin.profile import PerformanceProfile
-from twin.step_time import LARGE_BATCH_TOKENS, RANK_UNIT, TILE_TOKENS
+from twin.step_time import (
+    EXPAND_TILE_TOKENS,
+    LARGE_BATCH_TOKENS,
+    LARGE_SPLIT_SHARE,
+    SHRINK_TILE_RANKS,
+    SHRINK_TILE_TOKENS,
+)
 
 # Old enough for every ONNX Runtime that the project supports (1.20), new enough for Split with `num_outputs`.
 OPSET = 18
@@ -243,34 +249,37 @@ class _Costs:
 def _costs(builder: GraphBuilder, profile: PerformanceProfile, column: dict[str, str]) -> _Costs:
     """Add what a step costs whatever its batch, and what the load costs whatever its steps."""
     c = profile.step_time
-    # What depends on the rank of the slots: (at rank 16 and below, per unit of rank above), in milliseconds.
+    # (whatever the rank of the slots, per tile of ranks), in milliseconds; batches of 128 tokens or more.
     by_rank = np.array(
         [
-            (c.slot_tile_ms / TILE_TOKENS, c.slot_tile_rank_ms / TILE_TOKENS),
-            (c.token_ms + c.lora_token_ms, c.lora_token_rank_ms),
-            (c.request_ms, c.lora_request_rank_ms),
-            (c.adapter_ms, c.adapter_rank_ms),
+            (c.expand_tile_ms / EXPAND_TILE_TOKENS, LARGE_SPLIT_SHARE * c.shrink_tile_ms / SHRINK_TILE_TOKENS),
+            (c.token_ms + c.lora_token_ms, 0.0),
+            (c.request_ms + c.changed_request_ms, 0.0),
+            (c.adapter_ms, LARGE_SPLIT_SHARE * c.adapter_shrink_ms),
         ]
     )
-    slopes = by_rank[:, 1] / RANK_UNIT
-    rank = builder.largest(column["max_lora_rank"], RANK_UNIT)
-    scaled = builder.multiply(rank, builder.vector(slopes * 1e-3))
-    costs = builder.add(scaled, builder.vector((by_rank[:, 0] - slopes * RANK_UNIT) * 1e-3))
-    tile_s, flat_token_s, request_s, adapter_s = builder.split(
-        costs, ["tile_s", "flat_token_s", "request_s", "adapter_s"]
+    # Ranks below a tile take a whole one; the larger ones that vLLM has are multiples of it.
+    rank = builder.largest(column["max_lora_rank"], float(SHRINK_TILE_RANKS))
+    scaled = builder.multiply(rank, builder.vector(by_rank[:, 1] / SHRINK_TILE_RANKS * 1e-3))
+    costs = builder.add(scaled, builder.vector(by_rank[:, 0] * 1e-3))
+    tile_s, flat_token_s, request_s, kernel_adapter_s = builder.split(
+        costs, ["tile_s", "flat_token_s", "request_s", "kernel_adapter_s"]
     )
+    listed_s = builder.multiply(column["num_adapters"], c.cached_adapter_ms * 1e-3)
+    adapter_s = builder.add(kernel_adapter_s, listed_s)
     grid = builder.add(column["max_loras"], 1.0)
     grid_token_s = builder.multiply(tile_s, grid)
-    token_s = builder.add(grid_token_s, flat_token_s)
+    searched = builder.smallest(column["max_loras"], column["num_adapters"])
+    lookup_s = builder.multiply(searched, c.slot_lookup_ms * 1e-3)
+    token_s = builder.add(grid_token_s, flat_token_s, lookup_s)
     utilisation = builder.add(
         builder.multiply(column["tokens"], token_s),
         builder.multiply(column["sum_output_tps"], request_s),
         builder.multiply(column["sum_kv_token_steps"], (c.context_token_ms + c.mixed_context_token_ms) * 1e-3),
     )
     fixed_s = builder.add(
-        builder.multiply(grid_token_s, 0.5 * TILE_TOKENS),
-        builder.multiply(grid, c.slot_ms * 1e-3),
-        (c.base_ms + c.lora_base_ms) * 1e-3,
+        builder.multiply(grid_token_s, 0.5 * EXPAND_TILE_TOKENS),
+        (c.base_ms + c.lora_base_ms + c.lora_active_ms) * 1e-3,
     )
     full_budget_s = builder.multiply(column["max_num_batched_tokens"], token_s)
     longest_s = builder.add(full_budget_s, builder.multiply(column["max_loras"], adapter_s), 2.0 * c.base_ms * 1e-3)
@@ -278,15 +287,18 @@ def _costs(builder: GraphBuilder, profile: PerformanceProfile, column: dict[str,
 
 
 def _batch_costs(builder: GraphBuilder, profile: PerformanceProfile, column: dict[str, str], step_s: str) -> str:
-    """Return the seconds that a step of `step_s` takes longer for having a prefill, or no CUDA graph."""
+    """Return the seconds that a step of `step_s` takes longer for being large, and for adapters x requests."""
     c = profile.step_time
     step_tokens = builder.multiply(column["tokens"], step_s)
     excess = builder.multiply(builder.add(step_tokens, -0.5 * LARGE_BATCH_TOKENS), 1.0 / LARGE_BATCH_TOKENS)
     is_large = builder.smallest(builder.largest(excess, 0.0), 1.0)
-    has_prefill = builder.smallest(builder.multiply(column["sum_rate_rps"], step_s), 1.0)
+    beyond = builder.largest(builder.add(step_tokens, -float(LARGE_BATCH_TOKENS)), 0.0)
+    requests = builder.smallest(builder.multiply(column["sum_output_tps"], step_s), column["max_num_seqs"])
+    adapters = builder.smallest(column["active_40s"], column["max_loras"])
     return builder.add(
-        builder.multiply(is_large, (c.large_batch_ms + c.lora_large_batch_ms) * 1e-3),
-        builder.multiply(has_prefill, c.mixed_step_ms * 1e-3),
+        builder.multiply(is_large, c.large_batch_ms * 1e-3),
+        builder.multiply(beyond, c.large_batch_token_ms * 1e-3),
+        builder.multiply(builder.multiply(requests, adapters), c.adapter_request_ms * 1e-3),
     )
 
 

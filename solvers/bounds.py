@@ -14,22 +14,24 @@ twin/semantics.md):
 
 What a step takes at least (``twin.step_time``), with T tokens, n requests and ctx computed tokens in it:
 
-    base + large * [T > 512] + mixed * [a prefill is in it] + token * T + request * n + context * ctx
+    base + [T > 512] * (large + beyond * (T - 512)) + token * T + request * n + context * ctx
 
-`base` has the terms that occur in every step, at the fewest slots (one, or what the problem fixes) and one adapter;
-a negative small-batch correction is subtracted in full. `token` has the LoRA cost per token and the slots' tiles (at
-least T / 64 of them), at the adapter's own rank, because no GPU that serves it has a smaller `max_lora_rank`. Every
-term that is left out is >= 0. Padding, adapter loads, preemptions, further adapters in a step are left out.
+`base` has the terms that occur in every step, with one adapter. `token` has the LoRA cost per token and the slots'
+tiles (at least T / 64 and T / 32 of them) at the fewest slots (one, or what the problem fixes) and at the adapter's own
+rank, because no GPU that serves it has a smaller `max_lora_rank`. Every term that is left out is >= 0: padding, adapter
+loads, preemptions, further adapters in a step, what a changed batch or a queue costs.
 
 How many steps per second all GPUs together need at least: a step has at most B = `max_num_batched_tokens` tokens,
 at most `max_num_seqs` requests, and at most the largest KV capacity of computed tokens. With t tokens/s, r
-request-steps/s and c token-steps/s in total, sum(base + large * [T > 512]) per second is at least each of
+request-steps/s and c token-steps/s in total, the sum of base + [T > 512] * (large + beyond * (T - 512)) per second is at
+least each of
 
-    t * min(base / min(512, B), (base + large) / B),    r * base / max_num_seqs,    c * base / kv_tokens
+    t * min(base / min(512, B), (base + large + beyond * max(0, B - 512)) / B),
+    r * base / max_num_seqs,    c * base / kv_tokens
 
-and prompt tokens/s / B steps hold a prefill. A GPU has one second per second, so with w the linear work
+A GPU has one second per second, so with w the linear work
 
-    num_gpus >= (1 - starvation_tolerance) * (w + mixed * prompt_tps / B + the largest of the three)
+    num_gpus >= (1 - starvation_tolerance) * (w + the largest of the three)
 
 For a fleet of several GPU types each coefficient is the smallest, and the KV capacity the largest, of all types; the
 bound is then valid for every mixture. Rates are those of the quietest phase. Prompt and output lengths of a drawn
@@ -49,7 +51,13 @@ from solvers.problem import Problem
 from solvers.result import Bound
 from solvers.slots import SlotTables
 from twin.profile import PerformanceProfile
-from twin.step_time import LARGE_BATCH_TOKENS, RANK_UNIT, TILE_TOKENS
+from twin.step_time import (
+    EXPAND_TILE_TOKENS,
+    LARGE_BATCH_TOKENS,
+    LARGE_SPLIT_SHARE,
+    SHRINK_TILE_RANKS,
+    SHRINK_TILE_TOKENS,
+)
 from twin.workload import RequestTable
 
 # Relative rounding error that the sum may have; subtracted before rounding up.
@@ -62,9 +70,8 @@ class UnavoidableCosts:
 
     Attributes
     ----------
-    base_s, large_s, mixed_s
-        Per step (below 0 only for a profile from which nothing can be proven); per step beyond 512 tokens; per step
-        with a prefill.
+    base_s, large_s, beyond_s
+        Per step; per step beyond 512 tokens; per token beyond 512.
     token_s, request_s
         float64 [A], per scheduled token and per request-step of each adapter.
     context_token_s
@@ -75,7 +82,7 @@ class UnavoidableCosts:
 
     base_s: float
     large_s: float
-    mixed_s: float
+    beyond_s: float
     token_s: NDArray[np.float64]
     request_s: NDArray[np.float64]
     context_token_s: float
@@ -86,7 +93,6 @@ class UnavoidableCosts:
 class _Demand:
     """What each adapter asks of the fleet per second: float64 [A]."""
 
-    prompt_tps: NDArray[np.float64]
     tokens_ps: NDArray[np.float64]
     request_steps_ps: NDArray[np.float64]
     token_steps_ps: NDArray[np.float64]
@@ -111,17 +117,15 @@ def adapter_work(problem: Problem, costs: UnavoidableCosts) -> NDArray[np.float6
     The shared cost of steps is split by what makes the steps necessary: tokens, request-steps, or KV token-steps.
     """
     demand = _demand(problem)
-    if costs.base_s < 0:
-        return np.zeros(len(problem.adapters))
     engine = problem.engine
     budget = engine.max_num_batched_tokens
     linear = (
         demand.tokens_ps * costs.token_s
         + demand.request_steps_ps * costs.request_s
         + demand.token_steps_ps * costs.context_token_s
-        + demand.prompt_tps * (costs.mixed_s / budget)
     )
-    per_token_s = min(costs.base_s / min(LARGE_BATCH_TOKENS, budget), (costs.base_s + costs.large_s) / budget)
+    largest_s = costs.base_s + costs.large_s + costs.beyond_s * max(0, budget - LARGE_BATCH_TOKENS)
+    per_token_s = min(costs.base_s / min(LARGE_BATCH_TOKENS, budget), largest_s / budget)
     step_costs = (
         demand.tokens_ps * per_token_s,
         demand.request_steps_ps * (costs.base_s / engine.max_num_seqs),
@@ -135,30 +139,25 @@ def unavoidable_costs(problem: Problem, gpu_type: int) -> UnavoidableCosts:
     terms = problem.profiles[gpu_type].step_time
     grid_slots = (problem.fixed_max_loras or 1) + 1
     ranks = np.maximum(problem.ranks, problem.fixed_max_lora_rank or 0)
-    excess = np.maximum(ranks - RANK_UNIT, 0.0) / RANK_UNIT
-    least_excess = float(excess.min())
-    small_batch_ms = (
-        grid_slots * (terms.small_slot_tile_ms + terms.small_slot_tile_rank_ms * least_excess)
-        + terms.small_adapter_ms
-        + terms.small_adapter_rank_ms * least_excess
-        + terms.small_batch_ms
-    )
+    rank_tiles = np.ceil(ranks / SHRINK_TILE_RANKS) * LARGE_SPLIT_SHARE
     base_ms = (
         terms.base_ms
         + terms.lora_base_ms
-        + terms.slot_ms * grid_slots
+        + terms.lora_active_ms
         + terms.adapter_ms
-        + terms.adapter_rank_ms * least_excess
-        + min(0.0, small_batch_ms)
+        + terms.adapter_shrink_ms * float(rank_tiles.min())
+        + terms.cached_adapter_ms
     )
-    tile_ms = grid_slots * (terms.slot_tile_ms + terms.slot_tile_rank_ms * excess) / TILE_TOKENS
-    token_ms = terms.token_ms + terms.lora_token_ms + terms.lora_token_rank_ms * excess + tile_ms
+    tile_ms = grid_slots * (
+        terms.expand_tile_ms / EXPAND_TILE_TOKENS + terms.shrink_tile_ms * rank_tiles / SHRINK_TILE_TOKENS
+    )
+    token_ms = terms.token_ms + terms.lora_token_ms + tile_ms
     return UnavoidableCosts(
         base_s=base_ms / 1000.0,
-        large_s=(terms.large_batch_ms + terms.lora_large_batch_ms) / 1000.0,
-        mixed_s=terms.mixed_step_ms / 1000.0,
+        large_s=terms.large_batch_ms / 1000.0,
+        beyond_s=terms.large_batch_token_ms / 1000.0,
         token_s=token_ms / 1000.0,
-        request_s=(terms.request_ms + terms.lora_request_rank_ms * excess) / 1000.0,
+        request_s=np.full(len(ranks), (terms.request_ms + terms.adapter_request_ms) / 1000.0),
         context_token_s=terms.context_token_ms / 1000.0,
         kv_tokens=_largest_capacity(problem, gpu_type, problem.profiles[gpu_type]),
     )
@@ -177,7 +176,7 @@ def _cheapest(types: list[UnavoidableCosts]) -> UnavoidableCosts:
     return UnavoidableCosts(
         base_s=min(costs.base_s for costs in types),
         large_s=min(costs.large_s for costs in types),
-        mixed_s=min(costs.mixed_s for costs in types),
+        beyond_s=min(costs.beyond_s for costs in types),
         token_s=np.minimum.reduce([costs.token_s for costs in types]),
         request_s=np.minimum.reduce([costs.request_s for costs in types]),
         context_token_s=min(costs.context_token_s for costs in types),
@@ -205,7 +204,6 @@ def _demand(problem: Problem) -> _Demand:
         # rate * (E[p] E[o] + E[o^2] / 2), from which (o - 1) * p + (o - 1) * (o - 2) / 2 follows.
         token_steps = column("sum_kv_token_steps") - prompt_tps - 1.5 * output_tps + rate
     return _Demand(
-        prompt_tps=prompt_tps,
         tokens_ps=np.maximum(prompt_tps + output_tps - rate, 0.0),
         request_steps_ps=output_tps,
         token_steps_ps=np.maximum(token_steps, 0.0),

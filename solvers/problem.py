@@ -255,10 +255,7 @@ def _check_gpu_types(problem: Problem, source: ProblemSource) -> None:
 
 def _check_limits(problem: Problem, source: ProblemSource) -> None:
     """Refuse latency limits that no step can keep: usually seconds where milliseconds are meant."""
-    shortest_ms = min(
-        profile.step_time.base_ms + profile.step_time.lora_base_ms + min(0.0, profile.step_time.small_batch_ms)
-        for profile in problem.profiles
-    )
+    shortest_ms = min(profile.step_time.base_ms + profile.step_time.lora_base_ms for profile in problem.profiles)
     for field in ("itl_p95_ms", "ttft_p95_ms"):
         limit = getattr(problem.limits, field)
         if limit is not None and limit < shortest_ms:

@@ -27,12 +27,15 @@ from twin import (
     step_time,
 )
 from twin.errors import TwinError
-from twin.kernel_account import account, take_sample, write_log
+from twin.kernel_account import account, take_sample, write_log, write_step
 from twin.kernel_batch import end_last_steady
 from twin.kernel_compile import compiled, compiled_entry
 from twin.kernel_results import apply_results, gap_bin
 from twin.kernel_schedule import arrive, is_settled, repeat_step, schedule
 from twin.kernel_state import (
+    IS_BATCH_CHANGED,
+    LAST_PREFILLS,
+    LAST_REQUESTS,
     NUM_DISTINCT,
     NUM_RUNNING,
     NUM_STEADY,
@@ -43,9 +46,6 @@ from twin.kernel_state import (
     STATUS_STALLED,
     STEP_CONTEXT,
     STEP_LOAD_NS,
-    STEP_PREFILL_ATTENTION,
-    STEP_PREFILL_CONTEXT,
-    STEP_PREFILL_TOKENS,
     STEP_PREFILLS,
     STEP_REQUESTS,
     STEP_TOKENS,
@@ -63,20 +63,23 @@ _compiled_step_time_ms = compiled(step_time.step_time_ms)
 
 @compiled
 def _duration_ns(s: Settings, coefficients: NDArray[np.float64], c: Array) -> int:
-    """Return how long the step takes."""
+    """Return how long the step takes, and note whether its batch differs from the step before."""
+    is_batch_changed = c[STEP_PREFILLS] + c[LAST_PREFILLS] > 0 or c[STEP_REQUESTS] != c[LAST_REQUESTS]
+    c[IS_BATCH_CHANGED] = 1 if is_batch_changed else 0
+    c[LAST_PREFILLS] = c[STEP_PREFILLS]
+    c[LAST_REQUESTS] = c[STEP_REQUESTS]
     milliseconds = _compiled_step_time_ms(
         coefficients,
         c[STEP_TOKENS],
         c[STEP_REQUESTS],
         c[STEP_CONTEXT],
         c[NUM_DISTINCT],
-        c[STEP_PREFILLS],
-        c[STEP_PREFILL_TOKENS],
-        c[STEP_PREFILL_CONTEXT],
-        c[STEP_PREFILL_ATTENTION],
+        c[STEP_PREFILLS] > 0,
+        is_batch_changed,
         c[NUM_WAITING],
         s.num_slots,
         s.max_lora_rank,
+        s.num_cached_adapters,
     )
     return int(np.floor(milliseconds * 1e6 + 0.5)) + int(c[STEP_LOAD_NS])
 
@@ -92,6 +95,7 @@ def _run(s: Settings, coefficients: NDArray[np.float64], state: State) -> None:
         state.counters,
     )
     keep_log = len(state.log_steps) > 0
+    keep_table = len(state.step_table) > 0
     # Typed starts: a plain 0 would be a literal type, for which Numba compiles every function called with it once more.
     now = int(np.int64(0))
     arrived = int(np.int64(0))
@@ -114,7 +118,9 @@ def _run(s: Settings, coefficients: NDArray[np.float64], state: State) -> None:
                 c[STATUS] = STATUS_STALLED
                 break
         duration = _duration_ns(s, coefficients, c)
-        if keep_log and not write_log(state, now, duration):
+        if (keep_log and not write_log(state, now, duration)) or (
+            keep_table and not write_step(state.step_table, c, now + duration)
+        ):
             c[STATUS] = STATUS_LOG_FULL
             break
         account(s, c, now, duration)
@@ -178,7 +184,7 @@ def kernel_is_cached() -> bool:
         return False
 
 
-def run_kernel(inputs: ReplicaInputs, *, log_steps: bool = False) -> ReplicaTrace:
+def run_kernel(inputs: ReplicaInputs, *, log_steps: bool = False, keep_step_table: bool = False) -> ReplicaTrace:
     """Simulate one replica with the compiled engine.
 
     Parameters
@@ -188,6 +194,8 @@ def run_kernel(inputs: ReplicaInputs, *, log_steps: bool = False) -> ReplicaTrac
     log_steps
         Also return every step (memory grows with steps x queue length: for comparing engines, not for hours of
         traffic).
+    keep_step_table
+        Also return what every step's time depends on (72 bytes per step).
 
     Raises
     ------
@@ -196,12 +204,14 @@ def run_kernel(inputs: ReplicaInputs, *, log_steps: bool = False) -> ReplicaTrac
     """
     settings = make_settings(inputs)
     log_capacity = 1024 if log_steps else 0
+    table_capacity = 65536 if keep_step_table else 0
     while True:
-        state = make_state(inputs, log_capacity=log_capacity)
+        state = make_state(inputs, log_capacity=log_capacity, table_capacity=table_capacity)
         _entry(settings, inputs.step_coefficients, state)
         if state.counters[STATUS] != STATUS_LOG_FULL:
             break
         log_capacity *= 4
+        table_capacity *= 4
     if state.counters[STATUS] == STATUS_STALLED:
         raise TwinError(
             f"a step must schedule at least one token. Step {int(state.counters[NUM_STEPS])} scheduled none with "

@@ -11,6 +11,7 @@ from twin.kernel_state import (
     FREE_BLOCKS,
     GPU_LOADS,
     INTEGRAL_UNIT,
+    IS_BATCH_CHANGED,
     LOAD_NS,
     LOG_DISK_LOADS,
     LOG_DURATION,
@@ -22,6 +23,7 @@ from twin.kernel_state import (
     LOG_WAITING_END,
     NEXT,
     NEXT_SAMPLE_NS,
+    NUM_DISTINCT,
     NUM_PREEMPTIONS,
     NUM_RUNNING,
     NUM_SAMPLES,
@@ -35,10 +37,13 @@ from twin.kernel_state import (
     RUNNING_INTEGRAL,
     RUNNING_OVERFLOWS,
     SCHEDULED_TOKENS,
+    STEP_CONTEXT,
     STEP_DISK_LOADS,
     STEP_GPU_LOADS,
     STEP_LOAD_NS,
     STEP_PREEMPTIONS,
+    STEP_PREFILLS,
+    STEP_REQUESTS,
     STEP_SHARE,
     STEP_TOKENS,
     WAITING_INTEGRAL,
@@ -79,6 +84,25 @@ def write_log(state: State, now: int, duration: int) -> bool:
     row[LOG_GPU_LOADS] = c[STEP_GPU_LOADS]
     row[LOG_DISK_LOADS] = c[STEP_DISK_LOADS]
     row[LOG_PREEMPTIONS] = c[STEP_PREEMPTIONS]
+    return True
+
+
+@compiled
+def write_step(table: Array, c: Array, end: int) -> bool:
+    """Write what the step's time depends on (columns: twin.replica.STEP_TABLE_COLUMNS); False when there is no room."""
+    i = c[NUM_STEPS]
+    if i >= len(table):
+        return False
+    row = table[i]
+    row[0] = end
+    row[1] = c[STEP_TOKENS]
+    row[2] = c[STEP_REQUESTS]
+    row[3] = c[STEP_CONTEXT]
+    row[4] = c[NUM_DISTINCT]
+    row[5] = 1 if c[STEP_PREFILLS] > 0 else 0
+    row[6] = c[IS_BATCH_CHANGED]
+    row[7] = c[NUM_WAITING]
+    row[8] = c[STEP_LOAD_NS]
     return True
 
 

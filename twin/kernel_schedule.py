@@ -49,9 +49,6 @@ from twin.kernel_state import (
     STEP_CONTEXT,
     STEP_LOAD_NS,
     STEP_PREEMPTIONS,
-    STEP_PREFILL_ATTENTION,
-    STEP_PREFILL_CONTEXT,
-    STEP_PREFILL_TOKENS,
     STEP_PREFILLS,
     STEP_REQUESTS,
     STEP_SHARE,
@@ -61,15 +58,6 @@ from twin.kernel_state import (
     Decodes,
     Settings,
 )
-
-
-@compiled
-def _count_prefill(c: Array, n: int, computed: int) -> None:
-    """Add a request that gets `n` prefill tokens after `computed` ones to the step's sums."""
-    c[STEP_PREFILLS] += 1
-    c[STEP_PREFILL_TOKENS] += n
-    c[STEP_PREFILL_CONTEXT] += computed
-    c[STEP_PREFILL_ATTENTION] += n * computed + n * (n + 1) // 2
 
 
 @compiled
@@ -105,17 +93,13 @@ def _share(threshold: int, requests: Array, c: Array, r: int) -> int:
 @compiled
 def _give(requests: Array, c: Array, r: int, n: int) -> None:
     """Schedule `n` tokens of `r`, which is not steady."""
-    computed = requests[r, COMPUTED]
     requests[r, STEP_SHARE] = n
     c[BUDGET] -= n
     c[STEP_TOKENS] += n
     c[STEP_REQUESTS] += 1
-    c[STEP_CONTEXT] += computed
+    c[STEP_CONTEXT] += requests[r, COMPUTED]
     if n > 1 or requests[r, NUM_TOKENS] == requests[r, PROMPT]:
         c[STEP_PREFILLS] += 1
-        c[STEP_PREFILL_TOKENS] += n
-        c[STEP_PREFILL_CONTEXT] += computed
-        c[STEP_PREFILL_ATTENTION] += n * computed + n * (n + 1) // 2
 
 
 @compiled

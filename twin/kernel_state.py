@@ -18,7 +18,9 @@ from twin.replica import (
     GAP_LOWEST_NS,
     NUM_GAP_BINS,
     SAMPLE_COLUMNS,
+    STEP_TABLE_COLUMNS,
     ReplicaInputs,
+    num_cached_adapters,
 )
 
 Array = NDArray[np.int64]
@@ -105,12 +107,12 @@ NO_KEY = 1 << 62
     STEP_REQUESTS,
     STEP_CONTEXT,
     STEP_PREFILLS,
-    STEP_PREFILL_TOKENS,
-    STEP_PREFILL_CONTEXT,
-    STEP_PREFILL_ATTENTION,
     STEP_GPU_LOADS,
     STEP_DISK_LOADS,
     STEP_LOAD_NS,
+    IS_BATCH_CHANGED,
+    LAST_PREFILLS,
+    LAST_REQUESTS,
     NUM_IN_CPU,
     NUM_IN_SLOTS,
     NUM_STEPS,
@@ -165,6 +167,7 @@ class Settings(NamedTuple):
     num_slots: int
     cpu_capacity: int
     max_lora_rank: int
+    num_cached_adapters: int
     max_num_seqs: int
     max_num_batched_tokens: int
     threshold: int
@@ -197,7 +200,8 @@ class State(NamedTuple):
 
     `arrivals` is int64 [N], `orders` int64 [table sizes, A] (the adapters in set order for each table size), `gaps`
     int64 [NUM_GAP_BINS], `bin_edges` as `gap_bin_edges` returns them, `samples` int64 [., len(SAMPLE_COLUMNS)],
-    `log_running` int64 [., 2] (request, tokens), `log_waiting` int64 [.].
+    `log_running` int64 [., 2] (request, tokens), `log_waiting` int64 [.], `step_table` int64 [.,
+    len(STEP_TABLE_COLUMNS)].
     """
 
     arrivals: Array
@@ -212,6 +216,7 @@ class State(NamedTuple):
     log_steps: Array
     log_running: Array
     log_waiting: Array
+    step_table: Array
 
 
 def make_settings(inputs: ReplicaInputs) -> Settings:
@@ -225,6 +230,7 @@ def make_settings(inputs: ReplicaInputs) -> Settings:
         num_slots=int(inputs.num_slots),
         cpu_capacity=int(inputs.cpu_capacity),
         max_lora_rank=int(inputs.max_lora_rank),
+        num_cached_adapters=num_cached_adapters(inputs),
         max_num_seqs=int(inputs.max_num_seqs),
         max_num_batched_tokens=int(inputs.max_num_batched_tokens),
         threshold=int(inputs.long_prefill_token_threshold),
@@ -239,8 +245,8 @@ def make_settings(inputs: ReplicaInputs) -> Settings:
     )
 
 
-def make_state(inputs: ReplicaInputs, *, log_capacity: int) -> State:
-    """Return the arrays of an empty replica; `log_capacity` steps can be logged (0: none)."""
+def make_state(inputs: ReplicaInputs, *, log_capacity: int, table_capacity: int) -> State:
+    """Return the arrays of an empty replica with room for so many steps in the log and in the table (0: none)."""
     num_adapters = len(inputs.gpu_load_ns)
     counters = np.zeros(NUM_COUNTERS, np.int64)
     counters[FREE_BLOCKS] = inputs.num_blocks - 1
@@ -262,6 +268,7 @@ def make_state(inputs: ReplicaInputs, *, log_capacity: int) -> State:
         log_steps=np.zeros((log_capacity, NUM_LOG_COLUMNS), np.int64),
         log_running=np.zeros((16 * log_capacity, 2), np.int64),
         log_waiting=np.zeros(64 * log_capacity, np.int64),
+        step_table=np.zeros((table_capacity, len(STEP_TABLE_COLUMNS)), np.int64),
     )
 
 

@@ -90,6 +90,7 @@ def make_trace(inputs: ReplicaInputs, state: State) -> ReplicaTrace:
         samples=state.samples[: c[NUM_SAMPLES]].copy(),
         end_ns=int(inputs.horizon_ns),
         step_log=_make_step_log(state, c[NUM_STEPS]) if len(state.log_steps) else None,
+        step_table=state.step_table[: c[NUM_STEPS]].copy() if len(state.step_table) else None,
     )
 
 

@@ -17,10 +17,7 @@ from twin.step_time import COEFFICIENT_NAMES
 
 
 class StepTimeCoefficients(BaseModel):
-    """Coefficients of `twin.step_time.step_time_ms` in ms per unit of their term.
-
-    They are >= 0 except `small_batch_ms`, which may save as much as every step with LoRA costs.
-    """
+    """Coefficients of `twin.step_time.step_time_ms`, all >= 0, in ms per unit of their term."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -29,37 +26,36 @@ class StepTimeCoefficients(BaseModel):
     request_ms: float = Field(ge=0, description="per scheduled request")
     context_token_ms: float = Field(ge=0, description="per KV token read")
     large_batch_ms: float = Field(default=0.0, ge=0, description="a step beyond 512 tokens runs without a CUDA graph")
-    lora_base_ms: float = Field(default=0.0, ge=0, description="LoRA is enabled")
-    slot_ms: float = Field(default=0.0, ge=0, description="per (slots + 1)")
-    slot_tile_ms: float = Field(default=0.0, ge=0, description="per (slots + 1) x tile of 64 tokens")
-    slot_tile_rank_ms: float = Field(default=0.0, ge=0, description="the same, per 16 of max rank above 16")
-    adapter_ms: float = Field(default=0.0, ge=0, description="per distinct adapter of the batch")
-    adapter_rank_ms: float = Field(default=0.0, ge=0, description="the same, per 16 of max rank above 16")
-    lora_token_ms: float = Field(default=0.0, ge=0, description="per scheduled token with LoRA")
-    lora_token_rank_ms: float = Field(default=0.0, ge=0, description="the same, per 16 of max rank above 16")
-    lora_request_rank_ms: float = Field(default=0.0, ge=0, description="per request and 16 of max rank above 16")
-    small_slot_tile_ms: float = Field(
-        default=0.0, ge=0, description="below 128 tokens: per (slots + 1) x tile of 32 tokens"
-    )
-    small_slot_tile_rank_ms: float = Field(default=0.0, ge=0, description="the same, per 16 of max rank above 16")
-    small_adapter_ms: float = Field(default=0.0, ge=0, description="below 128 tokens: per distinct adapter")
-    small_adapter_rank_ms: float = Field(default=0.0, ge=0, description="the same, per 16 of max rank above 16")
-    small_batch_ms: float = Field(default=0.0, description="below 128 tokens: another kernel configuration")
-    mixed_step_ms: float = Field(default=0.0, ge=0, description="a prefill is in the step")
+    large_batch_token_ms: float = Field(default=0.0, ge=0, description="per scheduled token beyond 512")
     mixed_context_token_ms: float = Field(
         default=0.0, ge=0, description="per KV token read when a prefill is in the step"
     )
-    lora_large_batch_ms: float = Field(default=0.0, ge=0, description="LoRA beyond 512 tokens")
+    changed_request_ms: float = Field(
+        default=0.0, ge=0, description="per scheduled request when the batch differs from the step before"
+    )
+    lora_base_ms: float = Field(default=0.0, ge=0, description="LoRA is enabled")
+    lora_active_ms: float = Field(default=0.0, ge=0, description="any adapter is in the batch")
+    lora_token_ms: float = Field(default=0.0, ge=0, description="per scheduled token with LoRA")
+    expand_tile_ms: float = Field(default=0.0, ge=0, description="per (slots + 1) x tile of 64 tokens")
+    shrink_tile_ms: float = Field(
+        default=0.0,
+        ge=0,
+        description="per (slots + 1) x tile of 32 tokens x 16 of max rank; an eighth of it from 128 tokens on",
+    )
+    adapter_ms: float = Field(default=0.0, ge=0, description="per distinct adapter of the batch")
+    adapter_shrink_ms: float = Field(
+        default=0.0, ge=0, description="per distinct adapter x 16 of max rank; an eighth of it from 128 tokens on"
+    )
+    adapter_request_ms: float = Field(default=0.0, ge=0, description="per distinct adapter x scheduled request")
+    cached_adapter_ms: float = Field(
+        default=0.0, ge=0, description="per distinct adapter x adapter in the CPU cache: the engine lists the cache"
+    )
+    slot_lookup_ms: float = Field(
+        default=0.0,
+        ge=0,
+        description="per (token + request) x used slot when the batch differs: the engine searches each one's slot",
+    )
     blocked_waiting_ms: float = Field(default=0.0, ge=0, description="per waiting request when all slots are taken")
-
-    @model_validator(mode="after")
-    def _check_saving(self) -> StepTimeCoefficients:
-        if self.base_ms + self.lora_base_ms + self.small_batch_ms < 0:
-            raise ValueError(
-                "`small_batch_ms` must not save more than `base_ms` + `lora_base_ms` "
-                f"({self.base_ms + self.lora_base_ms:g}). Got {self.small_batch_ms:g}."
-            )
-        return self
 
     def as_array(self) -> NDArray[np.float64]:
         """Return the coefficients as float64 [len(COEFFICIENT_NAMES)] in the order of `COEFFICIENT_NAMES`."""

@@ -15,6 +15,7 @@ from twin.replica import (
     GAP_LOWEST_NS,
     NUM_GAP_BINS,
     SAMPLE_COLUMNS,
+    STEP_TABLE_COLUMNS,
     ReplicaTrace,
     StepLog,
 )
@@ -92,6 +93,9 @@ class Step:
     num_preemptions: int = 0
     duration_ns: int = 0
     load_ns: int = 0
+    context_tokens: int = 0
+    has_prefill: bool = False
+    is_batch_changed: bool = False
     gpu_loads: list[int] = field(default_factory=list)
     disk_loads: list[int] = field(default_factory=list)
 
@@ -118,11 +122,19 @@ class TraceRecorder:
         Adapters of the replica; the histograms get one more row for the base model.
     horizon_ns, sample_interval_ns
         As in `ReplicaInputs`.
-    log_steps
-        Whether every step is kept.
+    log_steps, keep_step_table
+        Whether every step is kept: who was in it, and what its time depends on.
     """
 
-    def __init__(self, *, num_adapters: int, horizon_ns: int, sample_interval_ns: int, log_steps: bool) -> None:
+    def __init__(
+        self,
+        *,
+        num_adapters: int,
+        horizon_ns: int,
+        sample_interval_ns: int,
+        log_steps: bool,
+        keep_step_table: bool,
+    ) -> None:
         self._num_adapters = num_adapters
         self._horizon_ns = horizon_ns
         self._sample_interval_ns = sample_interval_ns
@@ -140,6 +152,7 @@ class TraceRecorder:
         self.finished_requests = 0
         self._finished_tokens = 0
         self._log = _StepLogLists() if log_steps else None
+        self._table: list[tuple[int, ...]] | None = [] if keep_step_table else None
 
     def sample(self, now_ns: int, *, num_running: int, num_waiting: int, used_blocks: int) -> None:
         """Add a row to the time series if one is due at this step boundary."""
@@ -170,6 +183,10 @@ class TraceRecorder:
             self._disk_loads[adapter] += 1
         if self._log is not None:
             self._log.append(step, running, queue, free)
+        if self._table is not None:
+            batch = (sum(step.tokens.values()), len(step.tokens), step.context_tokens, len(step.adapters))
+            flags = (int(step.has_prefill), int(step.is_batch_changed))
+            self._table.append((step.start_ns + step.duration_ns, *batch, *flags, len(queue), step.load_ns))
 
     def gap(self, request: Request, gap_ns: int) -> None:
         """Count one inter-token gap."""
@@ -216,7 +233,13 @@ class TraceRecorder:
             samples=np.array(self._samples, dtype=np.int64).reshape(-1, len(SAMPLE_COLUMNS)),
             end_ns=self._horizon_ns,
             step_log=self._log.arrays() if self._log is not None else None,
+            step_table=self._table_array(),
         )
+
+    def _table_array(self) -> NDArray[np.int64] | None:
+        if self._table is None:
+            return None
+        return np.array(self._table, dtype=np.int64).reshape(-1, len(STEP_TABLE_COLUMNS))
 
 
 class _StepLogLists:

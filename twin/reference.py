@@ -17,7 +17,7 @@ from simpy.events import URGENT, Event
 
 from twin.errors import TwinError
 from twin.recorder import Request, Step, TraceRecorder
-from twin.replica import ReplicaInputs, ReplicaTrace
+from twin.replica import ReplicaInputs, ReplicaTrace, num_cached_adapters
 from twin.step_time import step_time_ms
 
 # Sizes of CPython's hash table of a set that has less than the given number of members (Objects/setobject.c): it starts
@@ -26,7 +26,7 @@ SET_TABLE_SIZES = ((5, 8), (19, 32), (77, 128), (307, 512), (1229, 2048))
 LARGEST_SET_TABLE = 8192
 
 
-def run_reference(inputs: ReplicaInputs, *, log_steps: bool = False) -> ReplicaTrace:
+def run_reference(inputs: ReplicaInputs, *, log_steps: bool = False, keep_step_table: bool = False) -> ReplicaTrace:
     """Simulate one replica on its own requests.
 
     Parameters
@@ -42,7 +42,7 @@ def run_reference(inputs: ReplicaInputs, *, log_steps: bool = False) -> ReplicaT
         When requests run or wait and none of them can be scheduled.
     """
     environment = Environment()
-    replica = ReplicaProcess(environment, inputs, log_steps=log_steps)
+    replica = ReplicaProcess(environment, inputs, log_steps=log_steps, keep_step_table=keep_step_table)
     columns = (inputs.adapter, inputs.prompt_tokens, inputs.output_tokens)
     requests = [Request(row, *map(int, values)) for row, values in enumerate(zip(*columns, strict=True))]
     environment.process(_push_table(environment, replica, requests, inputs))
@@ -137,11 +137,19 @@ class ReplicaProcess:
         Whether the trace gets a `StepLog`.
     """
 
-    def __init__(self, environment: Environment, inputs: ReplicaInputs, *, log_steps: bool = False) -> None:
+    def __init__(
+        self,
+        environment: Environment,
+        inputs: ReplicaInputs,
+        *,
+        log_steps: bool = False,
+        keep_step_table: bool = False,
+    ) -> None:
         self._environment = environment
         self._inputs = inputs
         # Python floats and ints: numpy scalars are slow and wrap around.
         self._coefficients = tuple(inputs.step_coefficients.tolist())
+        self._step_before: Step | None = None
         self._hashes: list[int] = inputs.adapter_hash.tolist()
         self._gpu_load_ns: list[int] = inputs.gpu_load_ns.tolist()
         self._disk_load_ns: list[int] = inputs.disk_load_ns.tolist()
@@ -158,6 +166,7 @@ class ReplicaProcess:
             horizon_ns=inputs.horizon_ns,
             sample_interval_ns=inputs.sample_interval_ns,
             log_steps=log_steps,
+            keep_step_table=keep_step_table,
         )
 
     @property
@@ -319,25 +328,26 @@ class ReplicaProcess:
                 step.load_ns += self._gpu_load_ns[adapter]
 
     def _step_time_ms(self, step: Step) -> float:
-        """Return the time of the step without adapter loads."""
-        prefills = [
-            (request.num_computed, num_tokens)
-            for request, num_tokens in step.tokens.items()
-            if request.generated == 0 or num_tokens > 1
-        ]
+        """Return the time of the step without adapter loads, and note on it what that depends on."""
+        step.context_tokens = sum(request.num_computed for request in step.tokens)
+        step.has_prefill = any(request.generated == 0 or tokens > 1 for request, tokens in step.tokens.items())
+        before = self._step_before
+        step.is_batch_changed = (
+            before is None or step.has_prefill or before.has_prefill or len(step.tokens) != len(before.tokens)
+        )
+        self._step_before = step
         return step_time_ms(
             self._coefficients,
             sum(step.tokens.values()),
             len(step.tokens),
-            sum(request.num_computed for request in step.tokens),
+            step.context_tokens,
             len(step.adapters),
-            len(prefills),
-            sum(num_tokens for _, num_tokens in prefills),
-            sum(num_computed for num_computed, _ in prefills),
-            sum(n * num_computed + n * (n + 1) // 2 for num_computed, n in prefills),
+            step.has_prefill,
+            step.is_batch_changed,
             len(self._waiting),
             self._inputs.num_slots,
             self._inputs.max_lora_rank,
+            num_cached_adapters(self._inputs),
         )
 
     def _apply_results(self, step: Step) -> None:

@@ -38,6 +38,19 @@ SAMPLE_COLUMNS = (
     "gpu_loads",
 )
 
+# Columns of ReplicaTrace.step_table: what a step's time depends on, when it ended, and how long its loads took.
+STEP_TABLE_COLUMNS = (
+    "end_ns",
+    "tokens",
+    "requests",
+    "context_tokens",
+    "adapters",
+    "has_prefill",
+    "is_batch_changed",
+    "waiting",
+    "load_ns",
+)
+
 
 @dataclass(frozen=True)
 class Replica:
@@ -175,6 +188,9 @@ class ReplicaTrace:
         Horizon.
     step_log
         Only when asked for.
+    step_table
+        int64 [num_steps, len(STEP_TABLE_COLUMNS)], arguments of `twin.step_time.step_time_ms` of every scheduled step;
+        only when asked for.
     """
 
     first_scheduled_ns: NDArray[np.int64]
@@ -203,6 +219,7 @@ class ReplicaTrace:
     samples: NDArray[np.int64]
     end_ns: int
     step_log: StepLog | None
+    step_table: NDArray[np.int64] | None
 
 
 def adapter_name_hash(name: str, hash_seed: int) -> int:
@@ -210,6 +227,11 @@ def adapter_name_hash(name: str, hash_seed: int) -> int:
     salt = (hash_seed % (1 << 64)).to_bytes(8, "little")
     digest = hashlib.blake2b(name.encode(), digest_size=8, salt=salt).digest()
     return int.from_bytes(digest, "little")
+
+
+def num_cached_adapters(inputs: ReplicaInputs) -> int:
+    """Return how many adapters the CPU cache holds once all have been used."""
+    return int(min(inputs.cpu_capacity, len(inputs.gpu_load_ns)))
 
 
 def build_inputs(

@@ -1,9 +1,10 @@
 """How long one engine step takes, as a function of what is in the batch.
 
-The form and its terms follow reference measurements of vLLM LoRA replicas on an H100 (dense decode and prefill cost, KV
-reads, the LoRA kernels' grid of token tiles x (slots + 1), the distinct adapters' weights). The function takes scalars
-and a coefficient array only, so that the compiled engine and the readable engine evaluate the very same floating-point
-operations.
+Each term stands for work that vLLM does in a step and has its reason in docs/twin-model.md: the model's own cost
+(weights, tokens, KV reads), the LoRA kernels' grid of token tiles x (slots + 1), the weights of the distinct adapters,
+and what the engine's Python code does per step (bookkeeping of a changed batch, looking adapters up). The function
+takes scalars and a coefficient array only, so that the compiled engine and the readable engine evaluate the very same
+floating-point operations.
 """
 
 from __future__ import annotations
@@ -20,32 +21,33 @@ COEFFICIENT_NAMES: tuple[str, ...] = (
     "request_ms",
     "context_token_ms",
     "large_batch_ms",
-    "lora_base_ms",
-    "slot_ms",
-    "slot_tile_ms",
-    "slot_tile_rank_ms",
-    "adapter_ms",
-    "adapter_rank_ms",
-    "lora_token_ms",
-    "lora_token_rank_ms",
-    "lora_request_rank_ms",
-    "small_slot_tile_ms",
-    "small_slot_tile_rank_ms",
-    "small_adapter_ms",
-    "small_adapter_rank_ms",
-    "small_batch_ms",
-    "mixed_step_ms",
+    "large_batch_token_ms",
     "mixed_context_token_ms",
-    "lora_large_batch_ms",
+    "changed_request_ms",
+    "lora_base_ms",
+    "lora_active_ms",
+    "lora_token_ms",
+    "expand_tile_ms",
+    "shrink_tile_ms",
+    "adapter_ms",
+    "adapter_shrink_ms",
+    "adapter_request_ms",
+    "cached_adapter_ms",
+    "slot_lookup_ms",
     "blocked_waiting_ms",
 )
 
+# Up to here vLLM replays CUDA graphs, captured for batches of multiples of 8 tokens; larger ones run layer by layer.
 LARGE_BATCH_TOKENS = 512
-SMALL_BATCH_TOKENS = 128
 PADDING_TOKENS = 8
-TILE_TOKENS = 64
-SMALL_TILE_TOKENS = 32
-RANK_UNIT = 16.0
+# Tile heights of the LoRA kernels (vllm/lora/ops/triton_ops: BLOCK_M of expand and of shrink), and the width of a tile
+# of ranks in shrink (BLOCK_N).
+EXPAND_TILE_TOKENS = 64
+SHRINK_TILE_TOKENS = 32
+SHRINK_TILE_RANKS = 16
+# Shrink splits its sums 64 ways below this many tokens and 8 ways from there on (SPLIT_K of lora_shrink).
+SMALL_BATCH_TOKENS = 128
+LARGE_SPLIT_SHARE = 0.125
 
 
 def step_time_ms(
@@ -54,13 +56,12 @@ def step_time_ms(
     num_requests: int,
     context_tokens: int,
     num_adapters: int,
-    num_prefills: int,
-    prefill_tokens: int,  # noqa: ARG001 - reported for forms that tell prefills apart
-    prefill_context_tokens: int,  # noqa: ARG001 - reported for forms that tell prefills apart
-    prefill_attention: int,  # noqa: ARG001 - reported for forms that tell prefills apart
+    has_prefill: bool,
+    is_batch_changed: bool,
     num_waiting: int,
     num_slots: int,
     max_lora_rank: int,
+    num_cached_adapters: int,
 ) -> float:
     """Return the time of one step without adapter loads, in milliseconds.
 
@@ -76,48 +77,43 @@ def step_time_ms(
         Tokens computed before the step, summed over the scheduled requests.
     num_adapters
         Distinct adapters of the scheduled requests.
-    num_prefills
-        Scheduled requests that still had prompt (or, after a preemption, recomputed) tokens to process, i.e. got more
-        than their one decode token or had no output yet.
-    prefill_tokens
-        Tokens of these requests in the step.
-    prefill_context_tokens
-        Tokens of these requests computed before the step.
-    prefill_attention
-        Query-key pairs of causal attention of these requests: the sum of ``n * computed + n * (n + 1) // 2`` for n
-        tokens after `computed` ones.
+    has_prefill
+        Whether any scheduled request still had prompt (or, after a preemption, recomputed) tokens to process, i.e. got
+        more than its one decode token or had no output yet.
+    is_batch_changed
+        Whether the step has a prefill, the step before had one, or the two differ in the number of scheduled requests:
+        the engine then rebuilds what it keeps per batch.
     num_waiting
-        Waiting requests at the end of scheduling; they cost time where adapters take all slots.
+        Waiting requests at the end of scheduling; the scheduler looks at all of them where adapters take all slots.
     num_slots
         `max_loras`, or 0 without LoRA.
     max_lora_rank
         Rank at which the slots are reserved.
+    num_cached_adapters
+        Adapters that the CPU cache holds once all have been used: the smaller of `max_cpu_loras` and the number served.
     """
     c = coefficients
     step = c[0] + c[1] * num_tokens + c[2] * num_requests + c[3] * context_tokens
+    padded = num_tokens
     if num_tokens > LARGE_BATCH_TOKENS:
-        step += c[4]
-    if num_prefills > 0:
-        step += c[19] + c[20] * context_tokens
+        step += c[4] + c[5] * (num_tokens - LARGE_BATCH_TOKENS)
+    else:
+        padded = (num_tokens + PADDING_TOKENS - 1) // PADDING_TOKENS * PADDING_TOKENS
+    if has_prefill:
+        step += c[6] * context_tokens
+    if is_batch_changed:
+        step += c[7] * num_requests
     if num_slots > 0:
-        padded = num_tokens
-        if num_tokens <= LARGE_BATCH_TOKENS:
-            padded = (num_tokens + PADDING_TOKENS - 1) // PADDING_TOKENS * PADDING_TOKENS
-        rank_excess = 0.0
-        if max_lora_rank > RANK_UNIT:
-            rank_excess = (max_lora_rank - RANK_UNIT) / RANK_UNIT
-        grid_slots = num_slots + 1
-        tiles = (padded + TILE_TOKENS - 1) // TILE_TOKENS
-        step += c[5] + c[6] * grid_slots
-        step += grid_slots * tiles * (c[7] + c[8] * rank_excess)
-        step += num_adapters * (c[9] + c[10] * rank_excess)
-        step += num_tokens * (c[11] + c[12] * rank_excess) + c[13] * rank_excess * num_requests
-        if num_tokens < SMALL_BATCH_TOKENS:
-            small_tiles = (padded + SMALL_TILE_TOKENS - 1) // SMALL_TILE_TOKENS
-            step += grid_slots * small_tiles * (c[14] + c[15] * rank_excess)
-            step += num_adapters * (c[16] + c[17] * rank_excess) + c[18]
-        if num_tokens > LARGE_BATCH_TOKENS:
-            step += c[21]
+        split = 1.0 if num_tokens < SMALL_BATCH_TOKENS else LARGE_SPLIT_SHARE
+        shrink = split * ((max_lora_rank + SHRINK_TILE_RANKS - 1) // SHRINK_TILE_RANKS)
+        expand_tiles = (padded + EXPAND_TILE_TOKENS - 1) // EXPAND_TILE_TOKENS
+        shrink_tiles = (padded + SHRINK_TILE_TOKENS - 1) // SHRINK_TILE_TOKENS
+        step += c[8] + c[10] * num_tokens + (num_slots + 1) * (c[11] * expand_tiles + c[12] * shrink_tiles * shrink)
+        if num_adapters > 0:
+            step += c[9]
+        step += num_adapters * (c[13] + c[14] * shrink + c[15] * num_requests + c[16] * num_cached_adapters)
+        if is_batch_changed:
+            step += c[17] * (num_tokens + num_requests) * min(num_slots, num_cached_adapters)
         if num_adapters == num_slots:
-            step += c[22] * num_waiting
+            step += c[18] * num_waiting
     return step  # type: ignore[no-any-return]

@@ -47,17 +47,17 @@ def test_no_step_costs_less_than_its_unavoidable_part(
         num_requests,
         context,
         len(adapters),
-        len(prefills),
-        sum(tokens for _, tokens, _ in prefills),
-        sum(computed for _, _, computed in prefills),
-        sum(tokens * computed + tokens * (tokens + 1) // 2 for _, tokens, computed in prefills),
-        0,
-        max(slots, len(adapters)),
-        max(ranks[owner] for owner in adapters),
+        bool(prefills),
+        is_batch_changed=False,
+        num_waiting=0,
+        num_slots=max(slots, len(adapters)),
+        max_lora_rank=max(ranks[owner] for owner in adapters),
+        num_cached_adapters=len(adapters),
     )
     costs = unavoidable_costs(problem, 0)
-    least_s = costs.base_s + costs.large_s * (num_tokens > LARGE_BATCH_TOKENS) + costs.mixed_s * bool(prefills)
-    least_s += costs.context_token_s * context
+    least_s = costs.base_s + costs.context_token_s * context
+    if num_tokens > LARGE_BATCH_TOKENS:
+        least_s += costs.large_s + costs.beyond_s * (num_tokens - LARGE_BATCH_TOKENS)
     for owner, _ in decodes:
         least_s += costs.token_s[owner] + costs.request_s[owner]
     for owner, tokens, _ in prefills:
@@ -213,12 +213,3 @@ def test_a_replayed_trace_is_counted_request_by_request() -> None:
     )
     replayed = replace(problem, workload=replace(problem.workload, trace=table))
     assert work_gpus(replayed) < work_gpus(problem)
-
-
-def test_a_profile_without_a_positive_step_proves_nothing() -> None:
-    """A correction larger than the rest of a step leaves nothing to count with."""
-    problem = make_problem([make_adapter("a", rate_rps=1000.0)])
-    profile = problem.profiles[0]
-    step_time = profile.step_time.model_copy(update={"small_batch_ms": -1000.0})
-    strange = replace(problem, profiles=(profile.model_copy(update={"step_time": step_time}),))
-    assert work_bound(strange).value == 1

@@ -54,14 +54,20 @@ def interpreted_kernel() -> Run:
 @given(inputs=replica_inputs())
 def test_kernel_equals_reference(inputs: ReplicaInputs) -> None:
     """Both engines take the same steps, to the nanosecond, block and queue position."""
-    assert_traces_equal(run_kernel(inputs, log_steps=True), run_reference(inputs, log_steps=True))
+    assert_traces_equal(
+        run_kernel(inputs, log_steps=True, keep_step_table=True),
+        run_reference(inputs, log_steps=True, keep_step_table=True),
+    )
 
 
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(inputs=replica_inputs())
 def test_compiled_code_does_what_its_source_says(inputs: ReplicaInputs, interpreted_kernel: Run) -> None:
     """Unsigned loops, missing reference counts and the numpy error model change nothing."""
-    assert_traces_equal(run_kernel(inputs, log_steps=True), interpreted_kernel(inputs, log_steps=True))
+    assert_traces_equal(
+        run_kernel(inputs, log_steps=True, keep_step_table=True),
+        interpreted_kernel(inputs, log_steps=True, keep_step_table=True),
+    )
 
 
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -74,7 +80,7 @@ def test_both_engines_report_the_same_counts_of_every_step(
 
     def noting(_: Any, *counts: int) -> float:
         reported.append([int(count) for count in counts])
-        return step_time.step_time_ms(inputs.step_coefficients, *counts)
+        return step_time.step_time_ms(inputs.step_coefficients, *counts)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
         patch.setattr(reference, "step_time_ms", noting)
@@ -137,7 +143,10 @@ def test_every_running_request_gets_a_token_in_every_step(inputs: ReplicaInputs)
 def test_kernel_equals_reference_on_longer_runs(seed: int) -> None:
     """Hundreds of requests on tens of adapters, with and without scarcity of slots, blocks and sequences."""
     inputs = long_run_inputs(seed)
-    assert_traces_equal(run_kernel(inputs, log_steps=True), run_reference(inputs, log_steps=True))
+    assert_traces_equal(
+        run_kernel(inputs, log_steps=True, keep_step_table=True),
+        run_reference(inputs, log_steps=True, keep_step_table=True),
+    )
 
 
 def test_gap_bins_have_the_edges_of_their_formula() -> None:
@@ -155,13 +164,19 @@ def test_the_first_request_of_an_adapter_decides_its_turn_in_batch_order() -> No
         load_in_set_order=False,
     )
     assert run_kernel(inputs).adapter_gpu_loads.tolist() == [1, 1, 1, 0]
-    assert_traces_equal(run_kernel(inputs, log_steps=True), run_reference(inputs, log_steps=True))
+    assert_traces_equal(
+        run_kernel(inputs, log_steps=True, keep_step_table=True),
+        run_reference(inputs, log_steps=True, keep_step_table=True),
+    )
 
 
 def test_a_long_log_grows() -> None:
     """A log that outgrows its buffers is taken again with larger ones."""
     inputs = make_inputs([(0, 0, 4, 3000)], num_blocks=5000, max_model_len=4096, horizon_ns=10**13)
-    assert_traces_equal(run_kernel(inputs, log_steps=True), run_reference(inputs, log_steps=True))
+    assert_traces_equal(
+        run_kernel(inputs, log_steps=True, keep_step_table=True),
+        run_reference(inputs, log_steps=True, keep_step_table=True),
+    )
 
 
 def test_long_overloads_do_not_overflow() -> None:

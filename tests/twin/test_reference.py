@@ -20,7 +20,14 @@ from tests.twin.strategies import assert_traces_equal, replica_inputs
 from twin.errors import TwinError
 from twin.recorder import gap_bin
 from twin.reference import AdapterCaches, run_reference, set_table_mask
-from twin.replica import ADAPTER_BIN_FACTOR, NUM_GAP_BINS, SAMPLE_COLUMNS, ReplicaInputs, ReplicaTrace
+from twin.replica import (
+    ADAPTER_BIN_FACTOR,
+    NUM_GAP_BINS,
+    SAMPLE_COLUMNS,
+    STEP_TABLE_COLUMNS,
+    ReplicaInputs,
+    ReplicaTrace,
+)
 
 LONG_NS = 10**15
 
@@ -290,20 +297,36 @@ def test_a_replica_that_can_schedule_nothing_is_an_error() -> None:
 
 def test_the_step_time_sees_what_is_in_the_batch() -> None:
     """Tokens, requests, context before the step, distinct adapters, and whether there is a prefill."""
-    times = coefficients(token_ms=1.0, request_ms=100.0, context_token_ms=1e4, adapter_ms=1e6, mixed_step_ms=1e8)
-    requests = [(0, 0, 3, 2), (0, 0, 4, 2), (0, -1, 5, 2)]
+    times = coefficients(
+        token_ms=1.0, request_ms=100.0, context_token_ms=1e4, adapter_ms=1e6, mixed_context_token_ms=1e8
+    )
+    requests = [(0, 0, 3, 2), (0, 0, 4, 2), (0, -1, 5, 2), (1, -1, 7, 1)]
     trace = run_reference(make_inputs(requests, step_coefficients=times, horizon_ns=LONG_NS), log_steps=True)
     durations_ms = [step.duration_ns / 1e6 for step in logged_steps(trace)]
-    assert durations_ms == [12 + 300 + 1e6 + 1e8, 3 + 300 + 12e4 + 1e6]
+    assert durations_ms == [12 + 300 + 1e6, 10 + 400 + 12e4 + 1e6 + 12e8]
+
+
+def test_a_batch_is_changed_by_prefills_before_and_now_and_by_its_size() -> None:
+    """Two decode alone, a third joins and leaves, the two go on: in the table as in the step time."""
+    times = coefficients(base_ms=1.0, changed_request_ms=10.0)
+    requests = [(0, 0, 2, 6), (0, 1, 2, 6), (40 * STEP_NS, 2, 2, 2)]
+    trace = run_reference(make_inputs(requests, step_coefficients=times), log_steps=True, keep_step_table=True)
+    assert trace.step_table is not None
+    column = {name: trace.step_table[:, index].tolist() for index, name in enumerate(STEP_TABLE_COLUMNS)}
+    assert column["requests"] == [2, 2, 3, 3, 2, 2]
+    assert column["has_prefill"] == [1, 0, 1, 0, 0, 0]
+    assert column["is_batch_changed"] == [1, 1, 1, 1, 1, 0]
+    durations_ms = [step.duration_ns / 1e6 for step in logged_steps(trace)]
+    assert durations_ms == [21, 21, 31, 31, 21, 1]
 
 
 def test_a_recomputed_single_token_counts_as_decode() -> None:
     """A chunk of one token is a prefill only while its request has no output yet."""
-    times = coefficients(base_ms=1.0, mixed_step_ms=10.0)
-    inputs = make_inputs([(0, -1, 1, 2), (0, -1, 3, 2)], step_coefficients=times, long_prefill_token_threshold=1)
-    durations_ms = [step.duration_ns / 1e6 for step in logged_steps(run_reference(inputs, log_steps=True))]
+    inputs = make_inputs([(0, -1, 1, 2), (0, -1, 3, 2)], long_prefill_token_threshold=1)
+    table = run_reference(inputs, keep_step_table=True).step_table
+    assert table is not None
     # The second prompt takes three single-token chunks, the last two of them (alone by then) at once.
-    assert durations_ms == [11, 11, 11, 1]
+    assert table[:, STEP_TABLE_COLUMNS.index("has_prefill")].tolist() == [1, 1, 1, 0]
 
 
 def test_blocked_requests_count_only_when_all_slots_are_taken() -> None:

@@ -3,14 +3,17 @@
 from collections import Counter
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from twin.lengths import LengthDistribution
 from twin.validation.regenerate import (
     LEAST_PROMPT_TOKENS,
     MOST_PROMPT_TOKENS,
     MOST_TOTAL_TOKENS,
     OUTPUT_MEAN_SCALE,
+    draw_lengths,
     regenerate_traffic,
 )
 from twin.validation.runs import Traffic
@@ -78,3 +81,22 @@ def test_lengths_stay_within_the_limits_of_the_client() -> None:
     assert int(requests.prompt_tokens.max()) <= MOST_PROMPT_TOKENS
     assert int(requests.output_tokens.min()) >= 1
     assert int((requests.prompt_tokens + requests.output_tokens).max()) <= MOST_TOTAL_TOKENS
+
+
+def test_long_prompts_have_short_outputs() -> None:
+    """Drawn together, running requests hold as much KV as was measured: about 362 tokens in the mean."""
+    _, requests = regenerate_traffic(_traffic(), run_id="R1", seed=0, horizon_s=300_000 / sum(RATES))
+    prompts, outputs = requests.prompt_tokens.astype(float), requests.output_tokens.astype(float)
+    held = (outputs * (prompts + 0.5 * outputs)).sum() / outputs.sum()
+    assert 345.0 < held < 362.0
+    assert np.corrcoef(prompts, outputs)[0, 1] < -0.25
+
+
+@pytest.mark.parametrize(("mean", "std"), [(223.0, 247.0), (10.0, 3.0), (1000.0, 400.0), (1024.0, 5.0), (4.0, 0.0)])
+def test_drawn_lengths_keep_the_mean_within_the_limits(mean: float, std: float) -> None:
+    """Also a spread that no distribution between the limits can have, and a mean at a limit."""
+    law = LengthDistribution(mean=mean, std=std, min=4, max=1024)
+    drawn, _ = draw_lengths(20_000, law, LengthDistribution.constant(1), np.random.default_rng(0))
+    assert int(drawn.min()) >= 4
+    assert int(drawn.max()) <= 1024
+    assert abs(float(drawn.mean()) - mean) <= 4.0 * max(float(drawn.std()), 0.5) / np.sqrt(len(drawn)) + 0.01

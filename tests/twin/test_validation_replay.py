@@ -13,7 +13,14 @@ from twin.replica import build_inputs
 from twin.simulate import load_engine
 from twin.validation.quantities import Quantities
 from twin.validation.regenerate import regenerate_traffic
-from twin.validation.replay import ReplaySettings, choose_profiles, replay_run, replay_runs, replica_of
+from twin.validation.replay import (
+    DEFAULT_FRONT_END,
+    ReplaySettings,
+    choose_profiles,
+    replay_run,
+    replay_runs,
+    replica_of,
+)
 from twin.validation.runs import MeasuredRun, read_runs
 
 PROFILE = load_profile("llama-3.1-8b-h100-64gb")
@@ -111,7 +118,11 @@ def test_the_number_of_processes_does_not_change_the_answers(tmp_path: Path) -> 
         for workers in (1, 2)
     ]
     assert answers[0] == answers[1]
-    assert answers[0] == [[_quantities(run, seed) for seed in (5, 6)] for run in runs]
+    alone = [
+        [replay_run(run, PROFILE, seed=seed, horizon_s=None, front_end=DEFAULT_FRONT_END) for seed in (5, 6)]
+        for run in runs
+    ]
+    assert answers[0] == [[replay.quantities for replay in replays] for replays in alone]
     assert announced == [(done, 6) for done in range(1, 7)] * 2
 
 
@@ -127,3 +138,14 @@ def test_a_profile_of_another_model_is_refused(tmp_path: Path) -> None:
     """The message names both models."""
     with pytest.raises(ProfileError, match=r"\(llama-3\.1-8b\)\. .* measured with 'qwen2\.5-7b'"):
         choose_profiles([measured_run(tmp_path)], "qwen2.5-7b-h100-64gb")
+
+
+def test_the_front_end_shows_in_latencies_only(tmp_path: Path) -> None:
+    """It delays arrivals by milliseconds here: throughput stays, the first token comes later."""
+    run = measured_run(tmp_path)
+    direct = replay_run(run, PROFILE, seed=1, horizon_s=None).quantities
+    seen = replay_run(run, PROFILE, seed=1, horizon_s=None, front_end=DEFAULT_FRONT_END).quantities
+    assert seen.tok_per_s == pytest.approx(direct.tok_per_s, rel=0.05)
+    assert seen.ttft_p50_ms is not None
+    assert direct.ttft_p50_ms is not None
+    assert seen.ttft_p50_ms > direct.ttft_p50_ms + 1000.0 * DEFAULT_FRONT_END.overhead_s * 0.5

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 
 import numpy as np
+from numpy.typing import NDArray
 
 from twin.lengths import LengthDistribution
 from twin.validation.runs import Traffic
@@ -14,7 +15,14 @@ PROMPT_STD_TOKENS = 247.0
 OUTPUT_STD_TOKENS = 209.0
 LEAST_PROMPT_TOKENS = 4
 MOST_PROMPT_TOKENS = 1024
+LEAST_OUTPUT_TOKENS = 4
+# The tail of the outputs decides how long one request keeps an adapter's slot: fitted to the throughput of the runs
+# with split=calib whose slots are short.
+MOST_OUTPUT_TOKENS = 1400
 MOST_TOTAL_TOKENS = 2048
+# Of the normal scores of prompt and output: long prompts have short answers. A running request then holds about 362 KV
+# tokens in the mean, as was measured (440 if they were independent).
+LENGTH_CORRELATION = -0.365
 # Of the requests that stop early, before the length that they were asked for.
 OUTPUT_MEAN_SCALE = 0.993
 
@@ -35,8 +43,8 @@ def regenerate_traffic(traffic: Traffic, *, run_id: str, seed: int, horizon_s: f
 
     Returns
     -------
-    The adapters, and their requests in order of arrival: Poisson per adapter, prompt lengths as `_prompt_lengths`,
-    outputs as `_output_lengths` and cut so that a request has `MOST_TOTAL_TOKENS` at most.
+    The adapters, and their requests in order of arrival: Poisson per adapter, lengths as `draw_lengths` has
+    them.
     """
     generator = _generator(run_id, seed)
     prompts, outputs = _prompt_lengths(traffic), _output_lengths(traffic)
@@ -59,8 +67,7 @@ def regenerate_traffic(traffic: Traffic, *, run_id: str, seed: int, horizon_s: f
     total = int(counts.sum())
     arrival_ns = np.floor(generator.random(total) * horizon_s * NANOSECONDS).astype(np.int64)
     order = np.argsort(arrival_ns, kind="stable")
-    prompt_tokens = prompts.sample(total, generator)
-    output_tokens = np.minimum(outputs.sample(total, generator), MOST_TOTAL_TOKENS - prompt_tokens)
+    prompt_tokens, output_tokens = draw_lengths(total, prompts, outputs, generator)
     owners = np.repeat(np.arange(len(adapters), dtype=np.int32), counts)
     return Workload(adapters), RequestTable(arrival_ns[order], owners[order], prompt_tokens, output_tokens)
 
@@ -75,9 +82,47 @@ def _prompt_lengths(traffic: Traffic) -> LengthDistribution:
 
 
 def _output_lengths(traffic: Traffic) -> LengthDistribution:
-    most = MOST_TOTAL_TOKENS - LEAST_PROMPT_TOKENS
-    mean = min(max(OUTPUT_MEAN_SCALE * traffic.mean_output_tokens, 1.0), most)
-    return LengthDistribution(mean=mean, std=OUTPUT_STD_TOKENS, min=1, max=most)
+    mean = min(max(OUTPUT_MEAN_SCALE * traffic.mean_output_tokens, LEAST_OUTPUT_TOKENS), MOST_OUTPUT_TOKENS)
+    return LengthDistribution(mean=mean, std=OUTPUT_STD_TOKENS, min=LEAST_OUTPUT_TOKENS, max=MOST_OUTPUT_TOKENS)
+
+
+def draw_lengths(
+    num_requests: int, prompts: LengthDistribution, outputs: LengthDistribution, generator: np.random.Generator
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Draw prompt and output lengths with the distributions' mean, spread and limits.
+
+    Both are beta distributed between their limits and joined by a Gaussian copula of `LENGTH_CORRELATION`.
+
+    Returns
+    -------
+    int32 [num_requests] each; together at most `MOST_TOTAL_TOKENS`.
+    """
+    scores = generator.standard_normal((2, num_requests))
+    scores[1] = LENGTH_CORRELATION * scores[0] + np.sqrt(1.0 - LENGTH_CORRELATION**2) * scores[1]
+    lengths = []
+    for law, score in ((prompts, scores[0]), (outputs, scores[1])):
+        # The longest length goes to the highest score, and so on: marginals stay as drawn.
+        drawn = np.empty(num_requests)
+        drawn[np.argsort(score)] = np.sort(_draw_beta(num_requests, law, generator))
+        lengths.append(np.rint(drawn).astype(np.int32))
+    prompt_tokens, output_tokens = lengths
+    return prompt_tokens, np.minimum(output_tokens, MOST_TOTAL_TOKENS - prompt_tokens)
+
+
+def _draw_beta(count: int, law: LengthDistribution, generator: np.random.Generator) -> NDArray[np.float64]:
+    """Draw float64 [count] of a beta distribution on the law's limits with its mean and standard deviation.
+
+    A spread that no distribution between these limits has is reduced to what one can have.
+    """
+    assert law.mean is not None
+    most = float(law.max) if law.max is not None else float(MOST_TOTAL_TOKENS)
+    span = most - law.min
+    mean = (law.mean - law.min) / span if span > 0.0 else 0.0
+    if not 0.0 < mean < 1.0 or law.std == 0.0:
+        return np.full(count, law.mean)
+    variance = min((law.std / span) ** 2, 0.95 * mean * (1.0 - mean))
+    weight = mean * (1.0 - mean) / variance - 1.0
+    return law.min + span * generator.beta(mean * weight, (1.0 - mean) * weight, count)
 
 
 def _generator(run_id: str, seed: int) -> np.random.Generator:

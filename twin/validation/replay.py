@@ -17,15 +17,19 @@ from twin.errors import InputError, ProfileError
 from twin.hardware import GpuType, load_model
 from twin.lengths import LengthDistribution
 from twin.profile import PerformanceProfile, load_profile, shipped_profiles
-from twin.replica import Replica, ReplicaTrace, build_inputs
+from twin.replica import Replica, ReplicaInputs, ReplicaTrace, build_inputs
 from twin.report import build_report
 from twin.simulate import MAX_REQUESTS, EngineName, load_engine, simulate
+from twin.validation.front_end import ClientView, FrontEnd, client_view, predict_stalls, through_stalls
 from twin.validation.quantities import LEAST_GOODPUT_RATIO, Quantities
 from twin.validation.regenerate import regenerate_traffic
 from twin.validation.runs import VLLM_VERSION, MeasuredRun, Traffic
-from twin.workload import NANOSECONDS, Adapter, RequestTable, Workload
+from twin.workload import NANOSECONDS, Adapter, Workload
 
 MILLISECONDS = 1000.0
+
+# That of the measured runs.
+DEFAULT_FRONT_END = FrontEnd()
 
 
 @dataclass(frozen=True)
@@ -42,12 +46,15 @@ class ReplaySettings:
         Engine of the twin.
     workers
         Processes; ``None``: one per core. The answers do not depend on it.
+    front_end
+        The API server between clients and engine; ``None``: latencies are those of the engine.
     """
 
     seeds: tuple[int, ...] = (0, 1, 2)
     horizon_s: float | None = None
     engine: EngineName = "fast"
     workers: int | None = None
+    front_end: FrontEnd | None = DEFAULT_FRONT_END
 
 
 @dataclass(frozen=True)
@@ -107,7 +114,13 @@ def replica_of(run: MeasuredRun, profile: PerformanceProfile) -> Replica:
 
 
 def replay_run(
-    run: MeasuredRun, profile: PerformanceProfile, *, seed: int, horizon_s: float | None, engine: EngineName = "fast"
+    run: MeasuredRun,
+    profile: PerformanceProfile,
+    *,
+    seed: int,
+    horizon_s: float | None,
+    engine: EngineName = "fast",
+    front_end: FrontEnd | None = None,
 ) -> Replay:
     """Simulate a run once.
 
@@ -115,7 +128,7 @@ def replay_run(
     ----------
     profile
         Of the run's model.
-    seed, horizon_s, engine
+    seed, horizon_s, engine, front_end
         See `ReplaySettings`.
 
     Raises
@@ -132,28 +145,44 @@ def replay_run(
         _check_size(run, run.traffic, horizon_s)
         workload, requests = regenerate_traffic(run.traffic, run_id=run.run_id, seed=seed, horizon_s=horizon_s)
         inputs = build_inputs(workload, requests, replica, horizon_s=horizon_s, hash_seed=seed)
-        trace = load_engine(engine)(inputs)
-        report = build_report(
-            workload,
-            inputs,
-            trace,
-            engine=engine,
-            seed=seed,
-            warmup_s=0.0,
-            starvation_tolerance=1.0 - LEAST_GOODPUT_RATIO,
-        )
-        quantities = Quantities(
-            tok_per_s=report.throughput_tps,
+        quantities = _quantities(workload, inputs, engine, front_end)
+    return Replay(does_start, quantities, time.perf_counter() - wall_s, time.process_time() - cpu_s)
+
+
+def _quantities(
+    workload: Workload, inputs: ReplicaInputs, engine: EngineName, front_end: FrontEnd | None
+) -> Quantities:
+    """Return what clients see of a replica, or what the engine does if there is no front end."""
+    simulated = inputs
+    trace = load_engine(engine)(inputs)
+    stalls = None
+    if front_end is not None:
+        # The stalls follow from what the replica does; what they do to its arrivals changes them but little.
+        stalls = predict_stalls(inputs, trace, front_end)
+        simulated = through_stalls(inputs, stalls)
+        trace = load_engine(engine)(simulated)
+    report = build_report(
+        workload, simulated, trace, engine=engine, seed=0, warmup_s=0.0, starvation_tolerance=1.0 - LEAST_GOODPUT_RATIO
+    )
+    if front_end is not None and stalls is not None:
+        seen = client_view(trace, inputs.arrival_ns, stalls, front_end)
+    else:
+        seen = ClientView(
             itl_mean_ms=_milliseconds(report.itl.mean_s),
             itl_p50_ms=_milliseconds(report.itl.p50_s),
-            tpot_mean_ms=_milliseconds(report.tpot.mean_s),
-            ttft_p50_ms=_completed_ttft_p50_ms(requests, trace),
-            running_mean=report.running_mean,
-            waiting_mean=report.waiting_mean,
-            kv_usage_mean=report.kv_usage_mean,
-            goodput_ratio=report.throughput_ratio,
+            ttft_p50_ms=_completed_ttft_p50_ms(inputs, trace),
         )
-    return Replay(does_start, quantities, time.perf_counter() - wall_s, time.process_time() - cpu_s)
+    return Quantities(
+        tok_per_s=report.throughput_tps,
+        itl_mean_ms=seen.itl_mean_ms,
+        itl_p50_ms=seen.itl_p50_ms,
+        tpot_mean_ms=_milliseconds(report.tpot.mean_s),
+        ttft_p50_ms=seen.ttft_p50_ms,
+        running_mean=report.running_mean,
+        waiting_mean=report.waiting_mean,
+        kv_usage_mean=report.kv_usage_mean,
+        goodput_ratio=report.throughput_ratio,
+    )
 
 
 def replay_runs(
@@ -232,7 +261,14 @@ def _replay_warm(
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     warm_engine(settings.engine)
     seed = settings.seeds[task[1]]
-    return task, replay_run(run, profile, seed=seed, horizon_s=settings.horizon_s, engine=settings.engine)
+    return task, replay_run(
+        run,
+        profile,
+        seed=seed,
+        horizon_s=settings.horizon_s,
+        engine=settings.engine,
+        front_end=settings.front_end,
+    )
 
 
 def _largest_first(runs: Sequence[MeasuredRun]) -> list[int]:
@@ -274,12 +310,12 @@ def _shipped_profile(model: str) -> PerformanceProfile:
     return fitting[0]
 
 
-def _completed_ttft_p50_ms(requests: RequestTable, trace: ReplicaTrace) -> float | None:
+def _completed_ttft_p50_ms(inputs: ReplicaInputs, trace: ReplicaTrace) -> float | None:
     """Return the median time to first token of completed requests: a client logs no others."""
     completed = trace.finish_ns >= 0
     if not completed.any():
         return None
-    waits_ns = (trace.first_token_ns - requests.arrival_ns)[completed]
+    waits_ns = (trace.first_token_ns - inputs.arrival_ns)[completed]
     return float(np.median(waits_ns)) / NANOSECONDS * MILLISECONDS
 
 

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from pydantic import ValidationError
 
-from twin.calibration_data import TABLE_MODELS
+from twin.calibration.tables import TABLE_MODELS
 from twin.engine import SUPPORTED_RANKS, EngineConfig
 from twin.errors import InputError
 from twin.validation.cells import RUN_ID, Cells, read_cells

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from twin.calibration_data import Record, model_rows, read_table, records
+from twin.calibration.tables import Record, model_rows, read_table, records
 from twin.errors import ProfileError
 from twin.hardware import ModelArchitecture
 from twin.memory import GIB, MIB, slot_bytes

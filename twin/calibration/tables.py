@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from twin.closed_loop import TOKENS_PER_STEP, reconstruct_closed_loop, replay_closed_loop
+from twin.calibration.closed_loop import TOKENS_PER_STEP, reconstruct_closed_loop, replay_closed_loop
+from twin.calibration.step_fit import StepObservations, Steps
 from twin.errors import ProfileError
-from twin.step_fit import StepObservations
 
 # Names that the tables use for the shipped models.
 TABLE_MODELS = {"llama-3.1-8b": "llama-3.1-8b-instruct", "qwen2.5-7b": "qwen-2.5-7b-instruct"}
@@ -36,7 +36,19 @@ Record = dict[str, Any]
 
 # Columns of the tables of measured steps; `StepObservations` explains them. `weight` and `measurement` are added when
 # tables are joined, unless a table has them already because its measurements are means over several kinds of steps.
-STEP_COLUMNS = ("tokens", "requests", "context_tokens", "adapters", "prefill", "slots", "max_rank", "time_ms", "regime")
+STEP_COLUMNS = (
+    "tokens",
+    "requests",
+    "context_tokens",
+    "adapters",
+    "prefill",
+    "slots",
+    "max_rank",
+    "cached_adapters",
+    "time_ms",
+    "regime",
+    "group",
+)
 
 
 def step_observations(folder: Path, model: str) -> StepObservations:
@@ -62,16 +74,26 @@ def join_steps(tables: list[pd.DataFrame]) -> StepObservations:
         parts.append(part)
     steps = pd.concat(parts, ignore_index=True)
     measured = steps.drop_duplicates("measurement")
-    without_adapter = (measured["slots"] > 0) & (measured["adapters"] == 0)
+    values = {name: steps[name].to_numpy(dtype=np.float64) for name in STEP_COLUMNS[:8]}
     return StepObservations(
-        **{name: steps[name].to_numpy(dtype=np.float64) for name in STEP_COLUMNS[:5]},
-        slots=steps["slots"].to_numpy(dtype=np.int64),
-        max_rank=steps["max_rank"].to_numpy(dtype=np.int64),
+        steps=Steps(
+            tokens=values["tokens"],
+            requests=values["requests"],
+            context_tokens=values["context_tokens"],
+            adapters=values["adapters"],
+            prefill=values["prefill"],
+            # In a closed loop of equal requests the batch changes where a prefill joins it, hardly elsewhere.
+            changed=values["prefill"],
+            waiting=np.zeros(len(steps)),
+            slots=values["slots"].astype(np.int64),
+            max_rank=values["max_rank"].astype(np.int64),
+            cached_adapters=values["cached_adapters"],
+        ),
         weight=steps["weight"].to_numpy(dtype=np.float64),
         measurement=steps["measurement"].to_numpy(dtype=np.int64),
         time_ms=measured["time_ms"].to_numpy(dtype=np.float64),
         regime=measured["regime"].to_numpy(dtype=np.str_),
-        without_adapter=without_adapter.to_numpy(dtype=np.bool_),
+        group=measured["group"].to_numpy(dtype=np.str_),
     )
 
 
@@ -153,7 +175,10 @@ def _closed_loop_steps(log: pd.DataFrame, run: Record) -> pd.DataFrame | None:
     medians = medians[grouped.size() >= MIN_STEPS_PER_GROUP].reset_index()
     slots, rank = _lora_settings(run)
     mode = np.where(medians["prefill"], "logged mixed step", "logged decode")
-    return medians.assign(slots=slots, max_rank=rank, regime=mode)[list(STEP_COLUMNS)]
+    cached = _requested_adapters(run, medians["adapters"].max())
+    return medians.assign(slots=slots, max_rank=rank, cached_adapters=cached, regime=mode, group=run["path"])[
+        list(STEP_COLUMNS)
+    ]
 
 
 def _loading_steps(log: pd.DataFrame, run: Record) -> pd.DataFrame:
@@ -167,8 +192,10 @@ def _loading_steps(log: pd.DataFrame, run: Record) -> pd.DataFrame:
         adapters=1,
         slots=slots,
         max_rank=rank,
+        cached_adapters=1,
         time_ms=log["dt_ms"].median(),
         regime="one request, one slot",
+        group=run["path"],
     )
     return pd.DataFrame([row])
 
@@ -198,8 +225,10 @@ def unlogged_decodes(folder: Path, model: str) -> pd.DataFrame:
             adapters=adapters,
             slots=slots,
             max_rank=rank,
+            cached_adapters=_requested_adapters(run, adapters),
             time_ms=time_ms,
             regime="decode with LoRA" if slots else "decode without LoRA",
+            group=run["path"],
         )
         rows.append(row)
     return pd.DataFrame(rows, columns=list(STEP_COLUMNS))
@@ -236,8 +265,10 @@ def prefill_runs(folder: Path, model: str) -> pd.DataFrame:
                 adapters=adapters,
                 slots=slots,
                 max_rank=rank,
+                cached_adapters=_requested_adapters(run, adapters),
                 time_ms=(run["duration_s"] - offset_s) / run["steps"] * 1000,
                 regime="prefill with LoRA" if slots else "prefill without LoRA",
+                group=run["path"],
                 prefill=1,
             )
             rows.append(row)
@@ -260,9 +291,14 @@ def mixed_loops(folder: Path, model: str) -> pd.DataFrame:
         if loop not in replays:
             replays[loop] = replay_closed_loop(
                 loop[0], prompt_tokens=prompt_tokens, output_tokens=output_tokens, max_num_seqs=loop[3]
-            ).assign(adapters=0.0, slots=0, max_rank=0)
+            ).assign(adapters=0.0, slots=0, max_rank=0, cached_adapters=0.0)
         frames.append(
-            replays[loop].assign(measurement=run["path"], time_ms=run["itl_mean_ms"], regime="mixed loop, latency")
+            replays[loop].assign(
+                measurement=run["path"],
+                time_ms=run["itl_mean_ms"],
+                regime="mixed loop, latency",
+                group=run["path"],
+            )
         )
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=list(STEP_COLUMNS))
 
@@ -278,8 +314,10 @@ def idle_slots(folder: Path, model: str) -> pd.DataFrame:
             adapters=0,
             slots=int(row["slots"]),
             max_rank=int(row["max_lora_rank"]),
+            cached_adapters=0,
             time_ms=row["bs1_itl_p50_ms"],
             regime="one request, idle slots",
+            group=f"idle slots {int(row['slots'])} of rank {int(row['max_lora_rank'])}",
         )
         for row in records(rows[rows["bs1_itl_p50_ms"].notna()])
     ]
@@ -296,6 +334,12 @@ def _lora_settings(run: Record) -> tuple[int, int]:
     return (0, 0) if math.isnan(run["slots"]) else (int(run["slots"]), int(run["max_lora_rank"]))
 
 
+def _requested_adapters(run: Record, at_least: float) -> float:
+    """Return how many adapters a run used: all stay in the CPU cache; `at_least` where the table does not say."""
+    requested = float(run["distinct_adapters_requested"])
+    return at_least if math.isnan(requested) else requested
+
+
 def _row(
     *,
     tokens: float,
@@ -304,10 +348,24 @@ def _row(
     adapters: float,
     slots: int,
     max_rank: int,
+    cached_adapters: float,
     time_ms: float,
     regime: str,
+    group: str,
     prefill: float = 0,
 ) -> Record:
     """Return one measurement of one kind of step, in the order of `STEP_COLUMNS`."""
-    values = (tokens, requests, context_tokens, adapters, prefill, slots, max_rank, time_ms, regime)
+    values = (
+        tokens,
+        requests,
+        context_tokens,
+        adapters,
+        prefill,
+        slots,
+        max_rank,
+        cached_adapters,
+        time_ms,
+        regime,
+        group,
+    )
     return dict(zip(STEP_COLUMNS, values, strict=True))

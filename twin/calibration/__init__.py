@@ -1,0 +1,1 @@
+"""Turn measurements of a model on a GPU into a performance profile."""

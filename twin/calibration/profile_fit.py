@@ -1,0 +1,277 @@
+"""Turn a folder of micro-benchmark tables, and serving runs if there are any, into a performance profile.
+
+The same tables give the same profile: what is drawn at random (workloads of the runs, resampling for intervals) has
+fixed seeds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twin.calibration.memory import fit_memory
+from twin.calibration.step_fit import (
+    RegimeError,
+    StepFit,
+    StepObservations,
+    fit_step_time,
+    intervals,
+    leave_one_out,
+    solve_least_squares,
+)
+from twin.calibration.step_reports import errors_report, intervals_report, rounded, runs_report
+from twin.calibration.tables import model_rows, read_table, step_observations
+from twin.errors import ProfileError
+from twin.hardware import SHIPPED_MODELS
+from twin.profile import LoadTime, PerformanceProfile, Startup, StepTimeCoefficients
+from twin.validation.front_end import FrontEnd
+from twin.validation.runs import MeasuredRun
+
+GPU_NAME = "h100-64gb"
+GPU_MEMORY_GIB = 63.43
+VLLM_VERSION = "0.8.5"
+
+TABLES = (
+    "calib_runs.csv",
+    "calib_steps_lora.parquet",
+    "calib_step_bins.csv.gz",
+    "calib_mem_max.csv",
+    "calib_loading_points.csv.gz",
+    "calib_scheduler_runs.csv.gz",
+)
+
+# What the engine's Python code does in a step: it depends on the host and on vLLM, not on the model or the GPU. Closed
+# loops of equal requests hardly show it, so it may be taken over from a profile that was fitted to serving runs.
+HOST_TERMS = (
+    "changed_request_ms",
+    "adapter_request_ms",
+    "cached_adapter_ms",
+    "slot_lookup_ms",
+    "blocked_waiting_ms",
+)
+# Scheduler runs whose batches hold at least this share of the slots' adapters look at the whole queue in a step.
+FULL_SLOTS_SHARE = 0.95
+
+
+@dataclass(frozen=True)
+class CalibrationSources:
+    """What a profile is fitted to besides the folder of micro-benchmarks.
+
+    Attributes
+    ----------
+    runs
+        Serving runs of the model on the GPU, none of them kept for judging.
+    host_profile
+        A profile fitted to serving runs of another model on the same host: gives the `HOST_TERMS`, and by how much the
+        context costs more in serving than in loops of equal requests.
+    """
+
+    runs: tuple[MeasuredRun, ...] = ()
+    host_profile: PerformanceProfile | None = None
+
+
+def calibrate(
+    data: Path,
+    *,
+    model: str,
+    sources: CalibrationSources = CalibrationSources(),
+    workers: int | None = None,
+    on_iteration: Callable[[int, float], None] | None = None,
+) -> PerformanceProfile:
+    """Fit a profile of a shipped model to a folder of calibration tables.
+
+    Parameters
+    ----------
+    data
+        Folder with the ``calib_*`` tables, or the one that holds it under the name ``calibration``.
+    model
+        Name of a shipped model that the tables cover.
+    sources
+        Serving runs, or a profile that saw some.
+    workers
+        Processes for simulating serving runs; ``None``: one per core.
+    on_iteration
+        See `twin.calibration.serving_fit.fit_with_runs`.
+
+    Raises
+    ------
+    ProfileError
+        When a table is missing or has no rows of the model, or scipy (extra ``train``) is not installed.
+    """
+    folder = data / "calibration" if (data / "calibration").is_dir() else data
+    steps = step_observations(folder, model)
+    memory, memory_report = fit_memory(folder, SHIPPED_MODELS[model], gpu_memory_gib=GPU_MEMORY_GIB)
+    startup, startup_report = _startup(folder, model)
+    load_times, load_report = _load_times(folder, model)
+    scan_ms, scan_report = _queue_scan(folder)
+    fixed = {"blocked_waiting_ms": scan_ms}
+    if sources.host_profile is not None:
+        fixed |= {name: getattr(sources.host_profile.step_time, name) for name in HOST_TERMS}
+    fit = fit_step_time(steps, fixed=fixed)
+    profile = PerformanceProfile(
+        name=f"{model}-{GPU_NAME}",
+        model=model,
+        gpu=GPU_NAME,
+        gpu_memory_gib=GPU_MEMORY_GIB,
+        vllm_version=VLLM_VERSION,
+        step_time=_rounded_coefficients(fit),
+        load_times=load_times,
+        memory=memory,
+        startup=startup,
+        provenance={
+            "tool": "placer calibrate",
+            "sources": _sources(folder),
+            "memory": memory_report,
+            "load_times": load_report,
+            "startup": startup_report,
+        },
+    )
+    report: dict[str, Any] = {
+        "method": "non-negative least squares of relative errors (weights 1/y), one row per measurement",
+        "context_ms_in_benchmarks": rounded(fit.coefficients["context_token_ms"]),
+        "queue_scan": scan_report,
+    }
+    bounds = intervals(steps, fixed=fixed)
+    if sources.runs:
+        # The engines are compiled code; without runs nothing is simulated.
+        from twin.calibration.serving_fit import fit_with_runs  # noqa: PLC0415
+
+        joint = fit_with_runs(
+            steps, sources.runs, profile, FrontEnd(), fixed=fixed, workers=workers, on_iteration=on_iteration
+        )
+        fit, bounds = joint.fit, joint.intervals
+        report["serving_runs"] = runs_report(joint.run_ids, joint.tpot_error_percent)
+    elif sources.host_profile is not None:
+        fit = _with_serving_context(fit, sources.host_profile, report)
+    report |= _step_report(fit, bounds, leave_one_out(steps, regimes_to_leave_out(steps), fixed=fixed))
+    return profile.model_copy(
+        update={
+            "step_time": _rounded_coefficients(fit),
+            "provenance": profile.provenance | {"step_time": report},
+        }
+    )
+
+
+def regimes_to_leave_out(observations: StepObservations) -> dict[str, NDArray[np.bool_]]:
+    """Return the measurements, bool [N], of each rank, each number of slots, and each kind of step with LoRA."""
+    rank = observations.means(observations.steps.max_rank)
+    slots = observations.means(observations.steps.slots)
+    prefill = observations.means(observations.steps.prefill)
+    adapters = observations.means(observations.steps.adapters)
+    regimes = {f"max_lora_rank {int(value)}": rank == value for value in sorted(set(rank[rank > 0].tolist()))}
+    active = adapters > 0
+    regimes |= {
+        f"max_loras {int(value)}, adapters active": (slots == value) & active
+        for value in sorted(set(slots[active].tolist()))
+    }
+    regimes["slots allocated, no adapter active"] = (slots > 0) & ~active
+    regimes["prefill with LoRA"] = (slots > 0) & (prefill > 0)
+    regimes["prefill without LoRA"] = (slots == 0) & (prefill > 0)
+    return regimes
+
+
+def _with_serving_context(fit: StepFit, host_profile: PerformanceProfile, report: dict[str, Any]) -> StepFit:
+    """Scale the cost of context as serving scaled it in the host profile: there requests have unequal contexts."""
+    benchmark_ms = host_profile.provenance["step_time"]["context_ms_in_benchmarks"]
+    ratio = host_profile.step_time.context_token_ms / benchmark_ms
+    report["taken_over"] = {
+        "profile": host_profile.name,
+        "terms": list(HOST_TERMS),
+        "context_ratio": round(ratio, 4),
+        "reason": "host terms do not depend on the model; serving runs of this model were not available",
+    }
+    scaled = {name: fit.coefficients[name] * ratio for name in ("context_token_ms", "mixed_context_token_ms")}
+    return StepFit(fit.coefficients | scaled, fit.fixed, fit.errors)
+
+
+def _step_report(
+    fit: StepFit, bounds: dict[str, tuple[float, float]], left_out: Sequence[RegimeError]
+) -> dict[str, Any]:
+    return {
+        "intervals_95": intervals_report(bounds),
+        "not_fitted": sorted(fit.fixed),
+        "in_sample_percent": errors_report(fit.errors),
+        "left_out_percent": errors_report(left_out),
+        "in_sample_note": "errors on the micro-benchmarks",
+    }
+
+
+def _queue_scan(folder: Path) -> tuple[float, dict[str, Any]]:
+    """Return the scheduler's milliseconds per waiting request of a step whose slots are all taken.
+
+    Least squares of the scheduler's mean time per step on requests, queue, and requests x adapters. The table names no
+    model: the scheduler is Python code.
+    """
+    rows = read_table(folder, "calib_scheduler_runs.csv.gz")
+    rows = rows[rows["mean_loras_by_batch"] >= FULL_SLOTS_SHARE * rows["gpu_loras"]]
+    if len(rows) < 8:
+        raise ProfileError(
+            f"calib_scheduler_runs.csv.gz must have at least 8 runs with all slots taken. It has {len(rows)}.",
+            field="mean_loras_by_batch",
+        )
+    requests = rows["avg_batch_size"].to_numpy(dtype=np.float64)
+    waiting = rows["avg_waiting_queue"].to_numpy(dtype=np.float64)
+    adapters = rows["mean_loras_by_batch"].to_numpy(dtype=np.float64)
+    matrix = np.stack([np.ones(len(rows)), requests, waiting, requests * adapters], axis=1)
+    measured = rows["sched_ms_per_step"].to_numpy(dtype=np.float64)
+    solution = solve_least_squares(matrix, measured)
+    error = float(np.abs(matrix @ solution - measured).mean() / measured.mean() * 100.0)
+    report = {"rows": len(rows), "mean_absolute_error_percent_of_mean": round(error, 1)}
+    return rounded(float(solution[2])), report
+
+
+def _load_times(folder: Path, model: str) -> tuple[tuple[LoadTime, ...], dict[str, Any]]:
+    """Return load times per adapter rank.
+
+    A copy to the GPU takes longer into a slot of a larger rank than the adapter's: the mean over the measured slot
+    ranks of the median swap of a running replica. A read from disk does not depend on the slot: the median of all.
+    """
+    points = model_rows(read_table(folder, "calib_loading_points.csv.gz"), model)
+    swaps = points[(points["type"] == "cpu_to_gpu") & (points["is_runtime_swap"] == 1)]
+    copies = swaps.groupby(["adapter_rank", "max_lora_rank"])["ms"].median().groupby("adapter_rank").mean()
+    reads = points[points["type"] == "disk_to_cpu"].groupby("adapter_rank")["ms"].median()
+    if not set(copies.index) == set(reads.index):
+        raise ProfileError(
+            "calib_loading_points.csv.gz must have swaps and disk reads of the same adapter ranks. "
+            f"Got {sorted(copies.index)} and {sorted(reads.index)}.",
+            field="adapter_rank",
+        )
+    times = tuple(
+        LoadTime(rank=int(rank), cpu_to_gpu_ms=rounded(copies[rank]), disk_to_cpu_ms=rounded(reads[rank]))
+        for rank in sorted(copies.index)
+    )
+    report = {
+        "rows": len(points),
+        "cpu_to_gpu": "median swap of a running replica, mean over the slot ranks measured",
+        "disk_to_cpu": "median",
+    }
+    return times, report
+
+
+def _startup(folder: Path, model: str) -> tuple[Startup, dict[str, Any]]:
+    """Fit the seconds of engine initialisation against the number of slots."""
+    rows = model_rows(read_table(folder, "calib_mem_max.csv"), model)
+    rows = rows[rows["init_engine_s"].notna()]
+    slots, seconds = rows["slots"].to_numpy(dtype=np.float64), rows["init_engine_s"].to_numpy(dtype=np.float64)
+    per_slot_s, base_s = (float(value) for value in np.polyfit(slots, seconds, 1))
+    mape = float(np.mean(np.abs((base_s + per_slot_s * slots) / seconds - 1.0)) * 100.0)
+    report = {
+        "rows": len(rows),
+        "method": "least squares of init_engine_s; loading the weights is not in it",
+        "mape_percent": round(mape, 2),
+    }
+    return Startup(base_s=round(base_s, 2), per_slot_s=round(per_slot_s, 4)), report
+
+
+def _sources(folder: Path) -> dict[str, str]:
+    return {name: "sha256:" + hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in TABLES}
+
+
+def _rounded_coefficients(fit: StepFit) -> StepTimeCoefficients:
+    return StepTimeCoefficients(**{name: rounded(value) for name, value in fit.coefficients.items()})
