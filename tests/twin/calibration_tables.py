@@ -13,7 +13,7 @@ from twin.step_time import step_time_ms
 
 TOKENS_PER_STEP = 2048
 
-# What the tables are made from; `small_batch_ms` and the serving-only terms stay 0.
+# What the tables are made from. The terms of the host that closed loops do not identify are 0.
 TRUE_COEFFICIENTS = StepTimeCoefficients(
     base_ms=10.0,
     token_ms=0.02,
@@ -21,13 +21,15 @@ TRUE_COEFFICIENTS = StepTimeCoefficients(
     context_token_ms=5e-5,
     large_batch_ms=3.0,
     lora_base_ms=1.5,
-    slot_tile_ms=0.01,
-    slot_tile_rank_ms=0.002,
-    adapter_ms=0.3,
+    lora_active_ms=0.5,
     lora_token_ms=0.004,
-    small_slot_tile_ms=0.008,
-    small_adapter_ms=0.05,
+    expand_tile_ms=0.01,
+    shrink_tile_ms=0.008,
+    adapter_ms=0.3,
+    adapter_shrink_ms=0.05,
 )
+# Of the scheduler's time per step, per waiting request.
+TRUE_SCAN_MS = 3e-4
 TRUE_OVERHEAD_GIB = 1.1
 TRUE_SLOT_MIB = 5.0
 TRUE_ACTIVATION_GIB = 0.5
@@ -91,11 +93,16 @@ def run_loop(num_requests: int, prompt_tokens: int, output_tokens: int, max_num_
 
 
 def true_time_ms(step: LoopStep, *, adapters: int, slots: int, rank: int) -> float:
-    """Return the time of a step by the true coefficients."""
-    shape = (step.tokens, step.requests, step.context_tokens, adapters)
-    # Of the prefills the form reads only whether there are any.
-    prefills = (int(step.has_prefill), 0, 0, 0)
-    return step_time_ms(TRUE_COEFFICIENTS.as_array(), *shape, *prefills, 0, slots, rank)
+    """Return the time of a step by the true coefficients; all adapters of the batch are in the CPU cache."""
+    is_changed = step.has_prefill
+    queue = 0
+    return step_time_ms(
+        TRUE_COEFFICIENTS.as_array(),
+        *(step.tokens, step.requests, step.context_tokens, adapters),
+        step.has_prefill,
+        is_changed,
+        *(queue, slots, rank, adapters),
+    )
 
 
 def true_kv_bytes(model: str, *, slots: int, rank: int, max_num_seqs: int) -> float:
@@ -109,7 +116,7 @@ def true_kv_bytes(model: str, *, slots: int, rank: int, max_num_seqs: int) -> fl
 
 
 def write_tables(folder: Path, *, model: str = "llama-3.1-8b", table_model: str = "llama-3.1-8b-instruct") -> None:
-    """Write all five tables of a calibration folder for one model."""
+    """Write all six tables of a calibration folder for one model."""
     runs: list[dict[str, Any]] = []
     logs: list[pd.DataFrame] = []
     bins: list[dict[str, Any]] = []
@@ -188,6 +195,7 @@ def write_tables(folder: Path, *, model: str = "llama-3.1-8b", table_model: str 
     pd.concat(logs).to_parquet(folder / "calib_steps_lora.parquet")
     _memory_table(model, table_model).to_csv(folder / "calib_mem_max.csv", index=False)
     _load_table(table_model).to_csv(folder / "calib_loading_points.csv.gz", index=False)
+    _scheduler_table().to_csv(folder / "calib_scheduler_runs.csv.gz", index=False)
 
 
 def _kv_bytes(model: str) -> int:
@@ -211,8 +219,7 @@ def _memory_table(model: str, table_model: str) -> pd.DataFrame:
                 rows.append(row | {"status": "oom_kv_lt_maxlen", "avail_kv_gib": kv_bytes / GIB})
             else:
                 step = LoopStep(1, 1, 0, has_prefill=False, gaps=1)
-                # A step without an adapter is faster by 0.5 ms.
-                latency = true_time_ms(step, adapters=0, slots=slots, rank=rank) - 0.5
+                latency = true_time_ms(step, adapters=0, slots=slots, rank=rank)
                 measured = {"kv_tokens": tokens, "init_engine_s": 100.0 + 3.5 * slots, "bs1_itl_p50_ms": latency}
                 rows.append(row | {"status": "ok"} | measured)
     return pd.DataFrame(rows)
@@ -229,3 +236,20 @@ def _load_table(table_model: str) -> pd.DataFrame:
             rows.append(("disk_to_cpu", 0, rank, slot_rank, 60.0 + rank))
     columns = ["type", "is_runtime_swap", "adapter_rank", "max_lora_rank", "ms"]
     return pd.DataFrame(rows, columns=columns).assign(model=table_model)
+
+
+def _scheduler_table() -> pd.DataFrame:
+    """Return runs whose slots are all taken, and one whose slots are not: its scheduler does not look at the queue."""
+    rows = [
+        {
+            "gpu_loras": slots,
+            "mean_loras_by_batch": float(slots),
+            "avg_batch_size": float(requests),
+            "avg_waiting_queue": float(waiting),
+            "sched_ms_per_step": 0.1 + 0.002 * requests + TRUE_SCAN_MS * waiting + 1e-5 * requests * slots,
+        }
+        for slots in (8, 16, 32)
+        for requests, waiting in ((40, 0), (60, 500), (90, 2000), (120, 100))
+    ]
+    rows.append(rows[0] | {"mean_loras_by_batch": 3.0, "sched_ms_per_step": 99.0})
+    return pd.DataFrame(rows)

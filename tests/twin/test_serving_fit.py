@@ -1,0 +1,98 @@
+"""The joint fit of benchmarks and serving runs: what only serving shows comes back from runs that the twin made."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.twin.random_steps import EVERY_COEFFICIENT, as_values, observed, random_steps
+from tests.twin.run_tables import measured_run
+from twin.calibration.prior import coefficient_prior
+from twin.calibration.serving_fit import ServingFit, fit_with_runs
+from twin.calibration.step_fit import CoefficientPrior, StepObservations, fit_step_time
+from twin.profile import PerformanceProfile, load_profile
+from twin.validation.front_end import FrontEnd
+from twin.validation.replay import replay_run
+from twin.validation.runs import MeasuredRun
+
+HOST_FREE = {"cached_adapter_ms": 0.0, "adapter_request_ms": 0.0, "changed_request_ms": 0.0, "slot_lookup_ms": 0.0}
+# What the runs are made with: a step looks up the adapters of a cache, which no benchmark here shows.
+TRUTH = EVERY_COEFFICIENT.model_copy(update=HOST_FREE | {"cached_adapter_ms": 4e-3, "blocked_waiting_ms": 0.0})
+
+
+def _profile() -> PerformanceProfile:
+    shipped = load_profile("llama-3.1-8b-h100-64gb")
+    return shipped.model_copy(update={"step_time": TRUTH})
+
+
+def _benchmarks() -> StepObservations:
+    """Return steps with no more than one adapter in the cache: its size is not to be seen."""
+    steps = random_steps(400, seed=1)
+    alone = replace(steps, adapters=np.minimum(steps.adapters, 1.0), waiting=np.zeros(400))
+    return observed(replace(alone, cached_adapters=np.zeros(400)), TRUTH)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[MeasuredRun, ...]:
+    """Return runs whose time per output token is that of the twin with the true coefficients."""
+    folder = tmp_path_factory.mktemp("runs")
+    made = []
+    for slots, adapters, rate in ((8, 24, 0.2), (16, 16, 0.4), (24, 48, 0.1)):
+        run = measured_run(
+            folder,
+            run_id=f"R{slots}",
+            slots=slots,
+            n_served=adapters,
+            rates_counts=f"{rate}:{adapters}",
+            total_time=90,
+        )
+        quantities = replay_run(run, _profile(), seed=0, horizon_s=None, front_end=FrontEnd()).quantities
+        made.append(replace(run, measured=run.measured.model_copy(update={"tpot_mean_ms": quantities.tpot_mean_ms})))
+    return tuple(made)
+
+
+def _fit(runs: tuple[MeasuredRun, ...], prior: CoefficientPrior | None = None) -> ServingFit:
+    fixed = {name: 0.0 for name in HOST_FREE if name != "cached_adapter_ms"} | {"blocked_waiting_ms": 0.0}
+    return fit_with_runs(
+        *(_benchmarks(), runs, _profile(), FrontEnd()), fixed=fixed, prior=prior, seeds=(0,), iterations=6, workers=1
+    )
+
+
+def test_runs_give_what_benchmarks_do_not_show(runs: tuple[MeasuredRun, ...], tmp_path: Path) -> None:
+    """A cost per cached adapter is invisible in the benchmarks, and found in the time per output token."""
+    blind = fit_step_time(_benchmarks(), fixed={name: 0.0 for name in HOST_FREE if name != "cached_adapter_ms"})
+    assert blind.coefficients["cached_adapter_ms"] == 0.0
+    unused = measured_run(tmp_path, tpot_mean_ms="")
+    outcome = _fit((*runs, unused))
+    assert outcome.run_ids == ("R8", "R16", "R24")
+    assert max(abs(error) for error in outcome.tpot_error_percent) < 1.0
+    assert outcome.fit.coefficients["cached_adapter_ms"] == pytest.approx(TRUTH.cached_adapter_ms, rel=0.1)
+    assert outcome.fit.coefficients["base_ms"] == pytest.approx(TRUTH.base_ms, rel=0.02)
+    low, high = outcome.intervals["cached_adapter_ms"]
+    assert low <= outcome.fit.coefficients["cached_adapter_ms"] * 1.05
+    assert high >= 0.95 * TRUTH.cached_adapter_ms
+
+
+def test_prior_holds_what_neither_benchmarks_nor_runs_show(runs: tuple[MeasuredRun, ...]) -> None:
+    """The queue's cost is fixed; with a prior the fit still explains the runs, and stays near what it believes."""
+    outcome = _fit(runs, coefficient_prior(_profile()))
+    assert max(abs(error) for error in outcome.tpot_error_percent) < 1.0
+    values = as_values(TRUTH)
+    assert {name: outcome.fit.coefficients[name] for name in values} == pytest.approx(values, rel=0.1, abs=1e-6)
+
+
+def test_progress_is_reported_after_every_iteration(runs: tuple[MeasuredRun, ...]) -> None:
+    """Fits over simulations take minutes: whoever waits sees that the error falls."""
+    reported: list[tuple[int, float]] = []
+    fixed = dict.fromkeys(HOST_FREE, 0.0) | {"blocked_waiting_ms": 0.0, "cached_adapter_ms": 0.0}
+    fit_with_runs(
+        *(_benchmarks(), runs[:1], _profile(), FrontEnd()),
+        fixed={name: value for name, value in fixed.items() if name != "cached_adapter_ms"},
+        seeds=(0,),
+        iterations=3,
+        workers=1,
+        on_iteration=lambda number, error: reported.append((number, error)),
+    )
+    assert [number for number, _ in reported] == [0, 1, 2]
+    assert reported[-1][1] < reported[0][1]

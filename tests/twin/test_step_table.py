@@ -1,0 +1,405 @@
+"""A user's own tables: what is read, what is refused, and what a profile takes from them."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tests.twin.random_steps import EVERY_COEFFICIENT, as_values, observed, random_steps
+from twin.calibration.coverage import coverage_warnings, identification_warnings
+from twin.calibration.prior import is_prior, prior_profile
+from twin.calibration.profile_fit import HOST_TERMS, CalibrationSources
+from twin.calibration.step_fit import StepObservations, design_matrix
+from twin.calibration.step_table import find_tables, no_steps, read_measurements, read_steps
+from twin.calibration.table_fit import TableCalibration, calibrate_tables
+from twin.errors import InputError
+from twin.hardware import SHIPPED_MODELS
+from twin.memory import GIB, slot_bytes
+from twin.profile import load_profile
+
+LLAMA = SHIPPED_MODELS["llama-3.1-8b"]
+PRIOR = prior_profile(LLAMA, "a100-80gb")
+STEP: dict[str, Any] = {
+    "tokens": 40,
+    "requests": 8,
+    "context_tokens": 4000,
+    "time_ms": 20.5,
+    "adapters": 4,
+    "max_loras": 16,
+    "max_lora_rank": 32,
+    "has_prefill": 1,
+    "is_batch_changed": 1,
+    "waiting": 7,
+    "cached_adapters": 60,
+    "regime": "mixed",
+    "group": "run 1",
+}
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    """Write rows as the suffix of the path says."""
+    frame = pd.DataFrame(rows)
+    if path.suffix == ".parquet":
+        frame.to_parquet(path)
+    else:
+        frame.to_csv(path, index=False)
+    return path
+
+
+def as_rows(observations: StepObservations) -> list[dict[str, Any]]:
+    """Return drawn steps as rows of a table of steps."""
+    steps = observations.steps
+    frame = pd.DataFrame(
+        {
+            "tokens": steps.tokens,
+            "requests": steps.requests,
+            "context_tokens": steps.context_tokens,
+            "adapters": np.minimum(steps.adapters, steps.requests),
+            "max_loras": steps.slots,
+            "max_lora_rank": steps.max_rank,
+            "has_prefill": steps.prefill,
+            "is_batch_changed": steps.changed,
+            "waiting": steps.waiting,
+            "cached_adapters": steps.cached_adapters,
+            "time_ms": observations.time_ms,
+        }
+    )
+    rows: list[dict[str, Any]] = frame.to_dict(orient="records")  # type: ignore[assignment]  # names are str
+    return rows
+
+
+def drawn_rows(num_rows: int, seed: int) -> list[dict[str, Any]]:
+    """Return rows timed by `EVERY_COEFFICIENT`, with no more adapters than requests."""
+    steps = random_steps(num_rows, seed)
+    fewer = {"adapters": np.minimum(steps.adapters, steps.requests)}
+    names = type(steps).__dataclass_fields__
+    return as_rows(observed(type(steps)(**({name: getattr(steps, name) for name in names} | fewer))))
+
+
+def calibrated(data: Path, **options: Any) -> TableCalibration:
+    """Calibrate Llama on an A100 from a folder."""
+    return calibrate_tables(
+        data, model=LLAMA, prior=PRIOR, gpu="a100-80gb", gpu_memory_gib=78.4, name="mine", **options
+    )
+
+
+@pytest.mark.parametrize("name", ["steps.csv", "steps.csv.gz", "steps.parquet"])
+def test_every_column_reaches_the_observation(tmp_path: Path, name: str) -> None:
+    """CSV, packed CSV and Parquet hold the same step."""
+    observations = read_steps(read_measurements(write(tmp_path / name, [STEP])))
+    steps = observations.steps
+    values = {field: getattr(steps, field).tolist() for field in type(steps).__dataclass_fields__}
+    assert values == {
+        "tokens": [40.0],
+        "requests": [8.0],
+        "context_tokens": [4000.0],
+        "adapters": [4.0],
+        "prefill": [1.0],
+        "changed": [1.0],
+        "waiting": [7.0],
+        "slots": [16],
+        "max_rank": [32],
+        "cached_adapters": [60.0],
+    }
+    assert (observations.time_ms.tolist(), observations.regime.tolist()) == ([20.5], ["mixed"])
+    assert observations.group.tolist() == ["run 1"]
+
+
+def test_missing_columns_have_their_documented_defaults(tmp_path: Path) -> None:
+    """Four columns are enough for steps without LoRA."""
+    rows = [{name: STEP[name] for name in ("tokens", "requests", "context_tokens", "time_ms")}]
+    rows.append(rows[0] | {"tokens": 8})
+    observations = read_steps(read_measurements(write(tmp_path / "steps.csv", rows)))
+    steps = observations.steps
+    assert steps.prefill.tolist() == steps.changed.tolist() == [1.0, 0.0]
+    assert (steps.slots.tolist(), steps.cached_adapters.tolist()) == ([0, 0], [0.0, 0.0])
+    assert observations.regime.tolist() == ["prefill or mixed step, without LoRA", "decode, without LoRA"]
+    assert len(set(observations.group.tolist())) == 2
+
+
+def test_equal_steps_of_a_log_are_one_of_their_median_time(tmp_path: Path) -> None:
+    """A stall does not move it, and rows that stand for many steps count as many."""
+    rows = [STEP | {"time_ms": time, "context_tokens": 4000 + time} for time in (10, 11, 90)]
+    rows += [STEP | {"time_ms": 30, "requests": 9}, STEP | {"time_ms": 12, "group": "run 2"}]
+    observations = read_steps(read_measurements(write(tmp_path / "steps.csv", rows)))
+    assert observations.time_ms.tolist() == [11.0, 30.0, 12.0]
+    assert observations.steps.context_tokens[0] == pytest.approx(4037.0)
+    weighted = [row | {"count": count} for row, count in zip(rows[:3], (1, 1, 9), strict=True)]
+    observations = read_steps(read_measurements(write(tmp_path / "weighted.csv", weighted)))
+    assert observations.time_ms.tolist() == [90.0]
+
+
+def test_rows_of_one_measurement_are_its_kinds_of_steps(tmp_path: Path) -> None:
+    """A mean latency over two kinds of steps, 3 : 1."""
+    rows = [
+        STEP | {"measurement": "a", "weight": 3, "tokens": 40},
+        STEP | {"measurement": "b", "weight": 1, "tokens": 50},
+        STEP | {"measurement": "a", "weight": 1, "tokens": 80},
+    ]
+    observations = read_steps(read_measurements(write(tmp_path / "steps.csv", rows)))
+    assert design_matrix(observations)[:, 1].tolist() == [50.0, 50.0]
+    assert observations.time_ms.tolist() == [20.5, 20.5]
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "message"),
+    [
+        ({"tokens": 0}, "tokens", "must be a number of at least 1. Got '0'"),
+        ({"tokens": 4.5}, "tokens", "must be an integer"),
+        ({"tokens": "many"}, "tokens", "Got 'many'"),
+        ({"tokens": ""}, "tokens", "Got ''"),
+        ({"requests": 41}, "requests", "must be at most `tokens`"),
+        ({"context_tokens": -1}, "context_tokens", "at least 0"),
+        ({"time_ms": 0}, "time_ms", "greater than 0"),
+        ({"time_ms": "inf"}, "time_ms", "Got 'inf'"),
+        ({"adapters": 17}, "adapters", "at most `max_loras`"),
+        ({"adapters": 9}, "adapters", "at most `requests`"),
+        ({"max_lora_rank": 0}, "max_lora_rank", "at least 1 where `max_loras` is"),
+        ({"has_prefill": "maybe"}, "has_prefill", "must be 0 or 1"),
+        ({"is_batch_changed": 2}, "is_batch_changed", "must be 0 or 1"),
+        ({"cached_adapters": 3}, "cached_adapters", "at least `adapters`"),
+        ({"waiting": -3}, "waiting", "at least 0"),
+        ({"count": 0}, "count", "greater than 0"),
+        ({"regime": ""}, "regime", "must have a value"),
+        ({"measurement": ""}, "measurement", "must have a value"),
+    ],
+)
+def test_bad_cell_is_named_with_its_line(tmp_path: Path, changes: dict[str, Any], field: str, message: str) -> None:
+    """File, line, column and value; the first row is fine."""
+    added = {name: 1 for name in ("count", "measurement") if name in changes}
+    path = write(tmp_path / "steps.csv", [STEP | added, STEP | changes])
+    with pytest.raises(InputError, match="must ") as caught:
+        read_steps(read_measurements(path))
+    error = caught.value
+    assert message in error.message
+    assert f"{path}:3" in error.message
+    assert (error.file, error.field) == (str(path), field)
+    assert str(changes[field]) in str(error.value)
+    assert error.hint
+
+
+def test_bad_cell_of_a_parquet_file_is_named_with_its_row(tmp_path: Path) -> None:
+    """There are no lines; rows count from 1."""
+    path = write(tmp_path / "steps.parquet", [STEP, STEP | {"time_ms": -1.0}])
+    with pytest.raises(InputError, match=r"Got -1\.0 \(.*steps\.parquet, row 2\)"):
+        read_steps(read_measurements(path))
+
+
+def test_one_measurement_has_one_time(tmp_path: Path) -> None:
+    """Two times for one mean contradict each other."""
+    rows = [STEP | {"measurement": "a"}, STEP | {"measurement": "a", "time_ms": 21}]
+    with pytest.raises(InputError, match=r"same in all rows of a `measurement`.*Got '21\.0'"):
+        read_steps(read_measurements(write(tmp_path / "steps.csv", rows)))
+
+
+@pytest.mark.parametrize("missing", ["tokens", "requests", "context_tokens", "time_ms", "max_lora_rank"])
+def test_missing_column_is_named(tmp_path: Path, missing: str) -> None:
+    """Required columns, and the rank where there are slots."""
+    row = {name: value for name, value in STEP.items() if name != missing}
+    with pytest.raises(InputError, match=f"lacks {missing}") as caught:
+        read_steps(read_measurements(write(tmp_path / "steps.csv", [row])))
+    assert caught.value.field == missing
+
+
+def test_two_columns_for_the_same_thing_are_refused(tmp_path: Path) -> None:
+    """`count` is `weight`; a repeated heading is worse."""
+    with pytest.raises(InputError, match="has both"):
+        read_steps(read_measurements(write(tmp_path / "steps.csv", [STEP | {"count": 1, "weight": 2}])))
+    path = tmp_path / "twice.csv"
+    path.write_text("tokens, tokens\n1,2\n", encoding="utf-8")
+    with pytest.raises(InputError, match="`tokens` twice"):
+        read_measurements(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("steps.csv", b"", "must be CSV in UTF-8 or Parquet"),
+        ("steps.csv", b"tokens\n", "must have rows"),
+        ("steps.csv", b"tokens\n\xff\xfe\n", "must be CSV in UTF-8 or Parquet"),
+        ("steps.parquet", b"no parquet", "must be CSV in UTF-8 or Parquet"),
+        ("steps.csv.gz", b"no gzip", "must be a readable file"),
+    ],
+)
+def test_file_that_is_no_table_is_refused(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    """Empty, cut off, another format."""
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=message) as caught:
+        find_tables(tmp_path)
+    assert caught.value.file == str(tmp_path / name)
+
+
+def test_folder_without_tables_or_with_one_twice_is_refused(tmp_path: Path) -> None:
+    """A wrong path is told apart from an empty folder."""
+    with pytest.raises(InputError, match="is neither"):
+        find_tables(tmp_path / "nothing")
+    with pytest.raises(InputError, match="has none of them"):
+        find_tables(tmp_path)
+    write(tmp_path / "steps.csv", [STEP])
+    write(tmp_path / "steps.parquet", [STEP])
+    with pytest.raises(InputError, match=r"has steps\.csv and steps\.parquet"):
+        find_tables(tmp_path)
+    assert list(find_tables(tmp_path / "steps.csv")) == ["steps"]
+
+
+def test_many_steps_give_their_coefficients(tmp_path: Path) -> None:
+    """A whole table of noise-free steps brings the profile from the prior to the truth."""
+    write(tmp_path / "steps.csv", drawn_rows(1500, seed=1))
+    outcome = calibrated(tmp_path)
+    assert outcome.profile.step_time.model_dump() == pytest.approx(as_values(EVERY_COEFFICIENT), rel=0.1)
+    report = outcome.profile.provenance["step_time"]
+    assert report["in_sample_percent"]["all"]["mape"] < 0.1
+    assert report["from_prior"] == []
+    assert "regime decode, with LoRA" in report["left_out_percent"]
+    assert not is_prior(outcome.profile)
+    assert outcome.profile.provenance["prior"]["tables"] == ["loads", "memory", "startup"]
+    assert set(outcome.profile.provenance["sources"]) == {"steps.csv"}
+
+
+def test_steps_without_lora_leave_lora_to_the_prior(tmp_path: Path) -> None:
+    """What was measured is fitted, what was not is kept and named."""
+    rows = [row for row in drawn_rows(1500, seed=2) if row["max_loras"] == 0]
+    write(tmp_path / "steps.csv", rows)
+    profile = calibrated(tmp_path).profile
+    kept = profile.provenance["step_time"]["from_prior"]
+    assert {"adapter_ms", "lora_base_ms", "expand_tile_ms", "blocked_waiting_ms"} <= set(kept)
+    assert not {"base_ms", "token_ms", "context_token_ms"} & set(kept)
+    assert profile.step_time.adapter_ms == pytest.approx(PRIOR.step_time.adapter_ms)
+    assert profile.step_time.base_ms == pytest.approx(EVERY_COEFFICIENT.base_ms, rel=0.02)
+
+
+def test_host_terms_of_another_profile_are_not_fitted(tmp_path: Path) -> None:
+    """They are as they are there, and named."""
+    write(tmp_path / "steps.csv", drawn_rows(300, seed=3))
+    host = load_profile("llama-3.1-8b-h100-64gb")
+    profile = calibrated(tmp_path, sources=CalibrationSources(host_profile=host)).profile
+    assert [getattr(profile.step_time, name) for name in HOST_TERMS] == [
+        getattr(host.step_time, name) for name in HOST_TERMS
+    ]
+    report = profile.provenance["step_time"]
+    assert report["not_fitted"] == sorted(HOST_TERMS)
+    assert report["taken_over"]["profile"] == host.name
+
+
+@pytest.mark.parametrize("is_long", [False, True])
+def test_loads_are_medians_per_rank_and_gaps_are_the_priors(tmp_path: Path, is_long: bool) -> None:  # noqa: FBT001
+    """Rank 16 was never read from disk."""
+    wide: list[dict[str, Any]] = [
+        {"rank": 8, "cpu_to_gpu_ms": 3.0, "disk_to_cpu_ms": 50.0},
+        {"rank": 8, "cpu_to_gpu_ms": 4.0, "disk_to_cpu_ms": ""},
+        {"rank": 8, "cpu_to_gpu_ms": 99.0, "disk_to_cpu_ms": 60.0},
+        {"rank": 16, "cpu_to_gpu_ms": 7.0, "disk_to_cpu_ms": ""},
+    ]
+    long = [
+        {"rank": row["rank"], "kind": kind, "ms": row[f"{kind}_ms"]}
+        for row in wide
+        for kind in ("cpu_to_gpu", "disk_to_cpu")
+        if row[f"{kind}_ms"] != ""
+    ]
+    write(tmp_path / "loads.csv", long if is_long else wide)
+    profile = calibrated(tmp_path).profile
+    loads = [(entry.rank, entry.cpu_to_gpu_ms, entry.disk_to_cpu_ms) for entry in profile.load_times]
+    assert loads == [(8, 4.0, 55.0), (16, 7.0, pytest.approx(PRIOR.load_time_ms(16)[1]))]
+    # Nothing of the steps was measured.
+    assert is_prior(profile)
+    assert profile.step_time.model_dump() == pytest.approx(PRIOR.step_time.model_dump())
+
+
+def test_memory_gives_the_overhead_and_keeps_the_capacities(tmp_path: Path) -> None:
+    """KV tokens made from 2.5 GiB of overhead and 4 MiB per slot; one replica did not start."""
+    peak = max(PRIOR.memory.activation_gib * GIB, PRIOR.memory.sampler_bytes_per_logit * LLAMA.vocab_size * 256)
+    rows: list[dict[str, Any]] = []
+    for slots in (8, 32, 64):
+        free = 78.4 * GIB * 0.92 - LLAMA.num_parameters * 2 - peak - 2.5 * GIB
+        kv_bytes = free - slots * (slot_bytes(LLAMA, 16) + 4 * 2**20)
+        tokens = int(kv_bytes / LLAMA.kv_bytes_per_token)
+        rows.append({"max_loras": slots, "max_lora_rank": 16, "kv_tokens": tokens})
+    rows.append({"max_loras": 900, "max_lora_rank": 64, "kv_tokens": ""})
+    write(tmp_path / "memory.csv", [row | {"max_num_seqs": 256, "gpu_memory_utilization": 0.92} for row in rows])
+    memory = calibrated(tmp_path).profile.memory
+    assert memory.overhead_gib == pytest.approx(2.5, abs=0.01)
+    assert memory.slot_overhead_mib == pytest.approx(4.0, abs=0.05)
+    assert (memory.measured_utilization, memory.measured_max_num_seqs) == (0.92, 256)
+    assert [(entry.max_loras, entry.kv_tokens) for entry in memory.measured] == [
+        *((row["max_loras"], row["kv_tokens"]) for row in rows[:3]),
+        (900, None),
+    ]
+
+
+def test_startup_is_a_line_over_slots_or_the_priors_slope(tmp_path: Path) -> None:
+    """One number of slots says nothing about the time per slot."""
+    write(tmp_path / "startup.csv", [{"max_loras": slots, "seconds": 60 + 2 * slots} for slots in (8, 16, 64)])
+    startup = calibrated(tmp_path).profile.startup
+    assert (startup.base_s, startup.per_slot_s) == (60.0, 2.0)
+    write(tmp_path / "startup.csv", [{"max_loras": 10, "seconds": 100}])
+    startup = calibrated(tmp_path).profile.startup
+    assert startup.per_slot_s == PRIOR.startup.per_slot_s
+    assert startup.base_s == pytest.approx(100 - 10 * PRIOR.startup.per_slot_s)
+
+
+MEMORY = {"max_loras": 8, "max_lora_rank": 16, "max_num_seqs": 256, "gpu_memory_utilization": 0.9, "kv_tokens": 100_000}
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "message"),
+    [
+        ("loads", {"rank": 0, "cpu_to_gpu_ms": 1, "disk_to_cpu_ms": 1}, "`rank` must be a number of at least 1"),
+        ("loads", {"rank": 8, "cpu_to_gpu_ms": 1}, "lacks disk_to_cpu_ms"),
+        ("loads", {"rank": 8, "cpu_to_gpu_ms": "x", "disk_to_cpu_ms": 1}, "must be empty or a number"),
+        ("loads", {"rank": 8, "kind": "gpu", "ms": 3}, "`kind` must be cpu_to_gpu or disk_to_cpu. Got 'gpu'"),
+        ("loads", {"rank": 8, "kind": "cpu_to_gpu"}, "lacks ms"),
+        ("memory", MEMORY | {"gpu_memory_utilization": 1.2}, r"must be in \(0, 1\]"),
+        ("memory", MEMORY | {"max_lora_rank": 0}, "at least 1 where `max_loras` is"),
+        ("memory", MEMORY | {"kv_tokens": -1}, "must be empty or a number"),
+        ("memory", MEMORY | {"kv_tokens": 900_000}, "less than they take on 78.4 GiB"),
+        ("memory", {"max_loras": 8}, "lacks max_lora_rank"),
+        ("startup", {"max_loras": 8, "seconds": "soon"}, "Got 'soon'"),
+        ("startup", {"max_loras": 8}, "lacks seconds"),
+    ],
+)
+def test_bad_cell_of_the_other_tables_is_named(tmp_path: Path, name: str, row: dict[str, Any], message: str) -> None:
+    """As in the table of steps."""
+    path = write(tmp_path / f"{name}.csv", [row])
+    with pytest.raises(InputError, match=message) as caught:
+        calibrated(tmp_path)
+    assert caught.value.file == str(path)
+
+
+def test_regimes_without_data_are_named() -> None:
+    """Each kind of step that does not occur has its sentence; a full set of steps has none."""
+    full = observed(random_steps(3000, seed=4))
+    assert [text for text in coverage_warnings(full) if "slots without" in text or text.startswith("No")] == []
+    decodes = full.select((full.steps.prefill == 0) & (full.steps.slots == 100) & (full.steps.max_rank == 8))
+    text = " ".join(coverage_warnings(decodes.select(decodes.steps.tokens < 128)))
+    for part in (
+        "No steps without LoRA",
+        "No steps with a prefill",
+        "No mixed steps",
+        "more than 512 tokens",
+        "128 tokens or more",
+        "One number of slots only (100)",
+        "rank 16, 32 are extrapolated from those of rank 8",
+    ):
+        assert part in text
+    dense = full.select(full.steps.slots == 0)
+    assert "No steps with LoRA" in " ".join(coverage_warnings(dense))
+    assert coverage_warnings(no_steps()) == ("No step was measured: all step times are extrapolated.",)
+    queueless = full.select(full.steps.waiting == 0)
+    assert "with a queue" in " ".join(coverage_warnings(queueless))
+    assert "with a queue" not in " ".join(coverage_warnings(queueless, fixed=["blocked_waiting_ms"]))
+
+
+def test_coefficients_that_the_data_do_not_identify_are_named() -> None:
+    """Decodes of one token per request cannot tell tokens from requests, nor see a prefill."""
+    full = observed(random_steps(2000, seed=5))
+    decodes = full.select((full.steps.tokens == full.steps.requests) & (full.steps.slots == 0))
+    values = as_values(EVERY_COEFFICIENT) | {"request_ms": 0.01}
+    bounds = dict.fromkeys(values, (0.001, 20.0)) | {"context_token_ms": (0.0, 1e-3), "base_ms": (11.9, 12.1)}
+    text = " ".join(identification_warnings(decodes, values, bounds))
+    assert "`token_ms` and `request_ms` apart" in text
+    assert "`context_token_ms` may as well be 0" in text
+    assert "adapter_ms" in text.partition("No step has what these coefficients stand for:")[2]
+    assert "`base_ms` may" not in text
+    assert identification_warnings(no_steps(), values, bounds) == ()

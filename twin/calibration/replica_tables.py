@@ -1,0 +1,143 @@
+"""Read a user's tables of adapter loads, KV capacity and start-up into the parts of a profile."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from twin.calibration.step_reports import rounded
+from twin.calibration.step_table import Floats, Table
+from twin.errors import InputError
+from twin.hardware import ModelArchitecture
+from twin.memory import GIB, MIB, slot_bytes
+from twin.profile import LoadTime, MeasuredKvTokens, MemoryCalibration, PerformanceProfile, Startup
+
+LOAD_KINDS = ("cpu_to_gpu", "disk_to_cpu")
+
+
+def fit_load_times(table: Table | None, prior: PerformanceProfile) -> tuple[LoadTime, ...]:
+    """Return the median load times per rank; what was not measured at a rank is the prior's there (InputError)."""
+    if table is None:
+        return prior.load_times
+    table.require("rank")
+    ranks = table.counts("rank", least=1)
+    medians = pd.DataFrame(_load_columns(table)).groupby(ranks.astype(np.int64)).median()
+    times = []
+    for rank in sorted(medians.index.tolist()):
+        believed = dict(zip(LOAD_KINDS, prior.load_time_ms(rank), strict=True))
+        measured = {kind: float(medians.loc[rank, kind]) for kind in LOAD_KINDS}
+        values = {kind: believed[kind] if np.isnan(measured[kind]) else measured[kind] for kind in LOAD_KINDS}
+        times.append(LoadTime(rank=rank, **{f"{kind}_ms": rounded(value) for kind, value in values.items()}))
+    return tuple(times)
+
+
+def fit_startup(table: Table | None, prior: PerformanceProfile) -> Startup:
+    """Return the start-up time; with one number of slots only, the prior's time per slot (InputError)."""
+    if table is None:
+        return prior.startup
+    table.require("max_loras", "seconds")
+    slots, seconds = table.counts("max_loras"), table.numbers("seconds")
+    per_slot_s = prior.startup.per_slot_s
+    if len(set(slots.tolist())) > 1:
+        per_slot_s = max(float(np.polyfit(slots, seconds, 1)[0]), 0.0)
+    base_s = max(float((seconds - per_slot_s * slots).mean()), 0.0)
+    return Startup(base_s=round(base_s, 2), per_slot_s=round(per_slot_s, 4))
+
+
+@dataclass(frozen=True)
+class _Capacities:
+    """A table of KV capacities: float64 [N] each; `kv_tokens` is NaN where the replica did not start."""
+
+    slots: Floats
+    ranks: Floats
+    sequences: Floats
+    utilization: Floats
+    kv_tokens: Floats
+
+
+def fit_memory_table(
+    table: Table | None, model: ModelArchitecture, prior: PerformanceProfile, gpu_memory_gib: float
+) -> MemoryCalibration:
+    """Return the prior's memory with the overhead, and the slots' extra bytes if their number varies, as measured.
+
+    The capacities of the most frequent `gpu_memory_utilization` and `max_num_seqs` are kept as they are.
+
+    Raises
+    ------
+    InputError
+        When a cell cannot be used, or the capacities leave too little memory for the weights.
+    """
+    if table is None:
+        return prior.memory.model_copy(update={"measured": ()})
+    rows = _read_capacities(table)
+    overhead_gib, extra_mib = _fit_overhead(rows, model, prior.memory, gpu_memory_gib)
+    if overhead_gib < 0:
+        raise InputError(
+            f"the KV cache must leave room for weights, slots and activations. {table.file} leaves "
+            f"{-overhead_gib:.2f} GiB less than they take on {gpu_memory_gib:g} GiB.",
+            file=table.file,
+            field="kv_tokens",
+            hint="check `kv_tokens` (tokens, not blocks), the model, and --gpu-memory-gib",
+        )
+    settings = list(zip(rows.utilization.tolist(), rows.sequences.astype(int).tolist(), strict=True))
+    chosen = max(sorted(set(settings)), key=settings.count)
+    capacities = {
+        (int(slots), int(rank)): None if np.isnan(tokens) else int(tokens)
+        for slots, rank, tokens, setting in zip(rows.slots, rows.ranks, rows.kv_tokens, settings, strict=True)
+        if slots > 0 and setting == chosen
+    }
+    return prior.memory.model_copy(
+        update={
+            "overhead_gib": round(overhead_gib, 4),
+            "slot_overhead_mib": round(extra_mib, 4),
+            "measured_utilization": chosen[0],
+            "measured_max_num_seqs": chosen[1],
+            "measured": tuple(
+                MeasuredKvTokens(max_loras=slots, max_lora_rank=rank, kv_tokens=tokens)
+                for (slots, rank), tokens in sorted(capacities.items())
+            ),
+        }
+    )
+
+
+def _load_columns(table: Table) -> dict[str, Floats]:
+    """Return float64 [N] per kind of load, NaN where the row has none."""
+    if not table.has("kind"):
+        table.require(*(f"{kind}_ms" for kind in LOAD_KINDS))
+        return {kind: table.optional_numbers(f"{kind}_ms") for kind in LOAD_KINDS}
+    table.require("ms")
+    kinds, times = table.words("kind"), table.numbers("ms")
+    table.refuse("kind", ~np.isin(kinds, LOAD_KINDS), f"must be {' or '.join(LOAD_KINDS)}")
+    return {kind: np.where(kinds == kind, times, np.nan) for kind in LOAD_KINDS}
+
+
+def _read_capacities(table: Table) -> _Capacities:
+    table.require("max_loras", "max_lora_rank", "max_num_seqs", "gpu_memory_utilization", "kv_tokens")
+    slots, ranks = table.counts("max_loras"), table.counts("max_lora_rank")
+    table.refuse("max_lora_rank", (slots > 0) & (ranks < 1), "must be at least 1 where `max_loras` is")
+    utilization = table.numbers("gpu_memory_utilization")
+    table.refuse("gpu_memory_utilization", (utilization <= 0) | (utilization > 1), "must be in (0, 1]")
+    sequences = table.counts("max_num_seqs", least=1)
+    return _Capacities(slots, ranks, sequences, utilization, table.optional_numbers("kv_tokens"))
+
+
+def _fit_overhead(
+    rows: _Capacities, model: ModelArchitecture, memory: MemoryCalibration, gpu_memory_gib: float
+) -> tuple[float, float]:
+    """Return (overhead in GiB, extra MiB per slot): what the known parts leave of the memory that is not KV cache."""
+    has_started = ~np.isnan(rows.kv_tokens)
+    if not has_started.any():
+        return memory.overhead_gib, memory.slot_overhead_mib
+    slots = rows.slots[has_started]
+    sampler = memory.sampler_bytes_per_logit * model.vocab_size * rows.sequences[has_started]
+    peak = np.maximum(memory.activation_gib * GIB, sampler)
+    reserved = slots * [slot_bytes(model, int(rank)) for rank in rows.ranks[has_started]]
+    known = model.num_parameters * model.dtype_bytes + reserved + peak
+    kv_bytes = rows.kv_tokens[has_started] * model.kv_bytes_per_token
+    rest = gpu_memory_gib * GIB * rows.utilization[has_started] - known - kv_bytes
+    extra = memory.slot_overhead_mib * MIB
+    if len(set(slots.tolist())) > 1:
+        extra = max(float(np.polyfit(slots, rest, 1)[0]), 0.0)
+    return float((rest - extra * slots).mean()) / GIB, extra / MIB
