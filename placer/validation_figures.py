@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
-import re
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import matplotlib as mpl
 import numpy as np
@@ -13,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import NDArray
 
+from placer.drawing import FIGURE_SETTINGS, LIMIT_COLOR, svg_of
 from placer.validation import ValidatedRun
 from twin.validation.quantities import LEAST_GOODPUT_RATIO
 
@@ -37,19 +36,7 @@ _SCATTERED = {
     "running_mean": "running requests",
     "kv_usage_mean": "KV use (share)",
 }
-# Newer releases of matplotlib demand literal names here, older ones do not know them.
-_SETTINGS: Any = {
-    "svg.hashsalt": "placer",
-    "font.size": 8.0,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#e4e4e4",
-    "grid.linewidth": 0.5,
-    "axes.axisbelow": True,
-}
 MOST_ERROR_PERCENT = 50.0
-_LIMIT_COLOR = "#444444"
 
 
 def scatter_figure(rows: Sequence[ValidatedRun]) -> str:
@@ -65,7 +52,7 @@ def scatter_figure(rows: Sequence[ValidatedRun]) -> str:
             _use_logarithmic_axes(axes, values)
         if len(values):
             ends = [float(values.min()), float(values.max())]
-            axes.plot(ends, ends, color=_LIMIT_COLOR, linewidth=0.8, zorder=1)
+            axes.plot(ends, ends, color=LIMIT_COLOR, linewidth=0.8, zorder=1)
         axes.set_xlabel("measured")
         axes.set_ylabel("predicted")
 
@@ -92,8 +79,8 @@ def slots_figure(rows: Sequence[ValidatedRun]) -> str:
         points = [(x, y) for row in shown for x, y in [error(row)] if x is not None and y is not None]
         places = sorted({x for x, _ in points})
         medians = [float(np.median([y for x, y in points if x == place])) for place in places]
-        axes.plot(places, medians, color=_LIMIT_COLOR, linewidth=1.0)
-        axes.axhline(0.0, color=_LIMIT_COLOR, linewidth=0.8, linestyle="--")
+        axes.plot(places, medians, color=LIMIT_COLOR, linewidth=1.0)
+        axes.axhline(0.0, color=LIMIT_COLOR, linewidth=0.8, linestyle="--")
         axes.set_xticks(range(len(slots)), [str(number) for number in slots])
         axes.set_xlabel("slots")
         axes.set_ylabel("error (%)")
@@ -103,29 +90,29 @@ def slots_figure(rows: Sequence[ValidatedRun]) -> str:
 
 def goodput_figure(rows: Sequence[ValidatedRun]) -> str:
     """Return predicted against measured goodput of all runs that served, with the limit of starvation."""
-    with mpl.rc_context(_SETTINGS):
+    with mpl.rc_context(FIGURE_SETTINGS):
         figure = Figure(figsize=(4.2, 3.6), layout="constrained")
         axes = figure.subplots()
         _draw_by_regime(axes, rows, lambda row: (row.measured.goodput_ratio, row.predicted.goodput_ratio))
-        axes.axhline(LEAST_GOODPUT_RATIO, color=_LIMIT_COLOR, linewidth=0.8, linestyle="--")
-        axes.axvline(LEAST_GOODPUT_RATIO, color=_LIMIT_COLOR, linewidth=0.8, linestyle="--")
-        axes.plot([0.0, 1.0], [0.0, 1.0], color=_LIMIT_COLOR, linewidth=0.8)
+        axes.axhline(LEAST_GOODPUT_RATIO, color=LIMIT_COLOR, linewidth=0.8, linestyle="--")
+        axes.axvline(LEAST_GOODPUT_RATIO, color=LIMIT_COLOR, linewidth=0.8, linestyle="--")
+        axes.plot([0.0, 1.0], [0.0, 1.0], color=LIMIT_COLOR, linewidth=0.8)
         axes.set_xlabel("measured goodput / offered load")
         axes.set_ylabel("predicted")
         _add_legend(figure, axes, num_columns=2)
-        return _svg(figure, "goodput")
+        return svg_of(figure, "goodput")
 
 
 def _panels(draw: Callable[[Axes, str], None], *, prefix: str) -> str:
     """Return a figure of one panel per quantity of `_SCATTERED`."""
-    with mpl.rc_context(_SETTINGS):
+    with mpl.rc_context(FIGURE_SETTINGS):
         figure = Figure(figsize=(9.6, 6.2), layout="constrained")
         panels = figure.subplots(2, 3)
         for axes, (quantity, title) in zip(panels.flat, _SCATTERED.items(), strict=True):
             draw(axes, quantity)
             axes.set_title(title, fontsize=9)
         _add_legend(figure, panels.flat[0], num_columns=5)
-        return _svg(figure, prefix)
+        return svg_of(figure, prefix)
 
 
 def _draw_by_regime(
@@ -181,12 +168,3 @@ def _add_legend(figure: Figure, axes: Axes, *, num_columns: int) -> None:
     by_label = dict(zip(labels, handles, strict=True))
     if by_label:
         figure.legend(by_label.values(), by_label.keys(), loc="outside lower center", ncols=num_columns, frameon=False)
-
-
-def _svg(figure: Figure, prefix: str) -> str:
-    """Return the figure as an `svg` element whose identifiers start with `prefix`: a page holds several."""
-    stream = io.StringIO()
-    figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
-    text = stream.getvalue()
-    text = text[text.index("<svg") :]
-    return re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}-", text)

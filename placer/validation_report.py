@@ -2,27 +2,12 @@
 
 from __future__ import annotations
 
-from importlib import resources
-
+from placer.html_page import render_page, require_report_libraries
 from placer.validation import ValidatedRun, Validation
 from placer.validation_tables import NO_VALUE, TextTable, regime_lines, summary_lines, timing_line, validation_tables
-from twin.errors import InputError
 from twin.validation.quantities import SCORED_QUANTITIES
 
 TEMPLATE = "validation.html"
-
-
-def require_report_libraries() -> None:
-    """Raise InputError when the libraries of the extra `report` are not installed: asked before the work is done."""
-    try:
-        import jinja2  # noqa: F401, PLC0415 - only asked for
-        import matplotlib  # noqa: F401, ICN001, PLC0415
-    except ImportError as error:
-        raise InputError(
-            f"an HTML report needs the extra `report`. {error}.",
-            field="report",
-            hint="pip install 'lora-placer[report]'",
-        ) from error
 
 
 def render_report(validation: Validation) -> str:
@@ -34,24 +19,20 @@ def render_report(validation: Validation) -> str:
         When jinja2 or matplotlib is not installed.
     """
     require_report_libraries()
-    from jinja2 import Environment, StrictUndefined  # noqa: PLC0415 - comes with an extra
-    from markupsafe import Markup  # noqa: PLC0415
+    from placer import validation_figures as drawings  # noqa: PLC0415 - comes with an extra
 
-    from placer import validation_figures as drawings  # noqa: PLC0415
-
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    text = (resources.files("placer") / "templates" / TEMPLATE).read_text(encoding="utf-8")
     headline, *tables = validation_tables(validation)
-    # The figures are our own markup; everything else that reaches the page is escaped.
     figures = {
-        name: Markup(draw(validation.rows))  # noqa: S704
+        name: draw(validation.rows)
         for name, draw in (
             ("scatter", drawings.scatter_figure),
             ("slots", drawings.slots_figure),
             ("goodput", drawings.goodput_figure),
         )
     }
-    return environment.from_string(text).render(
+    return render_page(
+        TEMPLATE,
+        figures,
         summary=summary_lines(validation),
         headline=headline,
         tables=tables,
@@ -61,7 +42,6 @@ def render_report(validation: Validation) -> str:
         inputs=validation.inputs,
         versions=sorted(validation.versions.items()),
         most_error=f"{drawings.MOST_ERROR_PERCENT:g}",
-        **figures,
     )
 
 

@@ -51,7 +51,7 @@ def validate(
         if path is not None:
             require_writable(path)
     if report is not None:
-        from placer.validation_report import require_report_libraries
+        from placer.html_page import require_report_libraries
 
         require_report_libraries()
     with ProgressDisplay(is_verbose=verbose) as display:
