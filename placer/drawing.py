@@ -6,6 +6,7 @@ import io
 import re
 from typing import Any
 
+import matplotlib as mpl
 from matplotlib.figure import Figure
 
 # Newer releases of matplotlib demand literal names here, older ones do not know them.
@@ -26,7 +27,9 @@ PNG_DOTS_PER_INCH = 150
 def svg_of(figure: Figure, prefix: str) -> str:
     """Return the figure as an `svg` element whose identifiers start with `prefix`: a page holds several."""
     stream = io.StringIO()
-    figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
+    # Identifiers are hashed with the settings' salt: the same figure is the same text.
+    with mpl.rc_context(FIGURE_SETTINGS):
+        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
     text = stream.getvalue()
     text = text[text.index("<svg") :]
     return re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}-", text)

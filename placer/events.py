@@ -1,4 +1,4 @@
-"""What planning and validation report while they run: small records for whoever watches, such as the command line."""
+"""What planning, validation and calibration report while they run: small records for whoever watches."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-Phase = Literal["load", "bound", "solve", "verify", "repair", "improve"]
+Phase = Literal["load", "bound", "solve", "verify", "repair", "improve", "fit"]
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,24 @@ class RunReplayed:
     total: int
 
 
-PlanEvent = PhaseStarted | IncumbentFound | KernelCompiling | GpuVerified | RepairRound | FleetChanged | RunReplayed
+@dataclass(frozen=True)
+class FitIterated:
+    """A fit to serving runs has simulated them once more: the `number`-th time, counted from 0."""
+
+    number: int
+    error_percent: float
+
+
+PlanEvent = (
+    PhaseStarted
+    | IncumbentFound
+    | KernelCompiling
+    | GpuVerified
+    | RepairRound
+    | FleetChanged
+    | RunReplayed
+    | FitIterated
+)
 PlanObserver = Callable[[PlanEvent], None]
 
 

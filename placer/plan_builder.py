@@ -23,6 +23,7 @@ from placer.plan_document import (
 )
 from placer.provenance import describe_surrogate, plan_inputs, software_versions
 from placer.surrogates import SURROGATE_TOLERANCE, headrooms, parts_of, uses_simulation
+from placer.unmeasured import unmeasured_warnings
 from placer.verify import TwinSettings
 from predictors.onnx_surrogate import OnnxSurrogate
 from predictors.provenance import profile_fingerprint
@@ -184,7 +185,7 @@ def _configuration(parts: PlanParts) -> PlanConfiguration:
 
 def _warnings(parts: PlanParts, gpus: tuple[PlannedGpu, ...]) -> tuple[str, ...]:
     """Return what a reader of the numbers must know."""
-    warnings = []
+    warnings = [*unmeasured_warnings(parts.problem.profiles)]
     outside = [gpu.name for gpu in gpus if gpu.predicted.is_outside_domain]
     if outside:
         warnings.append(

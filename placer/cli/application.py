@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from placer.cli.calibrate import calibrate
 from placer.cli.exits import BAD_INPUT, OK, print_error
 from placer.cli.schema import schema
 from placer.cli.simulate import simulate
@@ -47,7 +48,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (solve, verify, simulate, validate, workload, solvers, schema):
+for command in (solve, verify, simulate, validate, calibrate, workload, solvers, schema):
     app.command()(command)
 
 

@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from placer.events import (
+    FitIterated,
     FleetChanged,
     GpuVerified,
     IncumbentFound,
@@ -26,6 +27,7 @@ _PHASES = {
     "verify": "simulating {}",
     "repair": "repairing {}",
     "improve": "looking for {}",
+    "fit": "fitting {}",
 }
 
 # Where there is no live line, one of so many replays gets a line of its own.
@@ -76,6 +78,8 @@ class ProgressDisplay:
             self._show(
                 f"replayed {event.done} of {event.total} simulations", is_detail=event.done % REPLAYS_PER_LINE != 0
             )
+        elif isinstance(event, FitIterated):
+            self._show(f"iteration {event.number}: TPOT of the runs is off by {event.error_percent:.2f} %")
         elif isinstance(event, RepairRound):
             self._show(f"repair round {event.number}: {event.num_rejected} rejected")
         elif isinstance(event, FleetChanged):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from placer.cli.exits import OK, print_note, reports_errors
+from placer.cli.exits import OK, print_note, print_warning, reports_errors
 from placer.cli.options import EngineOption, JsonOption, OutputOption, ProfileOption, SeedOption, VerboseOption
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ def simulate(
     from placer.recheck import require_engine
     from placer.report_files import require_report_path, save_report
     from placer.simulation import replica_for, simulate_replica
+    from placer.unmeasured import unmeasured_warnings
 
     if output is not None:
         require_report_path(output)
@@ -58,6 +59,8 @@ def simulate(
             starvation_tolerance=content.limits.starvation_tolerance,
             observer=display,
         )
+    for warning in unmeasured_warnings([replica.profile]):
+        print_warning(warning)
     if output is not None:
         save_report(report, output)
         print_note(f"wrote {output}")

@@ -1,0 +1,226 @@
+"""Calibrate a performance profile, and report how good the fit is and what it does not know."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from placer.calibration_document import CalibrationReport, ResidualPoint, build_report, residual_points
+from placer.events import FitIterated, PhaseStarted, PlanObserver, ignore
+from placer.verify import announce_compilation
+from twin.calibration.datasheets import DATASHEETS, datasheet_of
+from twin.calibration.prior import prior_profile
+from twin.calibration.profile_fit import GPU_MEMORY_GIB, GPU_NAME, CalibrationSources, calibrate
+from twin.calibration.step_fit import StepObservations
+from twin.calibration.step_table import no_steps
+from twin.calibration.table_fit import calibrate_tables
+from twin.calibration.tables import TABLE_MODELS, step_observations
+from twin.errors import InputError
+from twin.hardware import ModelArchitecture, load_model
+from twin.profile import PerformanceProfile, load_profile
+from twin.validation.runs import MODELS, read_runs
+
+# The table by which a folder of the published micro-benchmarks is known.
+PUBLISHED_TABLE = "calib_runs.csv"
+AUTOMATIC_PRIOR = "auto"
+
+
+@dataclass(frozen=True)
+class CalibrationRequest:
+    """What to calibrate, and from what.
+
+    Attributes
+    ----------
+    data
+        Folder of tables, published (``calib_*``) or the user's own (twin/calibration/step_table.py), or a table of
+        steps; ``None``: nothing was measured, the prior is the answer.
+    model
+        A shipped name, or the path of a config.json.
+    gpu
+        What was measured on; the name of a datasheet unless `prior` and `gpu_memory_gib` are given.
+    gpu_memory_gib
+        What an engine sees; ``None``: the datasheet's.
+    name
+        Of the profile; ``None``: MODEL-GPU.
+    runs, split
+        Table of measured serving runs, and the part of it to fit; ``None``: the whole table.
+    host_profile
+        Profile that gives the host terms: a shipped name or a file.
+    prior
+        ``auto``: made from the datasheet; else a shipped name or a profile file.
+    workers
+        Processes for simulating serving runs; ``None``: one per core.
+    """
+
+    data: Path | None
+    model: str
+    gpu: str = GPU_NAME
+    gpu_memory_gib: float | None = None
+    name: str | None = None
+    runs: Path | None = None
+    split: str | None = None
+    host_profile: str | None = None
+    prior: str = AUTOMATIC_PRIOR
+    workers: int | None = None
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The outcome: the profile, what is to be said about it, and the measured steps beside the fitted ones."""
+
+    profile: PerformanceProfile
+    report: CalibrationReport
+    points: tuple[ResidualPoint, ...]
+
+
+def calibrate_profile(request: CalibrationRequest, observer: PlanObserver = ignore) -> Calibration:
+    """Make a profile from measurements, or from a datasheet where there are none.
+
+    Raises
+    ------
+    InputError
+        When a table, the model, the GPU or a combination of settings cannot be used.
+    ProfileError
+        When a profile is unreadable, or a library that fitting needs is not installed.
+    """
+    model = load_model(MODELS.get(request.model, request.model))
+    source = f"datasheet of {request.gpu}" if request.data is None else f"tables of {request.data}"
+    observer(PhaseStarted("load", source))
+    if request.data is None:
+        _refuse_without_data(request)
+        profile, observations = _prior(request, model), no_steps()
+        if request.name is not None:
+            profile = profile.model_copy(update={"name": request.name})
+    elif _is_published(request.data):
+        profile, observations = _calibrate_published(request, model, observer)
+    else:
+        profile, observations = _calibrate_own(request, model, observer)
+    return Calibration(profile, build_report(profile, observations), residual_points(profile, observations))
+
+
+def _refuse_without_data(request: CalibrationRequest) -> None:
+    given = {"--runs": request.runs, "--host-profile": request.host_profile}
+    for option, value in given.items():
+        if value is not None:
+            raise InputError(
+                f"`{option}` must come with measurements. Got {str(value)!r} and no tables.",
+                field=option.removeprefix("--"),
+                value=str(value),
+                hint="give the folder with the tables, or leave the option out",
+            )
+
+
+def _is_published(data: Path) -> bool:
+    return any((folder / PUBLISHED_TABLE).is_file() for folder in (data, data / "calibration"))
+
+
+def _calibrate_published(
+    request: CalibrationRequest, model: ModelArchitecture, observer: PlanObserver
+) -> tuple[PerformanceProfile, StepObservations]:
+    assert request.data is not None
+    if model.name not in TABLE_MODELS:
+        raise InputError(
+            f"the calib_* tables cover the models {', '.join(TABLE_MODELS)}. Got {request.model!r}.",
+            field="model",
+            value=request.model,
+            hint="name one of them, or give tables of your own",
+        )
+    if request.gpu != GPU_NAME or request.gpu_memory_gib not in {None, GPU_MEMORY_GIB}:
+        raise InputError(
+            f"the calib_* tables were measured on {GPU_NAME} with {GPU_MEMORY_GIB:g} GiB. Got {request.gpu!r}.",
+            field="gpu",
+            value=request.gpu,
+            hint="leave out --gpu and --gpu-memory-gib, or give tables of your own",
+        )
+    if request.prior != AUTOMATIC_PRIOR:
+        raise InputError(
+            f"the calib_* tables are fitted without a prior. Got --prior {request.prior!r}.",
+            field="prior",
+            value=request.prior,
+            hint="leave out --prior",
+        )
+    sources = _sources(request, model, observer)
+    observer(PhaseStarted("fit", f"{model.name} to {request.data}"))
+    profile = calibrate(
+        request.data,
+        model=model.name,
+        sources=sources,
+        workers=request.workers,
+        on_iteration=_reporter(observer),
+    )
+    if request.name is not None:
+        profile = profile.model_copy(update={"name": request.name})
+    folder = request.data / "calibration"
+    return profile, step_observations(folder if folder.is_dir() else request.data, model.name)
+
+
+def _calibrate_own(
+    request: CalibrationRequest, model: ModelArchitecture, observer: PlanObserver
+) -> tuple[PerformanceProfile, StepObservations]:
+    assert request.data is not None
+    prior = _prior(request, model)
+    sources = _sources(request, model, observer)
+    observer(PhaseStarted("fit", f"{model.name} to {request.data}"))
+    outcome = calibrate_tables(
+        request.data,
+        model=model,
+        prior=prior,
+        gpu=request.gpu,
+        gpu_memory_gib=_memory_gib(request),
+        name=request.name or f"{model.name}-{request.gpu}",
+        sources=sources,
+        workers=request.workers,
+        on_iteration=_reporter(observer),
+    )
+    return outcome.profile, outcome.observations
+
+
+def _prior(request: CalibrationRequest, model: ModelArchitecture) -> PerformanceProfile:
+    if request.prior == AUTOMATIC_PRIOR:
+        return prior_profile(model, request.gpu, gpu_memory_gib=request.gpu_memory_gib)
+    prior = load_profile(request.prior)
+    if request.data is None:
+        raise InputError(
+            f"`--prior` must come with measurements. Got {request.prior!r} and no tables.",
+            field="prior",
+            value=request.prior,
+            hint="leave out --prior: without measurements the prior is made from the datasheet",
+        )
+    return prior
+
+
+def _memory_gib(request: CalibrationRequest) -> float:
+    if request.gpu_memory_gib is not None:
+        return request.gpu_memory_gib
+    if request.gpu not in DATASHEETS:
+        raise InputError(
+            f"the memory of a GPU without a datasheet must be given. Got {request.gpu!r} and no --gpu-memory-gib.",
+            field="gpu-memory-gib",
+            hint="give what `torch.cuda.get_device_properties(0).total_memory` says, in GiB",
+        )
+    return datasheet_of(request.gpu).memory_gib
+
+
+def _sources(request: CalibrationRequest, model: ModelArchitecture, observer: PlanObserver) -> CalibrationSources:
+    sources = CalibrationSources()
+    if request.host_profile is not None:
+        sources = replace(sources, host_profile=load_profile(request.host_profile))
+    if request.runs is not None:
+        runs = read_runs(request.runs, model=model.name, split=request.split).runs
+        # What a saturated client measured is not the engine's.
+        kept = tuple(run for run in runs if not run.has_client_collapsed)
+        sources = replace(sources, runs=kept)
+        announce_compilation(observer)
+    elif request.split is not None:
+        raise InputError(
+            f"`--split` must come with --runs. Got {request.split!r} alone.",
+            field="split",
+            value=request.split,
+            hint="give the table of runs with --runs",
+        )
+    return sources
+
+
+def _reporter(observer: PlanObserver) -> Callable[[int, float], None]:
+    return lambda number, error_percent: observer(FitIterated(number, error_percent))

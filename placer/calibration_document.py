@@ -1,0 +1,250 @@
+"""The report of a calibration: errors per regime, parameters with intervals and origin, and what was not measured."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from twin.calibration.coverage import coverage_warnings, identification_warnings
+from twin.calibration.prior import bands_of, is_prior
+from twin.calibration.step_fit import StepObservations, predicted_ms
+from twin.profile import PerformanceProfile, StepTimeCoefficients
+from twin.step_time import COEFFICIENT_NAMES
+
+Origin = Literal["fitted", "taken over", "other table", "prior", "no data"]
+
+# What the words of `CalibratedParameter.origin` mean.
+ORIGINS: dict[Origin, str] = {
+    "fitted": "the measurements decide",
+    "taken over": "of another profile",
+    "other table": "fitted to measurements other than step times",
+    "prior": "the measurements say little or nothing about it: datasheet, and measured profiles of other hardware",
+    "no data": "nothing measured depends on it: 0",
+}
+
+
+# What a calibration scales when it takes over how much more context costs in serving than in benchmarks.
+_CONTEXT_TERMS = ("context_token_ms", "mixed_context_token_ms")
+
+
+class _Document(BaseModel):
+    """Part of a report: frozen, and unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class RegimeScore(_Document):
+    """Relative errors (predicted / measured - 1) of one kind of measurements, in percent."""
+
+    regime: str
+    num_rows: int
+    mape_percent: float
+    bias_percent: float
+    max_percent: float
+
+
+class CalibratedParameter(_Document):
+    """A coefficient of the step time.
+
+    Attributes
+    ----------
+    unit
+        Of `value` and the interval.
+    meaning
+        What it is multiplied by.
+    low, high
+        95 % interval; of a prior its band; ``None`` where nothing is known about it.
+    prior
+        Value before the measurements; ``None`` where no prior was used.
+    """
+
+    name: str
+    unit: str
+    meaning: str
+    value: float
+    low: float | None
+    high: float | None
+    origin: Origin
+    prior: float | None
+
+
+class CalibrationReport(_Document):
+    """How good a profile is, and what it does not know.
+
+    Attributes
+    ----------
+    kind
+        ``prior``: no step time was measured.
+    method
+        How the step times were found.
+    sources
+        Tables by name, with their hash.
+    from_prior
+        Tables that were not there: these parts of the profile are the prior's.
+    prior
+        Name of the prior; ``None`` where none was used.
+    regimes, left_out
+        Errors on what was fitted; and on each regime by a fit to all others: the honest guess of the error in a regime
+        that was not measured.
+    serving_runs
+        What the fit to serving runs says about them, if there were any.
+    warnings
+        What was not measured, or cannot be told from the measurements.
+    """
+
+    schema_version: Literal[1] = 1
+    name: str
+    model: str
+    gpu: str
+    gpu_memory_gib: float
+    vllm_version: str
+    kind: Literal["calibrated", "prior"]
+    method: str
+    sources: dict[str, str]
+    from_prior: tuple[str, ...]
+    prior: str | None
+    num_measurements: int
+    regimes: tuple[RegimeScore, ...]
+    left_out: tuple[RegimeScore, ...]
+    serving_runs: dict[str, Any] | None
+    parameters: tuple[CalibratedParameter, ...]
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ResidualPoint:
+    """One measurement beside its prediction, both in milliseconds; counts are means over its steps."""
+
+    regime: str
+    tokens: float
+    requests: float
+    context_tokens: float
+    slots: float
+    adapters: float
+    measured_ms: float
+    predicted_ms: float
+
+
+def build_report(profile: PerformanceProfile, observations: StepObservations) -> CalibrationReport:
+    """Return the report of a profile that was fitted to `observations`."""
+    provenance = profile.provenance
+    steps: dict[str, Any] = provenance.get("step_time", {})
+    prior: dict[str, Any] = provenance.get("prior", {})
+    parameters = tuple(_parameter(name, profile, observations) for name in COEFFICIENT_NAMES)
+    unmeasured = is_prior(profile)
+    return CalibrationReport(
+        name=profile.name,
+        model=profile.model,
+        gpu=profile.gpu,
+        gpu_memory_gib=profile.gpu_memory_gib,
+        vllm_version=profile.vllm_version,
+        kind="prior" if unmeasured else "calibrated",
+        method=str(steps.get("method", provenance.get("method", ""))),
+        sources=provenance.get("sources", {}),
+        from_prior=tuple(prior.get("tables", ())),
+        prior=prior.get("profile"),
+        num_measurements=len(observations.time_ms),
+        regimes=_scores(steps.get("in_sample_percent", {})),
+        left_out=_scores(steps.get("left_out_percent", {})),
+        serving_runs=steps.get("serving_runs"),
+        parameters=parameters,
+        warnings=_warnings(profile, observations, parameters),
+    )
+
+
+def residual_points(profile: PerformanceProfile, observations: StepObservations) -> tuple[ResidualPoint, ...]:
+    """Return each measurement beside what the profile says."""
+    if len(observations.time_ms) == 0:
+        return ()
+    o = observations.steps
+    values = (o.tokens, o.requests, o.context_tokens, o.slots, o.adapters)
+    columns = [observations.means(column).tolist() for column in values]
+    predicted = predicted_ms(observations, profile.step_time.model_dump()).tolist()
+    rows = zip(observations.regime.tolist(), *columns, observations.time_ms.tolist(), predicted, strict=True)
+    return tuple(ResidualPoint(*row) for row in rows)
+
+
+def report_to_json(report: CalibrationReport) -> str:
+    """Return a report as JSON: sorted keys, ending in a newline."""
+    return json.dumps(report.model_dump(mode="json"), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def calibration_schema() -> dict[str, Any]:
+    """Return the JSON Schema of what `report_to_json` writes."""
+    return CalibrationReport.model_json_schema(mode="serialization")
+
+
+def _parameter(name: str, profile: PerformanceProfile, observations: StepObservations) -> CalibratedParameter:
+    steps: dict[str, Any] = profile.provenance.get("step_time", {})
+    value = float(getattr(profile.step_time, name))
+    low, high = steps.get("intervals_95", {}).get(name, (None, None))
+    if low is not None and name in _CONTEXT_TERMS:
+        # The benchmarks' interval, scaled as the value was.
+        ratio = steps.get("taken_over", {}).get("context_ratio", 1.0)
+        low, high = low * ratio, high * ratio
+    origin = _origin(name, profile)
+    if is_prior(profile):
+        band = bands_of(profile)[name]
+        low, high = value / band, value * band
+    prior_values: dict[str, float] = profile.provenance.get("prior", {}).get("values", {})
+    if origin == "fitted" and value == 0 and high == 0 and len(observations.time_ms):
+        origin, low, high = "no data", None, None
+    return CalibratedParameter(
+        name=name,
+        unit="ms",
+        meaning=str(StepTimeCoefficients.model_fields[name].description),
+        value=value,
+        low=low,
+        high=high,
+        origin=origin,
+        prior=prior_values.get(name),
+    )
+
+
+def _origin(name: str, profile: PerformanceProfile) -> Origin:
+    steps: dict[str, Any] = profile.provenance.get("step_time", {})
+    if is_prior(profile) or name in steps.get("from_prior", ()):
+        return "prior"
+    if name in steps.get("not_fitted", ()):
+        return "taken over" if name in steps.get("taken_over", {}).get("terms", ()) else "other table"
+    return "fitted"
+
+
+def _scores(table: dict[str, dict[str, float]]) -> tuple[RegimeScore, ...]:
+    return tuple(
+        RegimeScore(
+            regime=regime,
+            num_rows=int(row["rows"]),
+            mape_percent=row["mape"],
+            bias_percent=row["bias"],
+            max_percent=row["max"],
+        )
+        for regime, row in table.items()
+    )
+
+
+def _warnings(
+    profile: PerformanceProfile, observations: StepObservations, parameters: tuple[CalibratedParameter, ...]
+) -> tuple[str, ...]:
+    warnings = []
+    tables = profile.provenance.get("prior", {}).get("tables", ())
+    if tables:
+        warnings.append(f"Not measured, and the prior's: {', '.join(tables)}.")
+    bounds = {
+        entry.name: (entry.low, entry.high)
+        for entry in parameters
+        if entry.origin in {"fitted", "no data"} and entry.low is not None and entry.high is not None
+    }
+    kept = [entry.name for entry in parameters if entry.origin == "prior"]
+    if kept and not is_prior(profile):
+        warnings.append(
+            f"The measurements do not identify these coefficients, which stay the prior's: {', '.join(kept)}."
+        )
+    steps: dict[str, Any] = profile.provenance.get("step_time", {})
+    if not steps.get("serving_runs"):
+        warnings += coverage_warnings(observations, fixed=steps.get("not_fitted", ()))
+    coefficients = profile.step_time.model_dump()
+    return (*warnings, *identification_warnings(observations, coefficients, bounds))

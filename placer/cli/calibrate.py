@@ -1,0 +1,145 @@
+"""`placer calibrate`: from measurements to a performance profile."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from placer.cli.exits import OK, print_note, print_warning, reports_errors
+from placer.cli.options import JsonOption, VerboseOption, WorkersOption
+
+if TYPE_CHECKING:
+    from placer.calibration import Calibration
+    from placer.calibration_document import CalibrationReport
+
+
+@reports_errors
+def calibrate(
+    data: Annotated[
+        Path | None,
+        typer.Argument(help="Folder with tables of measurements, or a table of steps.", show_default=False),
+    ] = None,
+    *,
+    model: Annotated[str, typer.Option("--model", help="A shipped model, or its config.json.", show_default=False)],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Profile to write, JSON.", show_default=False)],
+    gpu: Annotated[str, typer.Option("--gpu", help="GPU that was measured, or to make a prior for.")] = "h100-64gb",
+    gpu_memory_gib: Annotated[
+        float | None, typer.Option("--gpu-memory-gib", min=1.0, help="Memory that an engine sees; default: datasheet.")
+    ] = None,
+    name: Annotated[str | None, typer.Option("--name", help="Of the profile; default: MODEL-GPU.")] = None,
+    prior_only: Annotated[
+        bool, typer.Option("--prior-only", help="Without measurements: a prior from the GPU's datasheet.")
+    ] = False,
+    prior: Annotated[
+        str, typer.Option("--prior", help="What holds where nothing was measured: auto (datasheet), or a profile.")
+    ] = "auto",
+    runs: Annotated[Path | None, typer.Option("--runs", help="Table of measured serving runs to fit, CSV.")] = None,
+    split: Annotated[str | None, typer.Option("--split", help="Only this part of the runs, such as calib.")] = None,
+    host_profile: Annotated[
+        str | None, typer.Option("--host-profile", help="Take host terms over from this profile (name or file).")
+    ] = None,
+    report: Annotated[Path | None, typer.Option("--report", help="HTML file to write: tables and figures.")] = None,
+    figures: Annotated[Path | None, typer.Option("--figures", help="Folder for the figures, PNG.")] = None,
+    workers: WorkersOption = None,
+    json_output: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> int:
+    """Fit a performance profile to measured steps, loads and memory, and say how far it can be believed."""
+    from placer.calibration import CalibrationRequest, calibrate_profile
+    from placer.cli.progress import ProgressDisplay
+    from placer.files import require_writable
+    from twin.profile import save_profile
+
+    _require_data_or_prior(data, is_prior_only=prior_only)
+    for path in (output, report):
+        if path is not None:
+            require_writable(path)
+    if report is not None or figures is not None:
+        from placer.html_page import require_report_libraries
+
+        require_report_libraries()
+    if figures is not None:
+        _make_folder(figures)
+    request = CalibrationRequest(
+        data=data,
+        model=model,
+        gpu=gpu,
+        gpu_memory_gib=gpu_memory_gib,
+        name=name,
+        runs=runs,
+        split=split,
+        host_profile=host_profile,
+        prior=prior,
+        workers=workers,
+    )
+    with ProgressDisplay(is_verbose=verbose) as display:
+        outcome = calibrate_profile(request, display)
+    save_profile(outcome.profile, output)
+    print_note(f"wrote {output}")
+    _write_report(outcome, report=report, figures=figures)
+    for warning in outcome.report.warnings:
+        print_warning(warning)
+    if json_output:
+        from placer.calibration_document import report_to_json
+
+        typer.echo(report_to_json(outcome.report), nl=False)
+    else:
+        _print_report(outcome.report)
+    return OK
+
+
+def _require_data_or_prior(data: Path | None, *, is_prior_only: bool) -> None:
+    from twin.errors import InputError
+
+    if is_prior_only == (data is not None):
+        given = f"{data} and --prior-only" if is_prior_only else "neither"
+        raise InputError(
+            f"either measurements or --prior-only must be given. Got {given}.",
+            field="data",
+            value=None if data is None else str(data),
+            hint="give the folder with the tables, or --prior-only with --gpu",
+        )
+
+
+def _make_folder(folder: Path) -> None:
+    from twin.errors import InputError
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"the folder for the figures must be writable. {folder}: {error.strerror}.",
+            file=str(folder),
+            field="figures",
+            value=str(folder),
+            hint="give a folder in one that exists and that you may write to",
+        ) from error
+
+
+def _write_report(outcome: Calibration, *, report: Path | None, figures: Path | None) -> None:
+    from placer.files import write_atomically
+
+    if report is not None:
+        from placer.calibration_report import render_report
+
+        write_atomically(report, render_report(outcome.report, outcome.points))
+        print_note(f"wrote {report}")
+    if figures is not None:
+        from placer.calibration_report import render_figures
+
+        for file, content in render_figures(outcome.report, outcome.points).items():
+            write_atomically(figures / file, content)
+            print_note(f"wrote {figures / file}")
+
+
+def _print_report(report: CalibrationReport) -> None:
+    from placer.calibration_tables import calibration_tables, origin_lines, summary_lines
+    from placer.cli.tables import print_lines, print_table
+
+    print_lines(summary_lines(report))
+    for table in calibration_tables(report):
+        print_lines(["", table.title])
+        print_table(table.columns, table.rows)
+    print_lines(["", *(f"origin {line}" for line in origin_lines(report))])
