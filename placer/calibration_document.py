@@ -27,7 +27,6 @@ ORIGINS: dict[Origin, str] = {
 
 
 # What a calibration scales when it takes over how much more context costs in serving than in benchmarks.
-_CONTEXT_TERMS = ("context_token_ms", "mixed_context_token_ms")
 
 
 class _Document(BaseModel):
@@ -181,10 +180,6 @@ def _parameter(name: str, profile: PerformanceProfile, observations: StepObserva
     steps: dict[str, Any] = profile.provenance.get("step_time", {})
     value = float(getattr(profile.step_time, name))
     low, high = steps.get("intervals_95", {}).get(name, (None, None))
-    if low is not None and name in _CONTEXT_TERMS:
-        # The benchmarks' interval, scaled as the value was.
-        ratio = steps.get("taken_over", {}).get("context_ratio", 1.0)
-        low, high = low * ratio, high * ratio
     origin = _origin(name, profile)
     if is_prior(profile):
         band = bands_of(profile)[name]
