@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from placer.calibration_document import CalibratedParameter, CalibrationReport, ResidualPoint
 from placer.drawing import FIGURE_SETTINGS, LIMIT_COLOR
@@ -57,6 +57,7 @@ def residual_figure(points: Sequence[ResidualPoint]) -> Figure:
 
             _draw_by_regime(axes, points, [point_of(point) for point in points])
             axes.axhline(0.0, color=LIMIT_COLOR, linewidth=0.8, linestyle="--")
+            axes.xaxis.set_major_locator(MaxNLocator(4))
             axes.xaxis.set_major_formatter(_PLAIN_NUMBERS)
             if is_logarithmic:
                 axes.set_xscale("log")
