@@ -17,6 +17,7 @@ from twin.replica import (
     ReplicaInputs,
     ReplicaTrace,
 )
+from twin.stability_report import StabilityReport
 from twin.workload import NANOSECONDS, Workload
 
 # A request that waits for less than this at the end of the simulation is not yet counted as unserved: it may merely
@@ -110,6 +111,8 @@ class SimulationReport(BaseModel):
         Share of the horizon in which steps ran.
     load_time_s
         Time spent loading adapters.
+    stability
+        Whether other seeds say the same, where that was asked; see `twin.stability.assess_stability`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -148,6 +151,7 @@ class SimulationReport(BaseModel):
     load_time_s: float
     adapters: tuple[AdapterReport, ...]
     time_series: TimeSeries = TimeSeries()
+    stability: StabilityReport | None = None
 
     @property
     def has_starvation(self) -> bool:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 from twin.errors import InputError
 from twin.replica import Replica, ReplicaInputs, ReplicaTrace, build_inputs
 from twin.report import SimulationReport, build_report
-from twin.workload import NANOSECONDS, Workload
+from twin.workload import NANOSECONDS, RequestTable, Workload
 
 EngineName = Literal["fast", "simpy"]
 
@@ -25,6 +26,15 @@ ENGINES: dict[str, tuple[str, str]] = {
 MAX_SAMPLES = 1_000_000
 # Requests of a simulation: about 250 bytes each.
 MAX_REQUESTS = 20_000_000
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """One simulated replica: what the engine was given, its raw outcome, and the report of it."""
+
+    inputs: ReplicaInputs
+    trace: ReplicaTrace
+    report: SimulationReport
 
 
 def simulate(
@@ -65,22 +75,58 @@ def simulate(
     TwinError
         When the replica does not start.
     """
+    return simulate_in_detail(
+        workload,
+        replica,
+        engine=engine,
+        horizon_s=horizon_s,
+        warmup_s=warmup_s,
+        seed=seed,
+        sample_interval_s=sample_interval_s,
+        starvation_tolerance=starvation_tolerance,
+    ).report
+
+
+def simulate_in_detail(
+    workload: Workload,
+    replica: Replica,
+    *,
+    engine: EngineName = "fast",
+    horizon_s: float,
+    warmup_s: float = 0.0,
+    seed: int = 0,
+    sample_interval_s: float = 0.0,
+    starvation_tolerance: float = 0.1,
+    requests: RequestTable | None = None,
+) -> Simulation:
+    """Simulate as `simulate` does, and keep the times of every request.
+
+    Parameters
+    ----------
+    requests
+        To be served instead of those of `workload` under `seed`; they name its adapters.
+    workload and others
+        See `simulate`; also for the errors raised.
+    """
     _check_settings(horizon_s, warmup_s, seed, sample_interval_s, starvation_tolerance)
     _check_size(workload, horizon_s)
     run = load_engine(engine)
-    requests = workload.requests(horizon_s=horizon_s, seed=seed)
+    if requests is None:
+        requests = workload.requests(horizon_s=horizon_s, seed=seed)
     inputs = build_inputs(
         workload, requests, replica, horizon_s=horizon_s, sample_interval_s=sample_interval_s, hash_seed=seed
     )
-    return build_report(
+    trace = run(inputs)
+    report = build_report(
         workload,
         inputs,
-        run(inputs),
+        trace,
         engine=engine,
         seed=seed,
         warmup_s=warmup_s,
         starvation_tolerance=starvation_tolerance,
     )
+    return Simulation(inputs, trace, report)
 
 
 def _check_settings(

@@ -9,15 +9,15 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from twin.stability_report import MOST_RUNNING_FACTOR, MOST_THROUGHPUT_FACTOR, find_disagreements
 from twin.validation.cells import RUN_ID
 from twin.validation.quantities import SCORED_QUANTITIES, Quantities, mean_quantities
 from twin.validation.replay import Replay
 from twin.validation.runs import MeasuredRun, Status
 
-# A run is metastable when its largest value over the seeds exceeds its smallest by more than this factor: several
-# times what arrivals and lengths alone do to an hour of traffic. The throughput is taken relative to the offered load,
-# of which a run with few requests gets more with one seed than with another.
-STABLE_FACTORS = {"goodput_ratio": 1.05, "running_mean": 1.25}
+# A run is metastable when its largest value over the seeds exceeds its smallest by more than this factor. Runs last an
+# hour, in which the seeds' own noise is far smaller.
+STABLE_FACTORS = {"goodput_ratio": MOST_THROUGHPUT_FACTOR, "running_mean": MOST_RUNNING_FACTOR}
 
 # What every file of predictions begins with; further columns may follow.
 PREDICTION_COLUMNS = (
@@ -121,10 +121,9 @@ def _spread_percent(values: list[float]) -> float | None:
 
 
 def _is_metastable(samples: Sequence[Quantities]) -> bool:
-    if len({sample.is_starved for sample in samples}) > 1:
-        return True
-    for name, factor in STABLE_FACTORS.items():
-        values = _values(samples, name)
-        if values and max(values) > factor * min(values):
-            return True
-    return False
+    disagreements = find_disagreements(
+        starved=[is_starved for sample in samples if (is_starved := sample.is_starved) is not None],
+        throughput_ratios=_values(samples, "goodput_ratio"),
+        running_means=_values(samples, "running_mean"),
+    )
+    return bool(disagreements)
