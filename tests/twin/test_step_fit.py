@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.twin.random_steps import EVERY_COEFFICIENT, as_values, observed, random_steps
+from twin.calibration import step_fit
 from twin.calibration.prior import coefficient_prior, prior_profile
 from twin.calibration.step_fit import (
     CoefficientPrior,
@@ -69,6 +70,14 @@ def test_noise_moves_the_predictions_little_and_no_coefficient_below_zero() -> N
     assert fit.errors[-1].mape_percent == pytest.approx(2.0 * np.sqrt(2.0 / np.pi), rel=0.1)
     assert min(fit.coefficients.values()) >= 0.0
     assert error_table(observed(steps), fit.coefficients)[-1].mape_percent < 0.5
+
+
+def test_large_systems_have_the_same_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reducing the rows is a matter of speed only."""
+    data = observed(random_steps(400, seed=15), noise=0.03, seed=15)
+    whole = fit_step_time(data).coefficients
+    monkeypatch.setattr(step_fit, "MOST_ROWS", 50)
+    assert fit_step_time(data).coefficients == pytest.approx(whole, rel=1e-6, abs=1e-12)
 
 
 def test_fixed_coefficients_keep_their_values_and_the_rest_fits_around_them() -> None:

@@ -29,6 +29,8 @@ from twin.step_time import (
 INTERVAL_PERCENT = 95.0
 # What one measured step time is off by, relative to it: the currency in which a prior and data are weighed.
 RELATIVE_NOISE = 0.03
+# Systems of more rows are reduced first: resampling solves hundreds of them.
+MOST_ROWS = 5000
 
 
 @dataclass(frozen=True)
@@ -281,6 +283,10 @@ def solve_least_squares(matrix: NDArray[np.float64], target: NDArray[np.float64]
         ) from error
     scale = np.abs(matrix).max(axis=0, initial=0.0)
     scale[scale == 0] = 1.0
+    if len(matrix) > MOST_ROWS:
+        # The triangle of [matrix, target] has the same least squares, in as many rows as columns.
+        triangle = np.linalg.qr(np.column_stack([matrix / scale, target]), mode="r")
+        matrix, target = triangle[:, :-1] * scale, triangle[:, -1]
     solution: NDArray[np.float64] = nnls(matrix / scale, target, maxiter=1000 * max(1, matrix.shape[1]))[0] / scale
     return solution
 
