@@ -285,7 +285,9 @@ def solve_least_squares(matrix: NDArray[np.float64], target: NDArray[np.float64]
     scale[scale == 0] = 1.0
     if len(matrix) > MOST_ROWS:
         # The triangle of [matrix, target] has the same least squares, in as many rows as columns.
-        triangle = np.linalg.qr(np.column_stack([matrix / scale, target]), mode="r")
+        triangle: NDArray[np.float64] = np.asarray(
+            np.linalg.qr(np.column_stack([matrix / scale, target]), mode="r"), dtype=np.float64
+        )
         matrix, target = triangle[:, :-1] * scale, triangle[:, -1]
     solution: NDArray[np.float64] = nnls(matrix / scale, target, maxiter=1000 * max(1, matrix.shape[1]))[0] / scale
     return solution
