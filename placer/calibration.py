@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from placer.calibration_document import CalibrationReport, ResidualPoint, build_report, residual_points
-from placer.events import FitIterated, PhaseStarted, PlanObserver, ignore
-from placer.verify import announce_compilation
+from placer.events import FitIterated, PhaseStarted, PlanObserver, announce_compilation, ignore
 from twin.calibration.datasheets import DATASHEETS, datasheet_of
 from twin.calibration.prior import prior_profile
 from twin.calibration.profile_fit import GPU_MEMORY_GIB, GPU_NAME, CalibrationSources, calibrate

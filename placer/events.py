@@ -50,6 +50,16 @@ class GpuVerified:
 
 
 @dataclass(frozen=True)
+class GpuAssessed:
+    """The twin has simulated a GPU near a limit with further seeds: the `done`-th of `total`."""
+
+    is_metastable: bool
+    done: int
+    total: int
+    reasons: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class RepairRound:
     """A round of repair begins, with that many rejected GPUs."""
 
@@ -87,6 +97,7 @@ PlanEvent = (
     | IncumbentFound
     | KernelCompiling
     | GpuVerified
+    | GpuAssessed
     | RepairRound
     | FleetChanged
     | RunReplayed
@@ -98,3 +109,11 @@ PlanObserver = Callable[[PlanEvent], None]
 def ignore(event: PlanEvent) -> None:
     """Observe nothing: the observer when none is given."""
     del event
+
+
+def announce_compilation(observer: PlanObserver) -> None:
+    """Tell `observer` that the next simulation has to wait for the compiler, if it has to."""
+    from twin.kernel import kernel_is_cached  # noqa: PLC0415 - loads the compiler, which planning needs late or never
+
+    if not kernel_is_cached():
+        observer(KernelCompiling())

@@ -22,6 +22,7 @@ from placer.plan_document import (
     Verification,
 )
 from placer.provenance import describe_surrogate, plan_inputs, software_versions
+from placer.stability import instabilities
 from placer.surrogates import SURROGATE_TOLERANCE, headrooms, parts_of, uses_simulation
 from placer.unmeasured import unmeasured_warnings
 from placer.verify import TwinSettings
@@ -208,6 +209,7 @@ def _warnings(parts: PlanParts, gpus: tuple[PlannedGpu, ...]) -> tuple[str, ...]
                 "be off; the simulation uses the profile as it is."
             )
     warnings += [_overload(gpu.name, verdict) for gpu in gpus if _is_overloaded(verdict := gpu.verification)]
+    warnings += instabilities([(gpu.name, gpu.verification) for gpu in gpus], margin=parts.margin)
     unverified = [gpu.name for gpu in gpus if gpu.verification is None]
     if unverified:
         warnings.append(f"Not simulated: {', '.join(unverified)}.")

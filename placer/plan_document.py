@@ -8,9 +8,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from solvers.problem_file import Limits, ObjectiveName
 from twin.engine import EngineConfig
+from twin.stability_report import StabilityReport
 
 Verdict = Literal["accepted", "rejected", "unverified", "none"]
 SolutionName = Literal["none", "feasible", "optimal"]
+LimitName = Literal["throughput", "queue", "KV cache", "slots", "latency"]
 TerminationName = Literal["proven", "gap_reached", "time_limit", "iteration_limit", "interrupted", "error", "completed"]
 
 
@@ -48,6 +50,25 @@ class Prediction(_Document):
     is_outside_domain: bool
 
 
+class Stability(_Document):
+    """Whether the verdict about a GPU is a matter of chance.
+
+    Attributes
+    ----------
+    is_metastable, reasons
+        Whether other seeds reject the GPU, or show it in another regime, and what differs.
+    rejected_seeds
+        Seeds with which the twin rejects it, of those in `report`.
+    report
+        What was simulated; ``None`` when the replica cannot take the requests of another seed.
+    """
+
+    is_metastable: bool
+    reasons: tuple[str, ...]
+    rejected_seeds: tuple[int, ...]
+    report: StabilityReport | None
+
+
 class Verification(_Document):
     """What the twin simulated for a GPU with exactly the adapters and settings of the plan.
 
@@ -65,6 +86,10 @@ class Verification(_Document):
         Largest share of the KV cache in use.
     verdict, reasons
         Accepted, or rejected for these reasons.
+    near_limits
+        What an accepted GPU is close to the limit of: the reason to simulate it with further seeds.
+    stability
+        What those said; ``None``: not asked.
     """
 
     engine: str
@@ -80,11 +105,18 @@ class Verification(_Document):
     kv_usage_max: float
     verdict: Literal["accepted", "rejected"]
     reasons: tuple[str, ...]
+    near_limits: tuple[LimitName, ...] = ()
+    stability: Stability | None = None
 
     @property
     def is_accepted(self) -> bool:
         """Whether the twin accepts the GPU."""
         return self.verdict == "accepted"
+
+    @property
+    def is_metastable(self) -> bool:
+        """Whether further seeds were asked, and say otherwise."""
+        return self.stability is not None and self.stability.is_metastable
 
 
 class PlannedGpu(_Document):

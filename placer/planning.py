@@ -10,19 +10,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from placer.events import FleetChanged, IncumbentFound, PhaseStarted, PlanObserver, ignore
+from placer.events import FleetChanged, IncumbentFound, PhaseStarted, PlanObserver, announce_compilation, ignore
+from placer.parallel import available_cores
 from placer.plan_builder import PlanParts, build_plan
 from placer.plan_document import Plan, RepairSummary, SolutionName, TerminationName, Timings
 from placer.repair import DEFAULT_REPAIR_ROUNDS, Fleet, Repair
 from placer.surrogates import inflated, surrogate_for, uses_simulation
-from placer.verify import (
-    DEFAULT_HORIZON_S,
-    DEFAULT_WARMUP_S,
-    TwinSettings,
-    TwinVerifier,
-    announce_compilation,
-    available_cores,
-)
+from placer.verify import DEFAULT_HORIZON_S, DEFAULT_WARMUP_S, TwinSettings, TwinVerifier
 from predictors.surrogate import Surrogate
 from solvers.bounds import adapter_work, unavoidable_costs, work_bound
 from solvers.budget import Budget
@@ -84,7 +78,7 @@ def plan(
     seed
         Of the solver and of the simulated traffic.
     verify
-        Simulate the GPUs, and repair those that the twin rejects.
+        Simulate the GPUs, repair those that the twin rejects, and look twice at those near a limit.
     improve
         Afterwards, empty GPUs into others where the twin approves.
     margin
@@ -209,6 +203,8 @@ class _Planning:
                 repair = self._verify_and_repair(surrogate, repair_rounds)
                 if is_improved:
                     self._improve(repair, bound)
+                self._begin("verify", "GPUs near a limit, with further seeds")
+                self.verifier.confirm(self.fleet.gpus)
             except KeyboardInterrupt:
                 is_interrupted = True
         summary = self.fleet.summary.model_copy(update={"twin_calls": self.verifier.num_calls})

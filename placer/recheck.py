@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from placer.events import PhaseStarted, PlanObserver
 from placer.files import ProblemFromFile, load_problem
 from placer.plan_document import Plan, PlannedGpu, Verification
+from placer.stability import confirm_verdicts, instabilities
 from placer.verify import TwinSettings, simulate_replicas
 from twin.errors import InputError
 from twin.replica import Replica
@@ -28,7 +29,7 @@ class CheckedGpu(BaseModel):
 
 
 class Recheck(BaseModel):
-    """What the twin says about a plan now; `warnings` say what has changed since it was made."""
+    """What the twin says about a plan now; `warnings`: what has changed since it was made, and what is metastable."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -86,6 +87,11 @@ def recheck_plan(
     replicas = [replica_of(problem, gpu) for gpu in gpus]
     observer(PhaseStarted("verify", f"GPUs of the plan, {len(gpus)}"))
     verdicts = simulate_replicas(replicas, problem.limits, settings, observer=observer)
+    confirm_verdicts(
+        replicas, dict(verdicts), problem.limits, workers=workers, observer=observer, keep=verdicts.__setitem__
+    )
+    judged = [(gpu.name, verdicts[index]) for index, gpu in enumerate(gpus)]
+    warnings += instabilities(judged, margin=configuration.margin)
     checked = tuple(CheckedGpu(name=gpu.name, verification=verdicts[index]) for index, gpu in enumerate(gpus))
     is_accepted = all(entry.verification.is_accepted for entry in checked)
     return Recheck(verdict="accepted" if is_accepted else "rejected", gpus=checked, warnings=tuple(warnings))

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from placer.events import PhaseStarted, PlanObserver
+from placer.events import PhaseStarted, PlanObserver, announce_compilation
 from placer.files import ProblemFromFile, load_plan
 from placer.recheck import replica_of, select_gpus
-from placer.verify import announce_compilation
 from solvers.slots import SlotTables
 from twin.engine import SUPPORTED_RANKS
 from twin.errors import InputError
 from twin.replica import Replica
 from twin.report import SimulationReport
 from twin.simulate import EngineName, simulate
+from twin.stability import assess_stability
 from twin.workload import Workload
 
 
@@ -71,18 +71,20 @@ def simulate_replica(
     warmup_s: float,
     interval_s: float,
     seed: int,
+    num_seeds: int,
     starvation_tolerance: float,
     observer: PlanObserver,
 ) -> SimulationReport:
     """Simulate a replica, to the end of its trace at most; see `twin.simulate.simulate`.
 
-    The observer is told what takes long.
+    With several seeds, from `seed` on, the report of the first one also says whether the others agree with it. The
+    observer is told what takes long.
     """
     horizon_s = min(horizon_s, workload.longest_horizon_s)
     if engine == "fast":
         announce_compilation(observer)
     observer(PhaseStarted("verify", f"{horizon_s:g} s of {len(workload.adapters)} adapters"))
-    return simulate(
+    report = simulate(
         workload,
         replica,
         engine=engine,
@@ -92,6 +94,19 @@ def simulate_replica(
         sample_interval_s=interval_s,
         starvation_tolerance=starvation_tolerance,
     )
+    if num_seeds == 1:
+        return report
+    observer(PhaseStarted("verify", f"the same with {num_seeds} seeds and after a backlog"))
+    stability = assess_stability(
+        workload,
+        replica,
+        engine=engine,
+        horizon_s=horizon_s,
+        warmup_s=warmup_s,
+        seeds=range(seed, seed + num_seeds),
+        starvation_tolerance=starvation_tolerance,
+    )
+    return report.model_copy(update={"stability": stability})
 
 
 def _planned(problem: ProblemFromFile, plan: Path, gpu: str | None) -> tuple[Workload, Replica]:

@@ -11,10 +11,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from placer.events import PhaseStarted, PlanObserver, RunReplayed, ignore
+from placer.events import PhaseStarted, PlanObserver, RunReplayed, announce_compilation, ignore
 from placer.files import sha256_of
+from placer.parallel import available_cores
 from placer.provenance import software_versions
-from placer.verify import announce_compilation, available_cores
 from twin.profile import PerformanceProfile
 from twin.simulate import EngineName
 from twin.validation.predictions import STABLE_FACTORS, RunPrediction, predict_run

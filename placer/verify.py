@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import warnings
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from typing import Literal
 
-import joblib
-
-from placer.events import GpuVerified, KernelCompiling, PlanObserver, ignore
+from placer.events import GpuVerified, PlanObserver, announce_compilation, ignore
+from placer.judge import judge_report
+from placer.parallel import each_in_parallel
 from placer.plan_document import Verification
+from placer.stability import confirm_verdicts
 from solvers.placement import GpuAssignment
 from solvers.problem import Problem
 from solvers.problem_file import Limits
 from twin.errors import InputError, TwinError
 from twin.replica import Replica
-from twin.report import SimulationReport
 from twin.simulate import EngineName, simulate
 from twin.workload import Workload
 
@@ -26,7 +26,6 @@ DEFAULT_WARMUP_S = 300.0
 # few that are still being served at its end would decide; the horizon is then longer, up to the second number.
 MIN_EXPECTED_REQUESTS = 200.0
 LONGEST_HORIZON_S = 30.0 * 86400.0
-LISTED_ADAPTERS = 5
 
 
 @dataclass(frozen=True)
@@ -103,21 +102,43 @@ class TwinVerifier:
             self._simulate(missing)
         return tuple(self._verdicts[assignment] for assignment in assignments)
 
-    def _simulate(self, missing: list[GpuAssignment]) -> None:
+    def confirm(self, assignments: Sequence[GpuAssignment]) -> tuple[Verification, ...]:
+        """Verify GPUs, and look twice at those near a limit; return the verdicts, with what that says."""
+        gpus = list(dict.fromkeys(assignments))
+        verdicts = dict(enumerate(self.verify(gpus)))
+
+        def keep(index: int, verdict: Verification) -> None:
+            self._verdicts[gpus[index]] = verdict
+
+        confirm_verdicts(
+            self._replicas(gpus),
+            verdicts,
+            self.problem.limits,
+            workers=self.settings.workers,
+            observer=self._observer,
+            keep=keep,
+        )
+        return tuple(self._verdicts[assignment] for assignment in assignments)
+
+    def _replicas(self, assignments: Sequence[GpuAssignment]) -> list[tuple[Workload, Replica]]:
         problem = self.problem
-        replicas = [
+        return [
             (
                 problem.workload.subset(list(gpu.adapters)),
                 problem.replica(gpu.gpu_type, gpu.max_loras, gpu.max_lora_rank, len(gpu.adapters)),
             )
-            for gpu in missing
+            for gpu in assignments
         ]
+
+    def _simulate(self, missing: list[GpuAssignment]) -> None:
 
         def keep(index: int, verdict: Verification) -> None:
             self._verdicts[missing[index]] = verdict
             self.num_calls += 1
 
-        simulate_replicas(replicas, problem.limits, self.settings, observer=self._observer, keep=keep)
+        simulate_replicas(
+            self._replicas(missing), self.problem.limits, self.settings, observer=self._observer, keep=keep
+        )
 
 
 def simulate_replicas(
@@ -147,25 +168,15 @@ def simulate_replicas(
     """
     if settings.engine == "fast":
         announce_compilation(observer)
-    jobs = (
-        joblib.delayed(_verify_numbered)(index, workload, replica, limits, settings)
-        for index, (workload, replica) in enumerate(replicas)
-    )
-    workers = max(1, min(settings.workers or available_cores(), len(replicas)))
-    backend = "threading" if settings.engine == "fast" else "loky"
-    results = joblib.Parallel(n_jobs=workers, backend=backend, return_as="generator_unordered")(jobs)
+    questions = [(*replica, limits, settings) for replica in replicas]
+    backend: Literal["threading", "loky"] = "threading" if settings.engine == "fast" else "loky"
     verdicts: dict[int, Verification] = {}
-    try:
+    with closing(each_in_parallel(_verify, questions, workers=settings.workers, backend=backend)) as results:
         for done, (index, verdict) in enumerate(results, start=1):
             verdicts[index] = verdict
             if keep is not None:
                 keep(index, verdict)
             observer(GpuVerified(verdict.is_accepted, done, len(replicas), verdict.reasons))
-    finally:
-        with warnings.catch_warnings():
-            # After Ctrl-C, joblib warns about the simulations that nobody waits for any more.
-            warnings.simplefilter("ignore")
-            results.close()
     return verdicts
 
 
@@ -180,7 +191,7 @@ def verify_gpus(
     workers: int | None = None,
     observer: PlanObserver = ignore,
 ) -> tuple[Verification, ...]:
-    """Simulate GPUs in parallel; return the verdict of each.
+    """Simulate GPUs in parallel, those near a limit with further seeds; return the verdict of each.
 
     Parameters
     ----------
@@ -197,7 +208,7 @@ def verify_gpus(
         When the window is empty, or an assignment does not fit the problem.
     """
     settings = TwinSettings(engine=engine, horizon_s=horizon_s, warmup_s=warmup_s, seed=seed, workers=workers)
-    return TwinVerifier(problem, settings, observer=observer).verify(assignments)
+    return TwinVerifier(problem, settings, observer=observer).confirm(assignments)
 
 
 def verify_replica(workload: Workload, replica: Replica, limits: Limits, settings: TwinSettings) -> Verification:
@@ -229,27 +240,7 @@ def verify_replica(workload: Workload, replica: Replica, limits: Limits, setting
             verdict="rejected",
             reasons=(error.message,),
         )
-    return judge_report(report, limits)
-
-
-def judge_report(report: SimulationReport, limits: Limits) -> Verification:
-    """Return the verdict about a simulated replica: starvation by both tests, and the latency limits."""
-    reasons = tuple(_reasons(report, limits))
-    return Verification(
-        engine=report.engine,
-        horizon_s=report.horizon_s,
-        warmup_s=report.warmup_s,
-        seed=report.seed,
-        offered_tps=report.offered_tps,
-        throughput_tps=report.throughput_tps,
-        throughput_ratio=report.throughput_ratio,
-        starved_adapters=report.starved_adapters,
-        itl_p95_s=report.itl.p95_s,
-        ttft_p95_s=report.ttft.p95_s,
-        kv_usage_max=report.kv_usage_max,
-        verdict="rejected" if reasons else "accepted",
-        reasons=reasons,
-    )
+    return judge_report(report, limits, num_slots=replica.engine.num_slots)
 
 
 def effective_horizon_s(workload: Workload, settings: TwinSettings) -> float:
@@ -279,43 +270,5 @@ def effective_horizon_s(workload: Workload, settings: TwinSettings) -> float:
     return max(settings.horizon_s, min(needed_s, LONGEST_HORIZON_S))
 
 
-def announce_compilation(observer: PlanObserver) -> None:
-    """Tell `observer` that the next simulation has to wait for the compiler, if it has to."""
-    from twin.kernel import kernel_is_cached  # noqa: PLC0415 - loads the compiler, which planning needs late or never
-
-    if not kernel_is_cached():
-        observer(KernelCompiling())
-
-
-def available_cores() -> int:
-    """Return the cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _verify_numbered(
-    index: int, workload: Workload, replica: Replica, limits: Limits, settings: TwinSettings
-) -> tuple[int, Verification]:
-    return index, verify_replica(workload, replica, limits, settings)
-
-
-def _reasons(report: SimulationReport, limits: Limits) -> list[str]:
-    least = 1.0 - limits.starvation_tolerance
-    reasons = []
-    if report.is_starved:
-        reasons.append(
-            f"the replica starves: {report.throughput_tps:,.0f} of {report.offered_tps:,.0f} offered tokens/s "
-            f"({report.throughput_ratio:.3f}, at least {least:g})"
-        )
-    starved = report.starved_adapters
-    if starved:
-        shown = ", ".join(starved[:LISTED_ADAPTERS])
-        more = f" and {len(starved) - LISTED_ADAPTERS} more" if len(starved) > LISTED_ADAPTERS else ""
-        verb = "adapter starves" if len(starved) == 1 else "adapters starve"
-        reasons.append(f"{len(starved)} {verb}: {shown}{more}")
-    for name, value_s, limit_ms in (
-        ("ITL", report.itl.p95_s, limits.itl_p95_ms),
-        ("TTFT", report.ttft.p95_s, limits.ttft_p95_ms),
-    ):
-        if limit_ms is not None and value_s is not None and value_s * 1000.0 > limit_ms:
-            reasons.append(f"{name} p95 {value_s * 1000.0:.1f} ms is above {limit_ms:g} ms")
-    return reasons
+def _verify(question: tuple[Workload, Replica, Limits, TwinSettings]) -> Verification:
+    return verify_replica(*question)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Self
 from placer.events import (
     FitIterated,
     FleetChanged,
+    GpuAssessed,
     GpuVerified,
     IncumbentFound,
     KernelCompiling,
@@ -74,6 +75,9 @@ class ProgressDisplay:
         elif isinstance(event, GpuVerified):
             verdict = "accepted" if event.is_accepted else f"rejected: {'; '.join(event.reasons)}"
             self._show(f"simulated GPU {event.done} of {event.total}: {verdict}", is_detail=True)
+        elif isinstance(event, GpuAssessed):
+            finding = f"metastable: {'; '.join(event.reasons)}" if event.is_metastable else "stable"
+            self._show(f"assessed GPU {event.done} of {event.total}: {finding}", is_detail=True)
         elif isinstance(event, RunReplayed):
             self._show(
                 f"replayed {event.done} of {event.total} simulations", is_detail=event.done % REPLAYS_PER_LINE != 0

@@ -30,6 +30,9 @@ def simulate(
     warmup: Annotated[float, typer.Option("--warmup", help="Seconds at the start that are not measured.")] = 0.0,
     interval: Annotated[float, typer.Option("--interval", min=0, help="Seconds between samples; 0: none.")] = 0.0,
     seed: SeedOption = 0,
+    seeds: Annotated[
+        int, typer.Option("--seeds", min=1, help="Simulate with so many seeds; do they agree? Default: no question.")
+    ] = 1,
     output: OutputOption = None,
     json_output: JsonOption = False,
     verbose: VerboseOption = False,
@@ -56,6 +59,7 @@ def simulate(
             warmup_s=warmup,
             interval_s=interval,
             seed=seed,
+            num_seeds=seeds,
             starvation_tolerance=content.limits.starvation_tolerance,
             observer=display,
         )
@@ -73,7 +77,7 @@ def simulate(
 
 
 def _print_report(report: SimulationReport, subject: str) -> None:
-    from placer.cli.tables import milliseconds, number, print_lines, print_table
+    from placer.cli.tables import milliseconds, number, print_lines, print_stability, print_table
 
     starved = report.starved_adapters
     print_lines([f"{subject}; {report.horizon_s:g} s ({report.warmup_s:g} s warm-up), seed {report.seed}", ""])
@@ -106,3 +110,6 @@ def _print_report(report: SimulationReport, subject: str) -> None:
         for name, summary in (("TTFT", report.ttft), ("ITL", report.itl), ("TPOT", report.tpot))
     ]
     print_table([("latency", False), ("mean", True), ("p50", True), ("p95", True), ("p99", True)], latencies)
+    if report.stability is not None:
+        print_lines([""])
+        print_stability(report.stability)

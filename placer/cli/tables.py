@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from placer.plan_document import Plan, PlannedGpu, Verification
+from twin.stability_report import StabilityReport
 
 # More than any table is wide: a table that does not fit a window is easier to read wrapped by the window than squeezed.
 WIDEST_TABLE = 240
@@ -85,7 +86,7 @@ def print_verdicts(names: Sequence[str], verdicts: Sequence[Verification]) -> No
             milliseconds(verdict.itl_p95_s),
             milliseconds(verdict.ttft_p95_s),
             f"{verdict.kv_usage_max:.0%}",
-            verdict.verdict,
+            _verdict(verdict),
         )
         for name, verdict in zip(names, verdicts, strict=True)
     ]
@@ -102,6 +103,22 @@ def number(value: float) -> str:
 def milliseconds(value_s: float | None) -> str:
     """Return seconds as milliseconds; a dash when there is no value."""
     return "-" if value_s is None else f"{value_s * 1000.0:,.0f} ms"
+
+
+def print_stability(stability: StabilityReport) -> None:
+    """Print what several seeds say about a replica."""
+    columns = [("run", False), ("throughput\n/ offered", True), ("starved\nadapters", True), ("running", True)]
+    labelled = [(f"seed {run.seed}", run) for run in stability.runs]
+    if stability.after_backlog is not None:
+        after = stability.after_backlog
+        labelled.append((f"seed {after.seed} after {stability.backlog_s:g} s of backlog", after))
+    rows = [
+        (label, f"{run.throughput_ratio:.3f}", str(run.num_starved_adapters), f"{run.running_mean:.1f}")
+        for label, run in labelled
+    ]
+    print_table(columns, rows)
+    findings = [f"METASTABLE, {reason}" for reason in stability.reasons] or ["stable: all runs say the same"]
+    print_lines(["", *findings, f"seeds vary {stability.varies}"])
 
 
 def _console() -> Console:
@@ -121,8 +138,12 @@ def _gpu_row(gpu: PlannedGpu) -> tuple[str, ...]:
         "-" if twin is None else number(twin.throughput_tps),
         _headroom(gpu.headroom),
         "-" if twin is None else milliseconds(twin.itl_p95_s),
-        "not simulated" if twin is None else twin.verdict,
+        "not simulated" if twin is None else _verdict(twin),
     )
+
+
+def _verdict(verdict: Verification) -> str:
+    return f"{verdict.verdict}, metastable" if verdict.is_metastable else verdict.verdict
 
 
 def _headroom(headroom: float | None) -> str:
@@ -168,7 +189,18 @@ def _summary(plan: Plan) -> list[str]:
         if repair.gpus_added or repair.gpus_dissolved:
             steps.append(f"GPUs added {repair.gpus_added}, emptied {repair.gpus_dissolved}")
         lines.append(f"checks: {', '.join(steps)}")
+    lines += _stability([gpu.verification for gpu in plan.gpus if gpu.verification is not None])
     return lines
+
+
+def _stability(verdicts: Sequence[Verification]) -> list[str]:
+    assessed = [verdict for verdict in verdicts if verdict.stability is not None]
+    if not assessed:
+        return []
+    num_metastable = sum(verdict.is_metastable for verdict in assessed)
+    gpus = "1 GPU" if len(assessed) == 1 else f"{len(assessed)} GPUs"
+    asked = f"{gpus} near a limit simulated with other seeds and after a backlog"
+    return [f"stability: {asked}, {num_metastable or 'none'} metastable"]
 
 
 def _sources(plan: Plan) -> list[str]:
