@@ -21,8 +21,8 @@ NEAR_KV_USAGE = 0.9
 # ... a latency is above this share of its limit;
 NEAR_LATENCY = 0.9
 # ... there are fewer slots than adapters, and about this share of the slots is in use on average. Two to three times as
-# many requests run when all slots are taken, and so replicas had that second regime from a share of 0.48 on.
-NEAR_SLOTS = 0.4
+# many requests run when all slots are taken, and so replicas had that second regime from a share of 0.41 on.
+NEAR_SLOTS = 0.3
 
 
 def judge_report(report: SimulationReport, limits: Limits, *, num_slots: int) -> Verification:
@@ -54,24 +54,7 @@ def judge_report(report: SimulationReport, limits: Limits, *, num_slots: int) ->
     )
 
 
-def _near_limits(report: SimulationReport, limits: Limits, num_slots: int) -> Iterator[LimitName]:
-    if report.throughput_ratio < 1.0 - limits.starvation_tolerance + NEAR_THROUGHPUT:
-        yield "throughput"
-    if report.waiting_mean > NEAR_QUEUE:
-        yield "queue"
-    if report.kv_usage_max > NEAR_KV_USAGE:
-        yield "KV cache"
-    if 0 < num_slots < len(report.adapters) and _active_adapters(report) > NEAR_SLOTS * num_slots:
-        yield "slots"
-    pairs = ((report.itl.p95_s, limits.itl_p95_ms), (report.ttft.p95_s, limits.ttft_p95_ms))
-    if any(
-        limit_ms is not None and value_s is not None and value_s * 1000.0 > NEAR_LATENCY * limit_ms
-        for value_s, limit_ms in pairs
-    ):
-        yield "latency"
-
-
-def _active_adapters(report: SimulationReport) -> float:
+def active_adapters(report: SimulationReport) -> float:
     """Return how many adapters are active on average: those with a Poisson arrival within a request's time."""
     if report.completed_rps == 0:
         return 0.0
@@ -79,6 +62,23 @@ def _active_adapters(report: SimulationReport) -> float:
     residence_s = report.running_mean / report.completed_rps
     window_s = report.horizon_s - report.warmup_s
     return sum(-math.expm1(-adapter.requests_arrived / window_s * residence_s) for adapter in report.adapters)
+
+
+def _near_limits(report: SimulationReport, limits: Limits, num_slots: int) -> Iterator[LimitName]:
+    if report.throughput_ratio < 1.0 - limits.starvation_tolerance + NEAR_THROUGHPUT:
+        yield "throughput"
+    if report.waiting_mean > NEAR_QUEUE:
+        yield "queue"
+    if report.kv_usage_max > NEAR_KV_USAGE:
+        yield "KV cache"
+    if 0 < num_slots < len(report.adapters) and active_adapters(report) > NEAR_SLOTS * num_slots:
+        yield "slots"
+    pairs = ((report.itl.p95_s, limits.itl_p95_ms), (report.ttft.p95_s, limits.ttft_p95_ms))
+    if any(
+        limit_ms is not None and value_s is not None and value_s * 1000.0 > NEAR_LATENCY * limit_ms
+        for value_s, limit_ms in pairs
+    ):
+        yield "latency"
 
 
 def _reasons(report: SimulationReport, limits: Limits) -> list[str]:

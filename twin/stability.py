@@ -35,6 +35,8 @@ ARRIVAL_JITTER_S = 1.0
 NUM_TIMES = 512
 # Parts of the window whose means give the error of its mean.
 NUM_ERROR_PARTS = 8
+# Parts of the second half of the window, long after a backlog: most of a run, even where it recovers in the end.
+NUM_LATE_PARTS = 4
 # Parts of the window in which a regime is looked for, and how long each is at least: several times what a request
 # takes.
 MOST_REGIME_PARTS = 16
@@ -144,8 +146,7 @@ def _outcome(simulation: Simulation) -> SeedOutcome:
         num_starved_adapters=len(report.starved_adapters),
         running_mean=report.running_mean,
         running_error=_error_of_mean(activity.running.reshape(NUM_ERROR_PARTS, -1).mean(axis=1)),
-        late_running_mean=float(late.mean()),
-        late_running_error=_error_of_mean(late.reshape(NUM_ERROR_PARTS // 2, -1).mean(axis=1)),
+        late_running=tuple(late.reshape(NUM_LATE_PARTS, -1).mean(axis=1).tolist()),
         slots=_slot_use(activity, inputs, num_parts=max(1, min(MOST_REGIME_PARTS, int(window_s / LEAST_PART_S)))),
     )
 

@@ -39,8 +39,7 @@ CALM = SeedOutcome(
     num_starved_adapters=0,
     running_mean=100.0,
     running_error=1.0,
-    late_running_mean=100.0,
-    late_running_error=1.0,
+    late_running=(95.0, 100.0, 105.0, 100.0),
     slots=SlotUse(
         taken_share=0.5, num_taken_parts=8, num_free_parts=8, running_while_taken=110.0, running_while_free=90.0
     ),
@@ -243,14 +242,16 @@ def test_evidence_is_named(changes: dict[str, Any], evidence: list[str]) -> None
 
 
 @pytest.mark.parametrize(
-    ("changes", "is_evidence"),
+    ("late_running", "is_evidence"),
     [
-        pytest.param({"late_running_mean": 130.0}, True, id="stays"),
-        pytest.param({"late_running_mean": 120.0}, False, id="is served"),
-        pytest.param({"late_running_mean": 130.0, "late_running_error": 8.0}, False, id="unsure"),
-        pytest.param({"late_running_mean": 70.0}, False, id="fewer"),
+        pytest.param((140.0, 140.0, 140.0, 140.0), True, id="stays"),
+        pytest.param((140.0, 140.0, 100.0, 100.0), True, id="stays for long"),
+        pytest.param((140.0, 100.0, 100.0, 100.0), False, id="is served"),
+        pytest.param((130.0, 130.0, 130.0, 130.0), False, id="a little more"),
+        pytest.param((60.0, 60.0, 60.0, 60.0), False, id="fewer"),
     ],
 )
-def test_what_a_backlog_leaves_behind_is_evidence(changes: dict[str, Any], *, is_evidence: bool) -> None:
-    """More running requests long after it should have been served."""
-    assert bool(judge_runs([CALM], CALM.model_copy(update=changes))) == is_evidence
+def test_what_a_backlog_leaves_behind_is_evidence(late_running: tuple[float, ...], *, is_evidence: bool) -> None:
+    """More running requests, long after it should have been served, than without it at any time."""
+    found = judge_runs([CALM], CALM.model_copy(update={"late_running": late_running}))
+    assert [reason.evidence for reason in found] == (["two regimes"] if is_evidence else [])
