@@ -98,21 +98,22 @@ def slots_table(validation: Validation) -> list[str]:
     return table(["slots", "runs", *SCORED_QUANTITIES.values()], rows)
 
 
-def published_table(validation: Validation) -> list[str]:
-    """Return the errors of this twin and of the published one on the runs that both have."""
-    rows = [
-        [
-            f"{comparison.num_rows} ({comparison.rows})",
-            label,
-            *(
+def published_table(fitted: Validation, alone: Validation) -> list[str]:
+    """Return the errors of this twin, with both profiles, and of the published one on the runs that all have."""
+    rows = []
+    for with_runs, without in zip(fitted.published, alone.published, strict=True):
+        scores = (
+            ("this twin, micro-benchmarks alone", without.ours),
+            ("this twin, shipped profile (fitted to these runs too)", with_runs.ours),
+            ("the published twin", with_runs.published),
+        )
+        for label, score in scores:
+            errors = [
                 f"{number(error.half_smape_percent)} ({number(error.bias_percent, 1, sign=True)})"
                 for error in (score.throughput, score.itl_mean)
-            ),
-            number(score.starvation.f1, 3),
-        ]
-        for comparison in validation.published
-        for label, score in (("this twin", comparison.ours), ("the published twin", comparison.published))
-    ]
+            ]
+            row = [f"{with_runs.num_rows} ({with_runs.rows})", label, *errors, number(score.starvation.f1, 3)]
+            rows.append(row)
     return table(["runs", "", "throughput", "ITL mean", "starvation F1"], rows)
 
 
@@ -124,6 +125,7 @@ def everything(validation: Validation) -> GroupScore:
 def sections(data: Path, *, num_seeds: int, horizon_s: float | None) -> dict[str, list[str]]:
     """Measure and return every table of the document by its name."""
     runs = data / "runs" / "real_runs.csv"
+    published = data / "runs" / "published_twin_outputs.csv"
 
     def judge(split: str, profile: str | None, published: Path | None = None) -> Validation:
         print(f"replaying the {split} runs with {profile or 'the shipped profile'}", file=sys.stderr)
@@ -144,8 +146,9 @@ def sections(data: Path, *, num_seeds: int, horizon_s: float | None) -> dict[str
         path = Path(folder) / "micro-benchmarks-only.json"
         save_profile(micro, path)
         alone = judge("valid", str(path))
+        alone_calib = judge("calib", str(path), published)
     valid = judge("valid", None)
-    calib = judge("calib", None, data / "runs" / "published_twin_outputs.csv")
+    calib = judge("calib", None, published)
     judged = [
         ("valid, shipped profile", everything(valid)),
         ("valid, micro-benchmarks alone", everything(alone)),
@@ -162,7 +165,7 @@ def sections(data: Path, *, num_seeds: int, horizon_s: float | None) -> dict[str
         **{f"fit {profile.name}": fit_table(profile) for profile in profiles},
         "errors": [*errors_table(judged), "", verdicts],
         "slots": slots_table(valid),
-        "published": published_table(calib),
+        "published": published_table(calib, alone_calib),
     }
 
 
@@ -176,6 +179,10 @@ def main(arguments: list[str] | None = None) -> int:
         "--smoke", action="store_true", help=f"simulate {SMOKE_HORIZON_S:g} s once, to see that it runs"
     )
     options = parser.parse_args(arguments)
+    if options.smoke and options.update:
+        parser.error("--smoke measures nothing that a document should say: leave out --update.")
+    if options.seeds < 1:
+        parser.error(f"--seeds must be at least 1. Got {options.seeds}.")
     horizon_s = SMOKE_HORIZON_S if options.smoke else None
     found = sections(options.data, num_seeds=1 if options.smoke else options.seeds, horizon_s=horizon_s)
     if options.update is None:

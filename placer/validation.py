@@ -21,7 +21,7 @@ from twin.validation.predictions import STABLE_FACTORS, RunPrediction, predict_r
 from twin.validation.published import PublishedComparison, compare_published, read_published
 from twin.validation.quantities import Quantities
 from twin.validation.regimes import REGIME_RULES, regime_of
-from twin.validation.replay import ReplaySettings, choose_profiles, replay_runs
+from twin.validation.replay import DEFAULT_FRONT_END, ReplaySettings, choose_profiles, replay_runs
 from twin.validation.runs import Status, read_runs
 from twin.validation.scores import GroupScore, MemoryScore, WorstRuns, score_groups, score_memory, worst_runs
 
@@ -111,6 +111,8 @@ class Validation(_Document):
         Rows that were replayed, and rows left out because the machine or the launcher had failed.
     horizon_s
         ``None``: each run's own length.
+    has_front_end
+        Whether latencies are those of clients behind a polled API server (twin/validation/front_end.py).
     groups
         All rows first, then per split, model, slots, max rank and regime.
     published
@@ -125,6 +127,7 @@ class Validation(_Document):
     engine: str
     seeds: tuple[int, ...]
     horizon_s: float | None
+    has_front_end: bool
     num_replayed: int
     num_failed: int
     regime_rules: dict[str, str]
@@ -158,6 +161,7 @@ def validate_twin(
     horizon_s: float | None = None,
     engine: EngineName = "fast",
     workers: int | None = None,
+    with_front_end: bool = True,
     observer: PlanObserver = ignore,
 ) -> ValidatedTwin:
     """Replay measured runs and score the twin's predictions.
@@ -174,6 +178,9 @@ def validate_twin(
         Simulations per run, with seeds 0, 1, ...; >= 1.
     horizon_s, engine, workers
         See `twin.validation.replay.ReplaySettings`; `workers` ``None``: one per core that this process may use.
+    with_front_end
+        Whether latencies are those of clients behind an API server that is polled for metrics, as in the published
+        runs, or those of the engine.
     observer
         Told about progress.
 
@@ -189,7 +196,11 @@ def validate_twin(
     others = {} if published is None else read_published(published)
     profiles = choose_profiles(table.runs, profile)
     settings = ReplaySettings(
-        seeds=tuple(range(num_seeds)), horizon_s=horizon_s, engine=engine, workers=workers or available_cores()
+        seeds=tuple(range(num_seeds)),
+        horizon_s=horizon_s,
+        engine=engine,
+        workers=workers or available_cores(),
+        front_end=DEFAULT_FRONT_END if with_front_end else None,
     )
     if engine == "fast":
         announce_compilation(observer)
@@ -207,6 +218,7 @@ def validate_twin(
             inputs=inputs,
             versions=software_versions(),
             engine=engine,
+            has_front_end=with_front_end,
             seeds=settings.seeds,
             horizon_s=horizon_s,
             num_replayed=len(table.runs),

@@ -96,9 +96,11 @@ def summary_lines(validation: Validation) -> tuple[str, ...]:
     seeds = "one seed" if len(validation.seeds) == 1 else f"mean of {len(validation.seeds)} seeds"
     disagreeing = f" ({', '.join(metastable)})" if metastable else ""
     num_informative = validation.groups[0].num_metastable
+    seen = "as clients of a polled server see them" if validation.has_front_end else "those of the engine"
     return (
         f"{replayed}, {validation.num_failed} rows left out ({FAILED_STATUS})",
         f"twin: {validation.engine} engine, profile {', '.join(names['profile'])}, {horizon}, {seeds}",
+        f"latencies: {seen}",
         f"metastable, the seeds disagree: {len(metastable)} runs, {num_informative} of them informative{disagreeing}",
         *([f"all runs: {', '.join(alone)}"] if alone else []),
     )

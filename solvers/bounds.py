@@ -23,8 +23,8 @@ loads, preemptions, further adapters in a step, what a changed batch or a queue 
 
 How many steps per second all GPUs together need at least: a step has at most B = `max_num_batched_tokens` tokens,
 at most `max_num_seqs` requests, and at most the largest KV capacity of computed tokens. With t tokens/s, r
-request-steps/s and c token-steps/s in total, the sum of base + [T > 512] * (large + beyond * (T - 512)) per second is at
-least each of
+request-steps/s and c token-steps/s in total, the sum of base + [T > 512] * (large + beyond * (T - 512)) per second is
+at least each of
 
     t * min(base / min(512, B), (base + large + beyond * max(0, B - 512)) / B),
     r * base / max_num_seqs,    c * base / kv_tokens

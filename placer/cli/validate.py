@@ -28,6 +28,13 @@ def validate(
     horizon: Annotated[
         float | None, typer.Option("--horizon-s", "--horizon", min=1.0, help="Simulated seconds; default: each run's.")
     ] = None,
+    front_end: Annotated[
+        bool,
+        typer.Option(
+            "--front-end/--no-front-end",
+            help="Latencies as clients saw them behind a server that is polled for metrics, or those of the engine.",
+        ),
+    ] = True,
     engine: EngineOption = "fast",
     workers: WorkersOption = None,
     published_twin: Annotated[
@@ -66,6 +73,7 @@ def validate(
             horizon_s=horizon,
             engine=require_engine(engine),
             workers=workers,
+            with_front_end=front_end,
             observer=display,
         )
     if predictions is not None:

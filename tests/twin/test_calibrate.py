@@ -21,7 +21,7 @@ from tests.twin.calibration_tables import (
 from tests.twin.random_steps import EVERY_COEFFICIENT
 from twin.calibration.closed_loop import reconstruct_closed_loop, replay_closed_loop
 from twin.calibration.profile_fit import HOST_TERMS, CalibrationSources, calibrate
-from twin.calibration.step_fit import design_matrix, predicted_ms
+from twin.calibration.step_fit import design_matrix, error_table, predicted_ms
 from twin.calibration.tables import expected_distinct, idle_slots, join_steps, step_observations
 from twin.errors import ProfileError
 from twin.profile import load_profile
@@ -150,24 +150,33 @@ def test_intervals_hold_their_values_and_regimes_left_out_are_judged(tables: Pat
     assert report["left_out_percent"]["max_lora_rank 32"]["mape"] < 1.0
 
 
-def test_host_terms_and_the_cost_of_context_are_taken_over_from_a_profile(tables: Path) -> None:
-    """Five terms as they are; context by how much more it costs there in serving than in benchmarks."""
+def test_host_terms_are_taken_over_from_a_profile(tables: Path) -> None:
+    """Five terms as they are, whatever the tables say of them; the others are fitted around them."""
     alone = calibrate(tables, model="llama-3.1-8b")
-    host = alone.model_copy(
-        update={
-            "step_time": EVERY_COEFFICIENT.model_copy(update={"context_token_ms": 6e-5}),
-            "provenance": {"step_time": {"context_ms_in_benchmarks": 5e-5}},
-        }
-    )
+    host = alone.model_copy(update={"step_time": EVERY_COEFFICIENT})
     taken = calibrate(tables, model="llama-3.1-8b", sources=CalibrationSources(host_profile=host))
     assert [getattr(taken.step_time, name) for name in HOST_TERMS] == [
         getattr(EVERY_COEFFICIENT, name) for name in HOST_TERMS
     ]
     report = taken.provenance["step_time"]
-    in_benchmarks = report["context_ms_in_benchmarks"]
-    assert taken.step_time.context_token_ms == pytest.approx(1.2 * in_benchmarks, rel=1e-4)
-    assert (report["taken_over"]["context_ratio"], report["taken_over"]["profile"]) == (1.2, host.name)
+    assert report["taken_over"]["profile"] == host.name
     assert set(report["not_fitted"]) == set(HOST_TERMS)
+
+
+def test_reported_errors_are_those_of_the_profile(tables: Path) -> None:
+    """What a profile says of its errors is what its coefficients give on the same measurements."""
+    profile = calibrate(tables, model="llama-3.1-8b")
+    errors = error_table(step_observations(tables, "llama-3.1-8b"), profile.step_time.model_dump())
+    reported = profile.provenance["step_time"]["in_sample_percent"]
+    assert reported == {
+        error.regime: {
+            "rows": error.num_rows,
+            "mape": pytest.approx(error.mape_percent, abs=0.01),
+            "bias": pytest.approx(error.bias_percent, abs=0.01),
+            "max": pytest.approx(error.max_percent, abs=0.01),
+        }
+        for error in errors
+    }
 
 
 def test_observations_of_the_tables_are_what_the_loops_did(tables: Path) -> None:

@@ -55,8 +55,6 @@ HOST_TERMS = (
     "slot_lookup_ms",
     "blocked_waiting_ms",
 )
-# What attention costs per KV token.
-CONTEXT_TERMS = ("context_token_ms", "mixed_context_token_ms")
 # Scheduler runs whose batches hold at least this share of the slots' adapters look at the whole queue in a step.
 FULL_SLOTS_SHARE = 0.95
 
@@ -70,8 +68,7 @@ class CalibrationSources:
     runs
         Serving runs of the model on the GPU, none of them kept for judging.
     host_profile
-        A profile fitted to serving runs of another model on the same host: gives the `HOST_TERMS`, and by how much the
-        context costs more in serving than in loops of equal requests.
+        A profile fitted to serving runs of another model on the same host: gives the `HOST_TERMS`.
     """
 
     runs: tuple[MeasuredRun, ...] = ()
@@ -150,14 +147,9 @@ def calibrate(
         fit, bounds = joint.fit, joint.intervals
         report["serving_runs"] = runs_report(joint.run_ids, joint.tpot_error_percent)
     elif sources.host_profile is not None:
-        ratio = _serving_context_ratio(sources.host_profile)
-        scaled = {name: ratio * fit.coefficients[name] for name in CONTEXT_TERMS}
-        fit = StepFit(fit.coefficients | scaled, fit.fixed, fit.errors)
-        bounds |= {name: (ratio * bounds[name][0], ratio * bounds[name][1]) for name in CONTEXT_TERMS}
         report["taken_over"] = {
             "profile": sources.host_profile.name,
             "terms": list(HOST_TERMS),
-            "context_ratio": round(ratio, 4),
             "reason": "host terms do not depend on the model; serving runs of this model were not available",
         }
     report |= _step_report(fit, bounds, leave_one_out(steps, regimes_to_leave_out(steps), fixed=fixed))
@@ -185,26 +177,6 @@ def regimes_to_leave_out(observations: StepObservations) -> dict[str, NDArray[np
     regimes["prefill with LoRA"] = (slots > 0) & (prefill > 0)
     regimes["prefill without LoRA"] = (slots == 0) & (prefill > 0)
     return regimes
-
-
-def _serving_context_ratio(host_profile: PerformanceProfile) -> float:
-    """Return by how much the context costs more in serving, where contexts are unequal, than in the benchmarks.
-
-    Raises
-    ------
-    ProfileError
-        When the host profile does not say what context cost in its benchmarks.
-    """
-    benchmark_ms = host_profile.provenance.get("step_time", {}).get("context_ms_in_benchmarks")
-    if not benchmark_ms:
-        raise ProfileError(
-            "a host profile must have been fitted to micro-benchmarks, and say what context costs in them. "
-            f"The provenance of {host_profile.name!r} does not.",
-            field="host_profile",
-            value=host_profile.name,
-            hint="calibrate it with --runs, or take the shipped llama-3.1-8b-h100-64gb",
-        )
-    return float(host_profile.step_time.context_token_ms / benchmark_ms)
 
 
 def _step_report(
