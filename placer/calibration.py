@@ -99,7 +99,7 @@ def calibrate_profile(request: CalibrationRequest, observer: PlanObserver = igno
 
 
 def _refuse_without_data(request: CalibrationRequest) -> None:
-    given = {"--runs": request.runs, "--host-profile": request.host_profile}
+    given = {"--runs": request.runs, "--split": request.split, "--host-profile": request.host_profile}
     for option, value in given.items():
         if value is not None:
             raise InputError(
@@ -209,6 +209,15 @@ def _sources(request: CalibrationRequest, model: ModelArchitecture, observer: Pl
         runs = read_runs(request.runs, model=model.name, split=request.split).runs
         # What a saturated client measured is not the engine's.
         kept = tuple(run for run in runs if not run.has_client_collapsed)
+        if not any(run.traffic is not None and run.measured.tpot_mean_ms for run in kept):
+            raise InputError(
+                "at least one run must be of use: it served, its client kept up, and `tpot_mean_ms` is given. "
+                f"None of the {len(runs)} runs asked for in {request.runs} is.",
+                file=str(request.runs),
+                field="runs",
+                value=str(request.runs),
+                hint="give runs with a time per output token, choose others with --split, or leave out --runs",
+            )
         sources = replace(sources, runs=kept)
         announce_compilation(observer)
     elif request.split is not None:

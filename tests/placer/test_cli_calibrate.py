@@ -17,7 +17,7 @@ from placer.cli.application import app
 from placer.events import FitIterated, PlanEvent
 from placer.unmeasured import unmeasured_warnings
 from tests.twin.calibration_tables import write_tables
-from tests.twin.run_tables import RUN, write_runs
+from tests.twin.run_tables import RUN, out_of_memory_row, write_runs
 from tests.twin.test_step_table import STEP, drawn_rows, write
 from twin.calibration.prior import is_prior, prior_profile
 from twin.hardware import SHIPPED_MODELS
@@ -239,6 +239,11 @@ def test_serving_runs_are_fitted_too(own: Path, tmp_path: Path) -> None:
         (["{own}", "--runs", "{nothing}"], "a table of runs must be a readable file"),
         (["{own}", "--split", "calib"], "`--split` must come with --runs"),
         (["--prior-only", "--runs", "{runs}"], "`--runs` must come with measurements"),
+        (["--prior-only", "--split", "calib"], "`--split` must come with measurements"),
+        (["{own}", "--runs", "{collapsed}"], "at least one run must be of use"),
+        (["{own}", "--runs", "{out_of_memory}"], "at least one run must be of use"),
+        (["{own}", "--runs", "{untimed}"], "at least one run must be of use"),
+        (["{own}", "--runs", "{short}"], "run 'R1' must complete requests in the twin"),
         (["--prior-only", "--host-profile", "llama-3.1-8b-h100-64gb"], "`--host-profile` must come with measurements"),
         (["--prior-only", "--prior", "{prior}"], "`--prior` must come with measurements"),
         (["{own}", "--output", "{nothing}/profile.json"], "the output path must be writable"),
@@ -263,6 +268,10 @@ def test_bad_input_is_reported_and_nothing_is_written(
         "empty": tmp_path / "empty",
         "prior": tmp_path / "prior.json",
         "runs": write_runs(tmp_path / "runs.csv", [RUN]),
+        "collapsed": write_runs(tmp_path / "collapsed.csv", [RUN | {"client_collapse": 1}]),
+        "out_of_memory": write_runs(tmp_path / "oom.csv", [out_of_memory_row()]),
+        "untimed": write_runs(tmp_path / "untimed.csv", [RUN | {"tpot_mean_ms": ""}]),
+        "short": write_runs(tmp_path / "short.csv", [RUN | {"total_time": 1}]),
     }
     output = tmp_path / "profile.json"
     texts = [argument.format(**places) for argument in arguments]

@@ -11,6 +11,7 @@ from tests.twin.run_tables import measured_run
 from twin.calibration.prior import coefficient_prior
 from twin.calibration.serving_fit import ServingFit, fit_with_runs
 from twin.calibration.step_fit import CoefficientPrior, StepObservations, fit_step_time
+from twin.errors import InputError
 from twin.profile import PerformanceProfile, load_profile
 from twin.validation.front_end import FrontEnd
 from twin.validation.replay import replay_run
@@ -52,10 +53,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[MeasuredRun, ...]:
     return tuple(made)
 
 
-def _fit(runs: tuple[MeasuredRun, ...], prior: CoefficientPrior | None = None) -> ServingFit:
+def _fit(runs: tuple[MeasuredRun, ...], prior: CoefficientPrior | None = None, *, small: bool = False) -> ServingFit:
     fixed = {name: 0.0 for name in HOST_FREE if name != "cached_adapter_ms"} | {"blocked_waiting_ms": 0.0}
+    # On 30 GiB, 300 slots leave no room for a KV cache.
+    profile = _profile().model_copy(update={"gpu_memory_gib": 30.0}) if small else _profile()
     return fit_with_runs(
-        *(_benchmarks(), runs, _profile(), FrontEnd()), fixed=fixed, prior=prior, seeds=(0,), iterations=6, workers=1
+        *(_benchmarks(), runs, profile, FrontEnd()), fixed=fixed, prior=prior, seeds=(0,), iterations=6, workers=1
     )
 
 
@@ -80,6 +83,30 @@ def test_prior_holds_what_neither_benchmarks_nor_runs_show(runs: tuple[MeasuredR
     assert max(abs(error) for error in outcome.tpot_error_percent) < 1.0
     values = as_values(TRUTH)
     assert {name: outcome.fit.coefficients[name] for name in values} == pytest.approx(values, rel=0.1, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"total_time": 1, "rates_counts": "0.01:4"}, "must complete requests in the twin"),
+        ({"rates_counts": "0:4"}, "must complete requests in the twin"),
+        ({"slots": 300, "n_served": 4}, "must start in the twin"),
+    ],
+)
+def test_run_that_the_twin_cannot_time_is_named(tmp_path: Path, changes: dict[str, str | int], message: str) -> None:
+    """One that ends before its first request, without traffic, or does not fit the profile's memory."""
+    run = measured_run(tmp_path, run_id="odd", **changes)
+    with pytest.raises(InputError, match=message) as caught:
+        _fit((run,), small="slots" in changes)
+    assert (caught.value.field, caught.value.value) == ("run_id", "odd")
+    assert "'odd'" in caught.value.message
+    assert "leave the run out" in str(caught.value.hint)
+
+
+def test_runs_without_a_time_per_token_are_refused(tmp_path: Path) -> None:
+    """There is nothing to fit."""
+    with pytest.raises(InputError, match="at least one serving run must have a time per output token"):
+        _fit((measured_run(tmp_path, tpot_mean_ms=""),))
 
 
 def test_progress_is_reported_after_every_iteration(runs: tuple[MeasuredRun, ...]) -> None:

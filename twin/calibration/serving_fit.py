@@ -28,6 +28,7 @@ from twin.calibration.step_fit import (
     solve_relative,
     step_terms,
 )
+from twin.errors import InputError
 from twin.kernel import run_kernel
 from twin.profile import PerformanceProfile
 from twin.replica import STEP_TABLE_COLUMNS, ReplicaInputs, ReplicaTrace, build_inputs, num_cached_adapters
@@ -107,18 +108,24 @@ def fit_with_runs(
         Of the regenerated workloads; a run's TPOT is the mean over them.
     on_iteration
         Called after each iteration with its number and the mean absolute TPOT error in percent.
+
+    Raises
+    ------
+    InputError
+        When no run can be used, or a run does not start or completes nothing in the twin.
     """
-    chosen = [run for run in runs if run.traffic is not None and run.measured.tpot_mean_ms]
+    chosen = _usable(runs)
     measured_ms = np.array([run.measured.tpot_mean_ms for run in chosen], dtype=np.float64)
     micro = design_matrix(observations) / observations.time_ms[:, None]
     vector = _as_vector(fit_step_time(observations, fixed=fixed, prior=prior).coefficients)
     tasks = [(run, seed) for run in chosen for seed in seeds]
+    run_ids = [run.run_id for run, _ in tasks]
     with joblib.Parallel(n_jobs=workers or joblib.cpu_count()) as parallel:
         inputs = parallel(joblib.delayed(_prepare)(run, seed, profile, front_end, vector) for run, seed in tasks)
         matrix, target = micro, np.ones(len(micro))
         group = np.concatenate([observations.group, np.array([f"run {run.run_id}" for run in chosen])])
         for iteration in range(iterations):
-            replayed = parallel(joblib.delayed(_replay)(one, vector) for one in inputs)
+            replayed = parallel(joblib.delayed(_replay)(*one, vector) for one in zip(run_ids, inputs, strict=True))
             tpot_ms, terms, gain = _means_over_seeds(replayed, len(seeds))
             if on_iteration is not None:
                 on_iteration(iteration, float(np.mean(np.abs(100.0 * (tpot_ms / measured_ms - 1.0)))))
@@ -129,7 +136,8 @@ def fit_with_runs(
             target = np.concatenate([np.ones(len(micro)), weight * (residual_ms + sensitivity @ vector)])
             solution = solve_relative(matrix, target, fixed=fixed, prior=prior)
             vector = solution if iteration == 0 else vector + DAMPING * (solution - vector)
-        tpot_ms, _, _ = _means_over_seeds(parallel(joblib.delayed(_replay)(one, vector) for one in inputs), len(seeds))
+        replayed = parallel(joblib.delayed(_replay)(*one, vector) for one in zip(run_ids, inputs, strict=True))
+        tpot_ms, _, _ = _means_over_seeds(replayed, len(seeds))
     coefficients = dict(zip(COEFFICIENT_NAMES, vector.tolist(), strict=True))
     return ServingFit(
         fit=StepFit(coefficients, frozenset(fixed), error_table(observations, coefficients)),
@@ -159,19 +167,54 @@ def simulated_steps(table: NDArray[np.int64], inputs: ReplicaInputs) -> Steps:
 def _prepare(
     run: MeasuredRun, seed: int, profile: PerformanceProfile, front_end: FrontEnd, vector: NDArray[np.float64]
 ) -> ReplicaInputs:
-    """Return a run's inputs, its requests through the front end's stalls."""
+    """Return a run's inputs, its requests through the front end's stalls under the first coefficients."""
     assert run.traffic is not None
     workload, requests = regenerate_traffic(run.traffic, run_id=run.run_id, seed=seed, horizon_s=run.total_time_s)
     replica = replica_of(run, profile)
+    verdict = replica.memory()
+    if not verdict.starts:
+        raise InputError(
+            f"run {run.run_id!r} must start in the twin, as it did when measured. On {profile.gpu_memory_gib:g} GiB it "
+            f"does not: {verdict.message}",
+            field="run_id",
+            value=run.run_id,
+            hint="check the memory of the GPU, or leave the run out of the table",
+        )
     inputs = build_inputs(workload, requests, replica, horizon_s=run.total_time_s, hash_seed=seed)
     inputs = replace(inputs, step_coefficients=vector)
-    return through_stalls(inputs, predict_stalls(inputs, run_kernel(inputs), front_end))
+    trace = run_kernel(inputs)
+    _require_tpot(run.run_id, trace)
+    return through_stalls(inputs, predict_stalls(inputs, trace, front_end))
 
 
-def _replay(inputs: ReplicaInputs, vector: NDArray[np.float64]) -> _Replayed:
-    """Simulate one run under `vector`."""
+def _usable(runs: Sequence[MeasuredRun]) -> list[MeasuredRun]:
+    """Return the runs with traffic and TPOT (InputError: there is none)."""
+    usable = [run for run in runs if run.traffic is not None and run.measured.tpot_mean_ms]
+    if not usable:
+        raise InputError(
+            f"at least one serving run must have a time per output token and its traffic. None of {len(runs)} has.",
+            field="tpot_mean_ms",
+            hint="give runs that served requests, or fit without runs",
+        )
+    return usable
+
+
+def _require_tpot(run_id: str, *traces: ReplicaTrace) -> None:
+    """Raise InputError unless each simulation of a run has a time per output token."""
+    if not all(_measures_tpot(trace).any() for trace in traces):
+        raise InputError(
+            f"run {run_id!r} must complete requests in the twin. No request of two tokens or more did.",
+            field="run_id",
+            value=run_id,
+            hint="check `total_time` and `rates_counts`, or leave the run out of the table",
+        )
+
+
+def _replay(run_id: str, inputs: ReplicaInputs, vector: NDArray[np.float64]) -> _Replayed:
+    """Simulate one run under `vector` (InputError: it completes nothing)."""
     trace = run_kernel(replace(inputs, step_coefficients=vector), keep_step_table=True)
     shifted = run_kernel(replace(inputs, step_coefficients=vector * (1.0 + GAIN_STEP)))
+    _require_tpot(run_id, trace, shifted)
     tpot_ms = _tpot_ms(trace)
     gain = float(np.log(_tpot_ms(shifted) / tpot_ms) / np.log(1.0 + GAIN_STEP))
     return _Replayed(tpot_ms, _mean_terms(inputs, trace), min(max(gain, GAIN_RANGE[0]), GAIN_RANGE[1]))
