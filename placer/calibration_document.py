@@ -228,6 +228,13 @@ def _warnings(
     tables = profile.provenance.get("prior", {}).get("tables", ())
     if tables:
         warnings.append(f"Not measured, and the prior's: {', '.join(tables)}.")
+    estimated: dict[str, list[int]] = profile.provenance.get("load_times", {}).get("ranks_from_prior", {})
+    warnings += [
+        f"Loads {kind.replace('_', ' ')} of rank {', '.join(str(rank) for rank in ranks)} were not measured: "
+        "the prior's, scaled to those that were."
+        for kind, ranks in estimated.items()
+        if ranks
+    ]
     bounds = {
         entry.name: (entry.low, entry.high)
         for entry in parameters

@@ -301,10 +301,34 @@ def test_loads_are_medians_per_rank_and_gaps_are_the_priors(tmp_path: Path, is_l
     write(tmp_path / "loads.csv", long if is_long else wide)
     profile = calibrated(tmp_path).profile
     loads = [(entry.rank, entry.cpu_to_gpu_ms, entry.disk_to_cpu_ms) for entry in profile.load_times]
-    assert loads == [(8, 4.0, 55.0), (16, 7.0, pytest.approx(PRIOR.load_time_ms(16)[1]))]
+    disk_scale, copy_scale = 55.0 / PRIOR.load_time_ms(8)[1], 7.0 / PRIOR.load_time_ms(16)[0]
+    assert loads[:2] == [(8, 4.0, 55.0), (16, 7.0, pytest.approx(disk_scale * PRIOR.load_time_ms(16)[1], rel=1e-5))]
+    for rank, copy_ms, disk_ms in loads[2:]:
+        believed = PRIOR.load_time_ms(rank)
+        assert (copy_ms, disk_ms) == pytest.approx((copy_scale * believed[0], disk_scale * believed[1]), rel=1e-5)
+    larger = [entry.rank for entry in PRIOR.load_times if entry.rank > 16]
+    assert profile.provenance["load_times"]["ranks_from_prior"] == {"cpu_to_gpu": larger, "disk_to_cpu": [16, *larger]}
     # Nothing of the steps was measured.
     assert is_prior(profile)
     assert profile.step_time.model_dump() == pytest.approx(PRIOR.step_time.model_dump())
+
+
+@pytest.mark.parametrize("ranks", [(8,), (32,), (8, 64), (12, 16)])
+def test_ranks_without_loads_lie_in_order_between_the_measured_ones(tmp_path: Path, ranks: tuple[int, ...]) -> None:
+    """One rank does not stand for all: larger adapters take longer, and the measured times are kept."""
+    rows = [{"rank": rank, "cpu_to_gpu_ms": 5.0 + 0.01 * rank, "disk_to_cpu_ms": 20.0 + 0.1 * rank} for rank in ranks]
+    write(tmp_path / "loads.csv", rows)
+    profile = calibrated(tmp_path).profile
+    known = [entry.rank for entry in profile.load_times]
+    assert known == sorted({*ranks, *(entry.rank for entry in PRIOR.load_times)})
+    for row in rows:
+        assert profile.load_time_ms(int(row["rank"])) == pytest.approx((row["cpu_to_gpu_ms"], row["disk_to_cpu_ms"]))
+    for kind in ("cpu_to_gpu_ms", "disk_to_cpu_ms"):
+        values = [getattr(entry, kind) for entry in profile.load_times]
+        assert values == sorted(values)
+    if ranks == (8,):
+        scale = 5.08 / PRIOR.load_time_ms(8)[0]
+        assert profile.load_time_ms(64)[0] == pytest.approx(scale * PRIOR.load_time_ms(64)[0], rel=1e-5)
 
 
 def test_memory_gives_the_overhead_and_keeps_the_capacities(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,20 +18,34 @@ from twin.profile import LoadTime, MeasuredKvTokens, MemoryCalibration, Performa
 LOAD_KINDS = ("cpu_to_gpu", "disk_to_cpu")
 
 
-def fit_load_times(table: Table | None, prior: PerformanceProfile) -> tuple[LoadTime, ...]:
-    """Return the median load times per rank; what was not measured at a rank is the prior's there (InputError)."""
+def fit_load_times(table: Table | None, prior: PerformanceProfile) -> tuple[tuple[LoadTime, ...], dict[str, list[int]]]:
+    """Return the load times of all ranks that the table or the prior has, and by kind the ranks that are the prior's.
+
+    A measured time is the median of its rank. What was not measured at a rank is the prior's there times measured /
+    prior at the nearest measured rank, and between what was measured at smaller and at larger ranks.
+
+    Raises
+    ------
+    InputError
+        When a cell cannot be used.
+    """
     if table is None:
-        return prior.load_times
+        return prior.load_times, {kind: [entry.rank for entry in prior.load_times] for kind in LOAD_KINDS}
     table.require("rank")
     ranks = table.counts("rank", least=1)
     medians = pd.DataFrame(_load_columns(table)).groupby(ranks.astype(np.int64)).median()
-    times = []
-    for rank in sorted(medians.index.tolist()):
-        believed = dict(zip(LOAD_KINDS, prior.load_time_ms(rank), strict=True))
-        measured = {kind: float(medians.loc[rank, kind]) for kind in LOAD_KINDS}
-        values = {kind: believed[kind] if np.isnan(measured[kind]) else measured[kind] for kind in LOAD_KINDS}
-        times.append(LoadTime(rank=rank, **{f"{kind}_ms": rounded(value) for kind, value in values.items()}))
-    return tuple(times)
+    all_ranks = sorted({*medians.index.tolist(), *(entry.rank for entry in prior.load_times)})
+    columns, estimated = {}, {}
+    for position, kind in enumerate(LOAD_KINDS):
+        believed = {rank: prior.load_time_ms(rank)[position] for rank in all_ranks}
+        known = medians[kind].dropna()
+        measured = dict(zip(known.index.tolist(), known.tolist(), strict=True))
+        columns[kind] = _completed(measured, believed)
+        estimated[kind] = [rank for rank in all_ranks if rank not in measured]
+    times = tuple(
+        LoadTime(rank=rank, **{f"{kind}_ms": rounded(columns[kind][rank]) for kind in LOAD_KINDS}) for rank in all_ranks
+    )
+    return times, estimated
 
 
 def fit_startup(table: Table | None, prior: PerformanceProfile) -> Startup:
@@ -100,6 +115,23 @@ def fit_memory_table(
             ),
         }
     )
+
+
+def _completed(measured: Mapping[int, float], believed: Mapping[int, float]) -> dict[int, float]:
+    """Return a time per rank of `believed` (ascending): measured, or believed at the measured scale and increasing."""
+    completed: dict[int, float] = {}
+    for rank, believed_ms in believed.items():
+        if rank in measured:
+            completed[rank] = measured[rank]
+            continue
+        scale = 1.0
+        if measured:
+            nearest = min(measured, key=lambda other: (abs(other - rank), other))
+            scale = measured[nearest] / believed[nearest] if believed[nearest] > 0 else 1.0
+        least = max(completed.values(), default=0.0)
+        most = min((value for other, value in measured.items() if other > rank), default=np.inf)
+        completed[rank] = float(min(max(scale * believed_ms, least), most))
+    return completed
 
 
 def _load_columns(table: Table) -> dict[str, Floats]:

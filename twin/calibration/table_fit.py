@@ -86,6 +86,7 @@ def calibrate_tables(
     if sources.host_profile is not None:
         fixed = {term: getattr(sources.host_profile.step_time, term) for term in HOST_TERMS}
     believed = coefficient_prior(prior)
+    load_times, ranks_from_prior = fit_load_times(tables.get("loads"), prior)
     profile = PerformanceProfile(
         name=name,
         model=model.name,
@@ -93,7 +94,7 @@ def calibrate_tables(
         gpu_memory_gib=gpu_memory_gib,
         vllm_version=prior.vllm_version,
         step_time=prior.step_time,
-        load_times=fit_load_times(tables.get("loads"), prior),
+        load_times=load_times,
         memory=fit_memory_table(tables.get("memory"), model, prior, gpu_memory_gib),
         startup=fit_startup(tables.get("startup"), prior),
     )
@@ -113,6 +114,8 @@ def calibrate_tables(
         },
         "step_time": report,
     }
+    if "loads" in tables:
+        provenance["load_times"] = {"ranks_from_prior": ranks_from_prior}
     provenance.setdefault("kind", MEASURED_KIND)
     return TableCalibration(
         profile.model_copy(update={"step_time": _coefficients(fit), "provenance": provenance}), observations
