@@ -3,8 +3,9 @@
 A serving run has no step times, but its mean time per output token (TPOT) is a mean of the simulated steps: with the
 steps of a simulation held as they are, it is linear in the coefficients. They are not as they were when the
 coefficients change - slower steps let more requests run, which slows the steps further - so the answer is linearised
-with the measured gain of that feedback, and simulated again: Gauss-Newton iterations over the twin, with the load
-generator's front end (twin/validation/front_end.py) in between.
+with the measured gain of that feedback, and simulated again: Gauss-Newton iterations over the twin. Requests come
+through the load generator's front end (twin/validation/front_end.py), whose stalls are those under the first
+coefficients.
 """
 
 from __future__ import annotations
