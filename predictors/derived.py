@@ -2,8 +2,8 @@
 
 Trees split on one column at a time, so the columns they get decide how much data they need. These are the quantities
 that decide whether a replica keeps up: the steps per second it needs when its batch is as large as it can be, the
-share of a second that they take, and how many adapters compete for the slots. Each rises when all rates are scaled up, which the
-monotone constraints of the fit rely on; an added adapter with short outputs may lower the slots' utilisation.
+share of a second that they take, and how many adapters compete for the slots. Each rises when all rates are scaled up,
+which the monotone constraints of the fit rely on; an added adapter with short outputs may lower the slots' utilisation.
 
 Only additions, subtractions, multiplications, divisions, minima and maxima are used: they round the same way in
 every batch size, so a batch equals its rows one by one to the bit. The training data passes through the same graph,
