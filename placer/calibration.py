@@ -6,6 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from placer.calibration_document import CalibrationReport, ResidualPoint, build_report, residual_points
 from placer.events import FitIterated, PhaseStarted, PlanObserver, announce_compilation, ignore
 from twin.calibration.datasheets import DATASHEETS, datasheet_of
@@ -13,7 +16,7 @@ from twin.calibration.prior import prior_profile
 from twin.calibration.profile_fit import GPU_MEMORY_GIB, GPU_NAME, CalibrationSources, calibrate
 from twin.calibration.step_fit import StepObservations
 from twin.calibration.step_table import no_steps
-from twin.calibration.table_fit import calibrate_tables
+from twin.calibration.table_fit import TableCalibration, calibrate_tables
 from twin.calibration.tables import TABLE_MODELS, step_observations
 from twin.errors import InputError
 from twin.hardware import ModelArchitecture, load_model
@@ -86,6 +89,7 @@ def calibrate_profile(request: CalibrationRequest, observer: PlanObserver = igno
     model = load_model(MODELS.get(request.model, request.model))
     source = f"datasheet of {request.gpu}" if request.data is None else f"tables of {request.data}"
     observer(PhaseStarted("load", source))
+    rows: NDArray[np.float64] | None = None
     if request.data is None:
         _refuse_without_data(request)
         profile, observations = _prior(request, model), no_steps()
@@ -94,8 +98,9 @@ def calibrate_profile(request: CalibrationRequest, observer: PlanObserver = igno
     elif _is_published(request.data):
         profile, observations = _calibrate_published(request, model, observer)
     else:
-        profile, observations = _calibrate_own(request, model, observer)
-    return Calibration(profile, build_report(profile, observations), residual_points(profile, observations))
+        outcome = _calibrate_own(request, model, observer)
+        profile, observations, rows = outcome.profile, outcome.observations, outcome.rows
+    return Calibration(profile, build_report(profile, observations, rows), residual_points(profile, observations))
 
 
 def _refuse_without_data(request: CalibrationRequest) -> None:
@@ -154,14 +159,12 @@ def _calibrate_published(
     return profile, step_observations(folder if folder.is_dir() else request.data, model.name)
 
 
-def _calibrate_own(
-    request: CalibrationRequest, model: ModelArchitecture, observer: PlanObserver
-) -> tuple[PerformanceProfile, StepObservations]:
+def _calibrate_own(request: CalibrationRequest, model: ModelArchitecture, observer: PlanObserver) -> TableCalibration:
     assert request.data is not None
     prior = _prior(request, model)
     sources = _sources(request, model, observer)
     observer(PhaseStarted("fit", f"{model.name} to {request.data}"))
-    outcome = calibrate_tables(
+    return calibrate_tables(
         request.data,
         model=model,
         prior=prior,
@@ -172,7 +175,6 @@ def _calibrate_own(
         workers=request.workers,
         on_iteration=_reporter(observer),
     )
-    return outcome.profile, outcome.observations
 
 
 def _prior(request: CalibrationRequest, model: ModelArchitecture) -> PerformanceProfile:

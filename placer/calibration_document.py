@@ -6,11 +6,13 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from twin.calibration.coverage import coverage_warnings, identification_warnings
+from twin.calibration.coverage import RunCoverage, coverage_warnings, identification_warnings
 from twin.calibration.prior import bands_of, is_prior
-from twin.calibration.step_fit import StepObservations, predicted_ms
+from twin.calibration.step_fit import StepObservations, predicted_ms, relative_design
 from twin.profile import PerformanceProfile, StepTimeCoefficients
 from twin.step_time import COEFFICIENT_NAMES
 
@@ -127,8 +129,17 @@ class ResidualPoint:
     predicted_ms: float
 
 
-def build_report(profile: PerformanceProfile, observations: StepObservations) -> CalibrationReport:
-    """Return the report of a profile that was fitted to `observations`."""
+def build_report(
+    profile: PerformanceProfile, observations: StepObservations, rows: NDArray[np.float64] | None = None
+) -> CalibrationReport:
+    """Return the report of a profile that was fitted to `observations`.
+
+    Parameters
+    ----------
+    rows
+        float64 [rows, len(COEFFICIENT_NAMES)], what the step times were fitted to
+        (`twin.calibration.table_fit.TableCalibration`); ``None``: known of the observations only, not of serving runs.
+    """
     provenance = profile.provenance
     steps: dict[str, Any] = provenance.get("step_time", {})
     prior: dict[str, Any] = provenance.get("prior", {})
@@ -150,7 +161,7 @@ def build_report(profile: PerformanceProfile, observations: StepObservations) ->
         left_out=_scores(steps.get("left_out_percent", {})),
         serving_runs=steps.get("serving_runs"),
         parameters=parameters,
-        warnings=_warnings(profile, observations, parameters),
+        warnings=_warnings(profile, observations, rows, parameters),
     )
 
 
@@ -222,7 +233,10 @@ def _scores(table: dict[str, dict[str, float]]) -> tuple[RegimeScore, ...]:
 
 
 def _warnings(
-    profile: PerformanceProfile, observations: StepObservations, parameters: tuple[CalibratedParameter, ...]
+    profile: PerformanceProfile,
+    observations: StepObservations,
+    rows: NDArray[np.float64] | None,
+    parameters: tuple[CalibratedParameter, ...],
 ) -> tuple[str, ...]:
     warnings = []
     tables = profile.provenance.get("prior", {}).get("tables", ())
@@ -245,8 +259,25 @@ def _warnings(
         warnings.append(
             f"The measurements do not identify these coefficients, which stay the prior's: {', '.join(kept)}."
         )
-    steps: dict[str, Any] = profile.provenance.get("step_time", {})
-    if not steps.get("serving_runs"):
-        warnings += coverage_warnings(observations, fixed=steps.get("not_fitted", ()))
-    coefficients = profile.step_time.model_dump()
-    return (*warnings, *identification_warnings(observations, coefficients, bounds))
+    warnings += _regime_warnings(profile, observations)
+    # Without a prior, nothing but data moves a coefficient from 0: runs whose rows are not at hand show these.
+    shown = bounds if rows is None and _serving_runs(profile) else ()
+    fitted = relative_design(observations) if rows is None else rows
+    return (*warnings, *identification_warnings(fitted, profile.step_time.model_dump(), bounds, shown=shown))
+
+
+def _regime_warnings(profile: PerformanceProfile, observations: StepObservations) -> tuple[str, ...]:
+    """Return what no measured step shows, less what the serving runs are known to add."""
+    runs = _serving_runs(profile)
+    coverage = RunCoverage.from_report(runs["coverage"]) if "coverage" in runs else None
+    fixed = profile.provenance.get("step_time", {}).get("not_fitted", ())
+    warnings = coverage_warnings(observations, fixed=fixed, runs=coverage)
+    if warnings and runs and coverage is None:
+        warnings += ("What the serving runs had in them is not known: regimes without steps may be in their means.",)
+    return warnings
+
+
+def _serving_runs(profile: PerformanceProfile) -> dict[str, Any]:
+    """Return what a joint fit says about its serving runs; nothing without any."""
+    runs: dict[str, Any] = profile.provenance.get("step_time", {}).get("serving_runs", {})
+    return runs

@@ -8,11 +8,16 @@ import pytest
 
 from tests.twin.random_steps import EVERY_COEFFICIENT, observed, random_steps
 from tests.twin.run_tables import measured_run
+from tests.twin.test_step_table import as_rows, calibrated, write
+from twin.calibration.coverage import RunCoverage
 from twin.calibration.prior import coefficient_prior
-from twin.calibration.serving_fit import ServingFit, fit_with_runs
-from twin.calibration.step_fit import CoefficientPrior, StepObservations, fit_step_time
+from twin.calibration.profile_fit import CalibrationSources
+from twin.calibration.serving_fit import RUN_WEIGHT, ServingFit, fit_with_runs
+from twin.calibration.step_fit import CoefficientPrior, StepObservations, fit_step_time, relative_design
+from twin.calibration.table_fit import LEAST_DATA_SHARE
 from twin.errors import InputError
 from twin.profile import PerformanceProfile, load_profile
+from twin.step_time import COEFFICIENT_NAMES
 from twin.validation.front_end import FrontEnd
 from twin.validation.replay import replay_run
 from twin.validation.runs import MeasuredRun
@@ -75,6 +80,58 @@ def test_runs_give_what_benchmarks_do_not_show(runs: tuple[MeasuredRun, ...], tm
     low, high = outcome.intervals["cached_adapter_ms"]
     assert low <= outcome.fit.coefficients["cached_adapter_ms"] * 1.05
     assert high >= 0.95 * TRUTH.cached_adapter_ms
+
+
+def test_rows_of_the_fit_say_what_benchmarks_and_runs_show(runs: tuple[MeasuredRun, ...]) -> None:
+    """The benchmarks' rows come first; those of the runs are the terms of a token's steps over its time."""
+    outcome = _fit(runs)
+    benchmarks = relative_design(_benchmarks())
+    assert outcome.rows.shape == (len(benchmarks) + len(runs), len(COEFFICIENT_NAMES))
+    assert np.array_equal(outcome.rows[: len(benchmarks)], benchmarks)
+    of_runs = outcome.rows[len(benchmarks) :]
+    cached = COEFFICIENT_NAMES.index("cached_adapter_ms")
+    assert not benchmarks[:, cached].any()
+    assert (of_runs[:, cached] > 0).all()
+    # Adapter loads are no step's, and are the rest.
+    vector = np.array([outcome.fit.coefficients[name] for name in COEFFICIENT_NAMES])
+    assert of_runs @ vector == pytest.approx(RUN_WEIGHT, rel=0.1)
+
+
+def test_runs_are_covered_by_the_kinds_of_their_steps(runs: tuple[MeasuredRun, ...]) -> None:
+    """Settings are as in the table of runs; decodes with LoRA take nearly all of a token's time."""
+    coverage = _fit(runs).coverage
+    assert (coverage.slots, coverage.max_ranks) == ((8, 16, 24), (16,))
+    shares = coverage.time_shares
+    assert shares["with LoRA"] == 1.0
+    assert shares["without LoRA"] == 0.0
+    assert shares["without a prefill"] > 0.5
+    assert 0.0 < shares["with a prefill"] < 0.9
+    assert shares["with a prefill beside decodes"] <= shares["with a prefill"]
+    # Only eight slots are fewer than the adapters in use.
+    assert shares["with a queue while adapters take all slots"] > 0.0
+    enough = _fit(runs[1:2]).coverage
+    assert (enough.slots, enough.time_shares["with a queue while adapters take all slots"]) == ((16,), 0.0)
+
+
+def test_own_tables_with_runs_say_what_is_the_priors(runs: tuple[MeasuredRun, ...], tmp_path: Path) -> None:
+    """Steps without LoRA and one run with it: a single mean does not decide a dozen LoRA coefficients."""
+    steps = random_steps(600, seed=2)
+    dense = observed(steps, TRUTH)
+    write(tmp_path / "steps.csv", as_rows(dense.select(steps.slots == 0)))
+    alone = calibrated(tmp_path)
+    joint = calibrated(tmp_path, sources=CalibrationSources(runs=runs[1:2]), workers=1)
+    reports = [outcome.profile.provenance["step_time"] for outcome in (alone, joint)]
+    shares, shares_with_run = (report["data_shares"] for report in reports)
+    assert all(shares_with_run[name] >= shares[name] - 1e-3 for name in COEFFICIENT_NAMES)
+    assert 0.0 < sum(shares_with_run.values()) - sum(shares.values()) <= 1.0 + 1e-3
+    kept = reports[1]["from_prior"]
+    assert kept == sorted(name for name, share in shares_with_run.items() if share < LEAST_DATA_SHARE)
+    assert {"blocked_waiting_ms", "adapter_request_ms"} <= set(kept) < set(reports[0]["from_prior"])
+    assert shares_with_run["blocked_waiting_ms"] == 0.0
+    assert len(joint.rows) == len(alone.rows) + 1 == len(joint.observations.time_ms) + 1
+    coverage = RunCoverage.from_report(reports[1]["serving_runs"]["coverage"])
+    assert (coverage.slots, coverage.max_ranks, coverage.time_shares["with LoRA"]) == ((16,), (16,), 1.0)
+    assert coverage.as_report() == reports[1]["serving_runs"]["coverage"]
 
 
 def test_a_wrong_prior_gives_way_to_benchmarks_and_runs(runs: tuple[MeasuredRun, ...]) -> None:

@@ -21,6 +21,7 @@ from twin.calibration.step_fit import (
     intervals,
     leave_one_out,
     predicted_ms,
+    relative_design,
     step_terms,
 )
 from twin.calibration.step_table import no_steps
@@ -148,7 +149,7 @@ def test_without_data_the_fit_is_the_prior() -> None:
     bounds = intervals(no_steps(), prior=BELIEF, resamples=400)
     base, deviation = BELIEF.values[0], BELIEF.deviations[0]
     assert bounds["base_ms"] == pytest.approx((base - 1.96 * deviation, base + 1.96 * deviation), rel=0.15)
-    assert set(data_shares(no_steps(), BELIEF).values()) == {0.0}
+    assert set(data_shares(relative_design(no_steps()), BELIEF).values()) == {0.0}
 
 
 def test_data_take_over_from_the_prior_as_rows_grow() -> None:
@@ -185,7 +186,7 @@ def test_what_the_data_do_not_show_stays_the_priors_and_is_known_to() -> None:
     """Without LoRA in the data, LoRA's coefficients are the prior's exactly, and the data's share of them is 0."""
     data = _without_lora(observed(random_steps(2000, seed=11)))
     fit = fit_step_time(data, prior=BELIEF)
-    shares = data_shares(data, BELIEF)
+    shares = data_shares(relative_design(data), BELIEF)
     believed = dict(zip(COEFFICIENT_NAMES, BELIEF.values.tolist(), strict=True))
     unseen = [name for name in COEFFICIENT_NAMES if not design_matrix(data)[:, COEFFICIENT_NAMES.index(name)].any()]
     assert "adapter_ms" in unseen
@@ -193,6 +194,19 @@ def test_what_the_data_do_not_show_stays_the_priors_and_is_known_to() -> None:
     assert [shares[name] for name in unseen] == pytest.approx([0.0] * len(unseen), abs=1e-12)
     assert shares["base_ms"] > 0.99
     assert fit.coefficients["base_ms"] == pytest.approx(EVERY_COEFFICIENT.base_ms, rel=0.02)
+
+
+def test_shares_grow_with_every_row() -> None:
+    """Rows of another kind of measurement count as the steps' do, and one row decides no more than one coefficient."""
+    data = _without_lora(observed(random_steps(2000, seed=11)))
+    rows = relative_design(data)
+    further = relative_design(observed(random_steps(200, seed=12)))
+    with_lora = further[further[:, COEFFICIENT_NAMES.index("adapter_ms")] > 0][:1]
+    alone, joint = data_shares(rows, BELIEF), data_shares(np.vstack([rows, with_lora]), BELIEF)
+    assert all(joint[name] >= alone[name] - 1e-9 for name in COEFFICIENT_NAMES)
+    assert 0.0 < sum(joint.values()) - sum(alone.values()) <= 1.0 + 1e-9
+    assert joint["adapter_ms"] > 0.0 == alone["adapter_ms"]
+    assert "base_ms" not in data_shares(rows, BELIEF, fixed={"base_ms": 12.0})
 
 
 def test_intervals_of_few_rows_are_between_those_of_the_prior_and_of_many() -> None:

@@ -8,11 +8,10 @@ import pandas as pd
 import pytest
 
 from tests.twin.random_steps import EVERY_COEFFICIENT, as_values, observed, random_steps
-from twin.calibration.coverage import coverage_warnings, identification_warnings
 from twin.calibration.prior import is_prior, prior_profile
 from twin.calibration.profile_fit import HOST_TERMS, CalibrationSources
 from twin.calibration.step_fit import StepObservations, design_matrix
-from twin.calibration.step_table import find_tables, no_steps, read_measurements, read_steps
+from twin.calibration.step_table import find_tables, read_measurements, read_steps
 from twin.calibration.table_fit import TableCalibration, calibrate_tables
 from twin.errors import InputError
 from twin.hardware import SHIPPED_MODELS
@@ -389,41 +388,3 @@ def test_bad_cell_of_the_other_tables_is_named(tmp_path: Path, name: str, row: d
     with pytest.raises(InputError, match=message) as caught:
         calibrated(tmp_path)
     assert caught.value.file == str(path)
-
-
-def test_regimes_without_data_are_named() -> None:
-    """Each kind of step that does not occur has its sentence; a full set of steps has none."""
-    full = observed(random_steps(3000, seed=4))
-    assert [text for text in coverage_warnings(full) if "slots without" in text or text.startswith("No")] == []
-    decodes = full.select((full.steps.prefill == 0) & (full.steps.slots == 100) & (full.steps.max_rank == 8))
-    text = " ".join(coverage_warnings(decodes.select(decodes.steps.tokens < 128)))
-    for part in (
-        "No steps without LoRA",
-        "No steps with a prefill",
-        "No mixed steps",
-        "more than 512 tokens",
-        "128 tokens or more",
-        "One number of slots only (100)",
-        "rank 16, 32 are extrapolated from those of rank 8",
-    ):
-        assert part in text
-    dense = full.select(full.steps.slots == 0)
-    assert "No steps with LoRA" in " ".join(coverage_warnings(dense))
-    assert coverage_warnings(no_steps()) == ("No step was measured: all step times are extrapolated.",)
-    queueless = full.select(full.steps.waiting == 0)
-    assert "with a queue" in " ".join(coverage_warnings(queueless))
-    assert "with a queue" not in " ".join(coverage_warnings(queueless, fixed=["blocked_waiting_ms"]))
-
-
-def test_coefficients_that_the_data_do_not_identify_are_named() -> None:
-    """Decodes of one token per request cannot tell tokens from requests, nor see a prefill."""
-    full = observed(random_steps(2000, seed=5))
-    decodes = full.select((full.steps.tokens == full.steps.requests) & (full.steps.slots == 0))
-    values = as_values(EVERY_COEFFICIENT) | {"request_ms": 0.01}
-    bounds = dict.fromkeys(values, (0.001, 20.0)) | {"context_token_ms": (0.0, 1e-3), "base_ms": (11.9, 12.1)}
-    text = " ".join(identification_warnings(decodes, values, bounds))
-    assert "`token_ms` and `request_ms` apart" in text
-    assert "`context_token_ms` may as well be 0" in text
-    assert "adapter_ms" in text.partition("No step has what these coefficients stand for:")[2]
-    assert "`base_ms` may" not in text
-    assert identification_warnings(no_steps(), values, bounds) == ()

@@ -17,15 +17,16 @@ import joblib
 import numpy as np
 from numpy.typing import NDArray
 
+from twin.calibration.coverage import RunCoverage, step_kinds
 from twin.calibration.step_fit import (
     CoefficientPrior,
     StepFit,
     StepObservations,
     Steps,
     bootstrap_intervals,
-    design_matrix,
     error_table,
     fit_step_time,
+    relative_design,
     solve_relative,
     step_terms,
 )
@@ -63,21 +64,33 @@ class ServingFit:
         Of the fitted coefficients, from resampling benchmarks and runs, in the last linearisation.
     run_ids, tpot_error_percent
         Of the runs: predicted / measured TPOT - 1 at the end.
+    rows
+        float64 [N + runs, len(COEFFICIENT_NAMES)], what the last iteration solved: the benchmarks' `relative_design`,
+        then a row per run, weighed against them.
+    coverage
+        What the runs had in them.
     """
 
     fit: StepFit
     intervals: dict[str, tuple[float, float]]
     run_ids: tuple[str, ...]
     tpot_error_percent: tuple[float, ...]
+    rows: NDArray[np.float64]
+    coverage: RunCoverage
 
 
 @dataclass(frozen=True)
 class _Replayed:
-    """A run under some coefficients: its TPOT, the mean terms of a token's step, and the gain of the feedback."""
+    """A run under some coefficients.
+
+    Its TPOT, the mean terms of a token's step, the gain of the feedback, and the share of each kind of step in the time
+    of a token's steps.
+    """
 
     tpot_ms: float
     terms: NDArray[np.float64]
     gain: float
+    time_shares: dict[str, float]
 
 
 def fit_with_runs(
@@ -117,7 +130,7 @@ def fit_with_runs(
     """
     chosen = _usable(runs)
     measured_ms = np.array([run.measured.tpot_mean_ms for run in chosen], dtype=np.float64)
-    micro = design_matrix(observations) / observations.time_ms[:, None]
+    micro = relative_design(observations)
     vector = _as_vector(fit_step_time(observations, fixed=fixed, prior=prior).coefficients)
     tasks = [(run, seed) for run in chosen for seed in seeds]
     run_ids = [run.run_id for run, _ in tasks]
@@ -145,6 +158,8 @@ def fit_with_runs(
         intervals=bootstrap_intervals(matrix, target, group, fixed=fixed, resamples=200, seed=0, prior=prior),
         run_ids=tuple(run.run_id for run in chosen),
         tpot_error_percent=tuple((100.0 * (tpot_ms / measured_ms - 1.0)).tolist()),
+        rows=matrix,
+        coverage=_coverage(inputs, replayed, len(seeds)),
     )
 
 
@@ -218,7 +233,18 @@ def _replay(run_id: str, inputs: ReplicaInputs, vector: NDArray[np.float64]) -> 
     _require_tpot(run_id, trace, shifted)
     tpot_ms = _tpot_ms(trace)
     gain = float(np.log(_tpot_ms(shifted) / tpot_ms) / np.log(1.0 + GAIN_STEP))
-    return _Replayed(tpot_ms, _mean_terms(inputs, trace), min(max(gain, GAIN_RANGE[0]), GAIN_RANGE[1]))
+    assert trace.step_table is not None
+    steps = simulated_steps(trace.step_table, inputs)
+    terms = step_terms(steps)
+    times_ms = terms @ vector
+    kinds = step_kinds(steps)
+    of_kinds = _token_means(trace, np.stack([times_ms, *(times_ms * occurs for occurs in kinds.values())], axis=1))
+    return _Replayed(
+        tpot_ms=tpot_ms,
+        terms=_token_means(trace, terms),
+        gain=min(max(gain, GAIN_RANGE[0]), GAIN_RANGE[1]),
+        time_shares=dict(zip(kinds, (of_kinds[1:] / of_kinds[0]).tolist(), strict=True)),
+    )
 
 
 def _measures_tpot(trace: ReplicaTrace) -> NDArray[np.bool_]:
@@ -232,18 +258,16 @@ def _tpot_ms(trace: ReplicaTrace) -> float:
     return float(((trace.finish_ns - trace.first_token_ns)[chosen] / gaps).mean()) / NS_PER_MS
 
 
-def _mean_terms(inputs: ReplicaInputs, trace: ReplicaTrace) -> NDArray[np.float64]:
-    """Return float64 [len(COEFFICIENT_NAMES)]: TPOT's share of each term, by its coefficient.
+def _token_means(trace: ReplicaTrace, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return float64 [C]: mean over requests of what `values`, float64 [steps, C], add up to in a token's time.
 
     A request's TPOT is the time of the steps after its first token, over its tokens but one; adapter loads, which no
     coefficient is about, are the rest.
     """
     assert trace.step_table is not None
-    table = trace.step_table
-    terms = step_terms(simulated_steps(table, inputs))
-    cumulative = np.vstack([np.zeros(terms.shape[1]), np.cumsum(terms, axis=0)])
+    cumulative = np.vstack([np.zeros(values.shape[1]), np.cumsum(values, axis=0)])
     chosen = _measures_tpot(trace)
-    end_ns = table[:, STEP_TABLE_COLUMNS.index("end_ns")]
+    end_ns = trace.step_table[:, STEP_TABLE_COLUMNS.index("end_ns")]
     after_first = np.searchsorted(end_ns, trace.first_token_ns[chosen]) + 1
     after_last = np.searchsorted(end_ns, trace.finish_ns[chosen]) + 1
     gaps = trace.generated_tokens[chosen] - 1
@@ -259,6 +283,17 @@ def _means_over_seeds(
     terms = np.stack([one.terms for one in replayed]).reshape(-1, num_seeds, len(COEFFICIENT_NAMES)).mean(axis=1)
     gain = np.array([one.gain for one in replayed]).reshape(-1, num_seeds).mean(axis=1)
     return tpot_ms, terms, gain
+
+
+def _coverage(inputs: Sequence[ReplicaInputs], replayed: Sequence[_Replayed], num_seeds: int) -> RunCoverage:
+    """Return what the runs had in them: shares of the time are means over the seeds of a run."""
+    shares = np.array([list(one.time_shares.values()) for one in replayed])
+    largest = shares.reshape(-1, num_seeds, shares.shape[1]).mean(axis=1).max(axis=0)
+    return RunCoverage(
+        time_shares=dict(zip(replayed[0].time_shares, largest.tolist(), strict=True)),
+        slots=tuple(sorted({one.num_slots for one in inputs})),
+        max_ranks=tuple(sorted({one.max_lora_rank for one in inputs if one.num_slots})),
+    )
 
 
 def _as_vector(coefficients: Mapping[str, float]) -> NDArray[np.float64]:

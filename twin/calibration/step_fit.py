@@ -217,6 +217,11 @@ def design_matrix(observations: StepObservations) -> NDArray[np.float64]:
     return np.stack([observations.means(column) for column in terms.T], axis=1)
 
 
+def relative_design(observations: StepObservations) -> NDArray[np.float64]:
+    """Return float64 [N, len(COEFFICIENT_NAMES)]: `design_matrix`, each row divided by its measured time."""
+    return design_matrix(observations) / observations.time_ms[:, None]
+
+
 def fit_step_time(
     observations: StepObservations,
     *,
@@ -233,7 +238,7 @@ def fit_step_time(
         When scipy is not installed (extra ``train``).
     """
     given = dict(fixed or {})
-    matrix = design_matrix(observations) / observations.time_ms[:, None]
+    matrix = relative_design(observations)
     vector = solve_relative(matrix, np.ones(len(matrix)), fixed=given, prior=prior)
     coefficients = dict(zip(COEFFICIENT_NAMES, vector.tolist(), strict=True))
     return StepFit(coefficients, frozenset(given), error_table(observations, coefficients))
@@ -303,7 +308,7 @@ def intervals(
 ) -> dict[str, tuple[float, float]]:
     """Return `INTERVAL_PERCENT` intervals of the fitted coefficients: whole groups of measurements are resampled."""
     given = dict(fixed or {})
-    matrix = design_matrix(observations) / observations.time_ms[:, None]
+    matrix = relative_design(observations)
     return bootstrap_intervals(
         matrix, np.ones(len(matrix)), observations.group, fixed=given, prior=prior, resamples=resamples, seed=seed
     )
@@ -339,15 +344,19 @@ def bootstrap_intervals(
 
 
 def data_shares(
-    observations: StepObservations, prior: CoefficientPrior, *, fixed: Mapping[str, float] | None = None
+    matrix: NDArray[np.float64], prior: CoefficientPrior, *, fixed: Mapping[str, float] | None = None
 ) -> dict[str, float]:
-    """Return, by name, how much of each coefficient's prior variance the measurements remove: 0 nothing, 1 all.
+    """Return, by name, how much of each coefficient's prior variance the rows remove: 0 nothing, 1 all.
 
     That of the linear model without the bound at 0; a coefficient that is `fixed` has none.
+
+    Parameters
+    ----------
+    matrix
+        float64 [rows, len(COEFFICIENT_NAMES)], as `solve_relative` takes them: each row is known to `RELATIVE_NOISE`.
     """
     free = np.array([name not in (fixed or {}) for name in COEFFICIENT_NAMES])
-    matrix = design_matrix(observations)[:, free] / observations.time_ms[:, None]
-    scaled = matrix * prior.deviations[free] / RELATIVE_NOISE
+    scaled = matrix[:, free] * prior.deviations[free] / RELATIVE_NOISE
     remaining = np.diag(np.linalg.inv(scaled.T @ scaled + np.eye(int(free.sum()))))
     names = [name for name, is_free in zip(COEFFICIENT_NAMES, free.tolist(), strict=True) if is_free]
     return dict(zip(names, (1.0 - remaining).tolist(), strict=True))

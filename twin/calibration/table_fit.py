@@ -22,6 +22,7 @@ from twin.calibration.step_fit import (
     fit_step_time,
     intervals,
     leave_one_out,
+    relative_design,
 )
 from twin.calibration.step_reports import errors_report, intervals_report, rounded, runs_report
 from twin.calibration.step_table import TABLE_NAMES, find_tables, no_steps, read_steps
@@ -38,10 +39,20 @@ _KEPT = ("kind", "bands", "band_note", "datasheet", "measured_profiles")
 
 @dataclass(frozen=True)
 class TableCalibration:
-    """A profile and the steps that it was fitted to (none without a table of steps)."""
+    """A profile and what it was fitted to.
+
+    Attributes
+    ----------
+    observations
+        The measured steps; none without a table of steps.
+    rows
+        float64 [rows, len(COEFFICIENT_NAMES)], what the step times were fitted to: `relative_design` of the steps, then
+        the rows of serving runs (`twin.calibration.serving_fit.ServingFit`) where some were given.
+    """
 
     profile: PerformanceProfile
     observations: StepObservations
+    rows: NDArray[np.float64]
 
 
 def calibrate_tables(
@@ -98,7 +109,7 @@ def calibrate_tables(
         memory=fit_memory_table(tables.get("memory"), model, prior, gpu_memory_gib),
         startup=fit_startup(tables.get("startup"), prior),
     )
-    report, fit = _fit_steps(
+    report, fit, rows = _fit_steps(
         observations, profile, believed, sources=sources, fixed=fixed, workers=workers, on_iteration=on_iteration
     )
     is_measured = "steps" in tables or bool(sources.runs)
@@ -109,7 +120,8 @@ def calibrate_tables(
         "prior": {
             "profile": prior.name,
             "kind": prior.provenance.get("kind", MEASURED_KIND),
-            "tables": [table for table in TABLE_NAMES if table not in tables],
+            # Step times that runs were fitted to are not the prior's as a whole.
+            "tables": [name for name in TABLE_NAMES if name not in tables and not (name == "steps" and sources.runs)],
             "values": prior.step_time.model_dump(),
         },
         "step_time": report,
@@ -118,7 +130,7 @@ def calibrate_tables(
         provenance["load_times"] = {"ranks_from_prior": ranks_from_prior}
     provenance.setdefault("kind", MEASURED_KIND)
     return TableCalibration(
-        profile.model_copy(update={"step_time": _coefficients(fit), "provenance": provenance}), observations
+        profile.model_copy(update={"step_time": _coefficients(fit), "provenance": provenance}), observations, rows
     )
 
 
@@ -131,8 +143,8 @@ def _fit_steps(
     fixed: Mapping[str, float],
     workers: int | None,
     on_iteration: Callable[[int, float], None] | None,
-) -> tuple[dict[str, Any], StepFit]:
-    """Return the fitted step times, and what is to be said about them; `profile` gives memory and loads."""
+) -> tuple[dict[str, Any], StepFit, NDArray[np.float64]]:
+    """Return what is to be said about the step times, their fit, and its rows; `profile` gives memory and loads."""
     report: dict[str, Any] = {
         "method": "non-negative least squares of relative errors, one row per measurement, drawn towards the prior",
     }
@@ -149,22 +161,23 @@ def _fit_steps(
             workers=workers,
             on_iteration=on_iteration,
         )
-        fit, bounds = joint.fit, joint.intervals
+        fit, bounds, rows = joint.fit, joint.intervals, joint.rows
         report["serving_runs"] = runs_report(joint.run_ids, joint.tpot_error_percent)
+        report["serving_runs"]["coverage"] = joint.coverage.as_report()
     else:
         fit = fit_step_time(observations, fixed=fixed, prior=prior)
-        bounds = intervals(observations, fixed=fixed, prior=prior)
-        shares = data_shares(observations, prior, fixed=fixed)
-        report["data_shares"] = {term: round(share, 4) for term, share in shares.items()}
-        report["from_prior"] = sorted(term for term, share in shares.items() if share < LEAST_DATA_SHARE)
+        bounds, rows = intervals(observations, fixed=fixed, prior=prior), relative_design(observations)
+    shares = data_shares(rows, prior, fixed=fixed)
     left_out = leave_one_out(observations, _left_out_regimes(observations), fixed=fixed, prior=prior)
     report |= {
+        "data_shares": {term: round(share, 4) for term, share in shares.items()},
+        "from_prior": sorted(term for term, share in shares.items() if share < LEAST_DATA_SHARE),
         "intervals_95": intervals_report(bounds),
         "not_fitted": sorted(fit.fixed),
         "in_sample_percent": errors_report(fit.errors),
         "left_out_percent": errors_report(left_out),
     }
-    return report, fit
+    return report, fit, rows
 
 
 def _left_out_regimes(observations: StepObservations) -> dict[str, NDArray[np.bool_]]:
