@@ -11,7 +11,16 @@ from numpy.typing import NDArray
 from tests.twin.handmade import coefficients, make_inputs
 from twin.kernel import run_kernel
 from twin.replica import NUM_GAP_BINS, ReplicaInputs, ReplicaTrace
-from twin.validation.front_end import FrontEnd, Stalls, client_view, predict_stalls, through_stalls
+from twin.validation.front_end import (
+    FrontEnd,
+    PageGrowth,
+    Stalls,
+    client_view,
+    page_growth,
+    poll_page,
+    predict_stalls,
+    through_stalls,
+)
 from twin.workload import NANOSECONDS
 
 
@@ -85,6 +94,23 @@ def test_names_make_lines_longer() -> None:
     without = predict_stalls(inputs, trace, FrontEnd(poll_interval_s=0.5, label_s=0.001, label_name_s=0.0))
     with_names = predict_stalls(inputs, trace, FrontEnd(poll_interval_s=0.5, label_s=0.001, label_name_s=0.001))
     assert without.duration_s[-1] < with_names.duration_s[-1] <= 3.0 * without.duration_s[-1]
+
+
+@pytest.mark.parametrize("num_adapters", [1, 3, 12])
+def test_the_page_has_a_line_per_distinct_set_of_names(num_adapters: int) -> None:
+    """All lines that the brute force finds are written within the run, none twice."""
+    inputs, trace = _run(40, num_adapters)
+    growth = page_growth(inputs, trace)
+    assert len(_lines(inputs, trace)) == growth.new_lines.sum()
+    assert growth.names.max() <= 2 * num_adapters
+
+
+def test_the_next_poll_waits_for_the_answer() -> None:
+    """A page that never grows takes as long every time, and polls start an answer and a wait apart."""
+    growth = PageGrowth(100 * NANOSECONDS, np.array([0, 100]) * NANOSECONDS, np.array([10, 0]), np.array([5, 5]))
+    stalls = poll_page(growth, FrontEnd(poll_interval_s=2.0, label_s=0.03, label_name_s=0.004))
+    assert stalls.duration_s == pytest.approx(np.full(40, 0.5))
+    assert stalls.start_s == pytest.approx(2.5 * np.arange(40))
 
 
 def test_a_server_that_nobody_polls_hides_nothing() -> None:

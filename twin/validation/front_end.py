@@ -9,7 +9,8 @@ outputs are handled in one slice (VLLM_V1_OUTPUT_PROC_CHUNK_SIZE, 128 requests),
 outputs without letting the streams run; one by one, in quick succession, when there are more.
 
 Number of distinct combinations and length of their names follow from the simulated run. The times per line and per name
-are fitted to the polling intervals (`n_samples`) of the runs with ``split=calib``.
+are fitted to the polling intervals (`n_samples`) of the runs with ``split=calib``; ``benchmarks.front_end_stalls`` shows
+how well they and a new fit to the same runs agree with the measured intervals.
 """
 
 from __future__ import annotations
@@ -73,8 +74,35 @@ class ClientView:
     ttft_p50_ms: float | None
 
 
+@dataclass(frozen=True)
+class PageGrowth:
+    """How the page of metrics of a simulated run grows, on a grid of `NAMES_INTERVAL_NS`.
+
+    Attributes
+    ----------
+    horizon_ns
+        Length of the run; the grid goes from 0 to at least there.
+    grid_ns
+        int64 [G], the times.
+    new_lines
+        int64 [G], combinations of adapters that were first seen between the time before and this one.
+    names
+        int64 [G], adapter names in a line that is written at that time.
+    """
+
+    horizon_ns: int
+    grid_ns: NDArray[np.int64]
+    new_lines: NDArray[np.int64]
+    names: NDArray[np.int64]
+
+
 def predict_stalls(inputs: ReplicaInputs, trace: ReplicaTrace, front_end: FrontEnd) -> Stalls:
-    """Return the stalls of a simulated run.
+    """Return the stalls of a simulated run."""
+    return poll_page(page_growth(inputs, trace), front_end)
+
+
+def page_growth(inputs: ReplicaInputs, trace: ReplicaTrace) -> PageGrowth:
+    """Return how the page of a simulated run grows.
 
     An adapter's name is in the waiting label from its requests' arrival to their first token, and in the running label
     from there to their end.
@@ -103,12 +131,18 @@ def predict_stalls(inputs: ReplicaInputs, trace: ReplicaTrace, front_end: FrontE
     first.sort()
     grid_ns = np.arange(0, horizon_ns + NAMES_INTERVAL_NS, NAMES_INTERVAL_NS)
     at_grid = np.searchsorted(times_ns, grid_ns, side="right") - 1
-    names_on_grid = np.where(at_grid >= 0, counts[at_grid], 0) if len(counts) else np.zeros(len(grid_ns))
+    names_on_grid = np.where(at_grid >= 0, counts[at_grid], 0) if len(counts) else np.zeros(len(grid_ns), np.int64)
     new_lines = np.diff(np.searchsorted(seen_ns[first], grid_ns, side="right"), prepend=0)
-    cost_s = np.cumsum(new_lines * (front_end.label_s + front_end.label_name_s * names_on_grid))
+    return PageGrowth(horizon_ns, grid_ns, new_lines, names_on_grid)
+
+
+def poll_page(growth: PageGrowth, front_end: FrontEnd) -> Stalls:
+    """Return the stalls of a server whose page grows so: one per poll, the next one `poll_interval_s` after its end."""
+    horizon_s, grid_s = growth.horizon_ns / NANOSECONDS, growth.grid_ns / NANOSECONDS
+    cost_s = np.cumsum(growth.new_lines * (front_end.label_s + front_end.label_name_s * growth.names))
     starts, durations, now = [], [], 0.0
-    while now < horizon_ns / NANOSECONDS:
-        duration = float(np.interp(now, grid_ns / NANOSECONDS, cost_s))
+    while now < horizon_s:
+        duration = float(np.interp(now, grid_s, cost_s))
         starts.append(now)
         durations.append(duration)
         now += front_end.poll_interval_s + duration
