@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -63,13 +64,30 @@ class StepTimeCoefficients(BaseModel):
 
 
 class LoadTime(BaseModel):
-    """Time to load one adapter of a rank, in milliseconds."""
+    """Time to load one adapter of a rank, in milliseconds.
+
+    Attributes
+    ----------
+    rank
+        Of the adapter.
+    max_lora_rank
+        At which the slots are reserved, at least `rank`; ``None``: it holds for any. A copy into a slot of a larger
+        rank than the adapter's takes longer, because vLLM first sets the slot to zero and then writes a part of it.
+    cpu_to_gpu_ms, disk_to_cpu_ms
+        Copy of the weights into a slot; read of the adapter's files, which does not depend on the slots.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     rank: int = Field(ge=1)
+    max_lora_rank: int | None = Field(default=None, ge=1)
     cpu_to_gpu_ms: float = Field(ge=0)
     disk_to_cpu_ms: float = Field(ge=0)
+
+    @property
+    def slot_ratio(self) -> float | None:
+        """How many times the adapter's rank the slots have; ``None``: the time holds for any."""
+        return None if self.max_lora_rank is None else self.max_lora_rank / self.rank
 
 
 class MeasuredKvTokens(BaseModel):
@@ -154,28 +172,47 @@ class PerformanceProfile(BaseModel):
 
     @model_validator(mode="after")
     def _check_load_times(self) -> PerformanceProfile:
-        ranks = [entry.rank for entry in self.load_times]
-        if ranks != sorted(set(ranks)):
-            raise ValueError(f"`load_times` must have strictly increasing ranks. Got {ranks}.")
+        given = [(entry.rank, entry.max_lora_rank) for entry in self.load_times]
+        if given != sorted(set(given), key=lambda pair: (pair[0], pair[1] or 0)):
+            raise ValueError(
+                f"`load_times` must have strictly increasing ranks, and within one strictly increasing "
+                f"`max_lora_rank`. Got {given}."
+            )
+        by_rank: dict[int, list[int | None]] = {}
+        for entry in self.load_times:
+            by_rank.setdefault(entry.rank, []).append(entry.max_lora_rank)
+        for rank, slots in by_rank.items():
+            if slots != [None] and any(slot is None or slot < rank for slot in slots):
+                raise ValueError(
+                    "`load_times` must have, for each rank, one entry without `max_lora_rank`, or entries with one of "
+                    f"at least the rank. Got {slots} for rank {rank}."
+                )
+            if len({entry.disk_to_cpu_ms for entry in self.load_times if entry.rank == rank}) > 1:
+                raise ValueError(f"`load_times` must have one `disk_to_cpu_ms` per rank. Rank {rank} has several.")
         return self
 
-    def load_time_ms(self, rank: int) -> tuple[float, float]:
-        """Return (CPU to GPU, disk to CPU) milliseconds to load an adapter of `rank`.
+    def load_time_ms(self, rank: int, max_lora_rank: int) -> tuple[float, float]:
+        """Return (CPU to GPU, disk to CPU) milliseconds to load an adapter into a slot.
 
-        Linear between the measured ranks; constant below them; beyond them linear, but never below the largest rank's.
+        Over ranks: linear between the measured ones; constant below them; beyond them linear, but never below the
+        largest rank's. A copy so for each measured ratio of the slot's rank to the adapter's; between ratios it is
+        linear in their logarithm, and constant outside of them.
+
+        Parameters
+        ----------
+        rank
+            Of the adapter, >= 1.
+        max_lora_rank
+            At which the slots are reserved; a smaller one than `rank` counts as `rank`.
         """
-        ranks = [entry.rank for entry in self.load_times]
-        result = []
-        for values in (
-            [entry.cpu_to_gpu_ms for entry in self.load_times],
-            [entry.disk_to_cpu_ms for entry in self.load_times],
-        ):
-            if rank <= ranks[-1] or len(ranks) == 1:
-                result.append(float(np.interp(rank, ranks, values)))
-            else:
-                slope = (values[-1] - values[-2]) / (ranks[-1] - ranks[-2])
-                result.append(max(values[-1] + slope * (rank - ranks[-1]), values[-1]))
-        return result[0], result[1]
+        reads = {entry.rank: entry.disk_to_cpu_ms for entry in self.load_times}
+        ratios = sorted({entry.slot_ratio or 1.0 for entry in self.load_times})
+        copies = []
+        for ratio in ratios:
+            times = {entry.rank: entry.cpu_to_gpu_ms for entry in self.load_times if entry.slot_ratio in (None, ratio)}
+            copies.append(_over_ranks(rank, times))
+        wanted = np.log(max(max_lora_rank / rank, 1.0))
+        return float(np.interp(wanted, np.log(ratios), copies)), _over_ranks(rank, reads)
 
     def require_match(self, *, model: str, gpu_memory_gib: float) -> None:
         """Raise ProfileError unless the profile was measured for this model and this GPU memory (within 1 %)."""
@@ -195,6 +232,15 @@ class PerformanceProfile(BaseModel):
                 value=self.name,
                 hint="give memory_gib as the profile has it, or calibrate a profile for this GPU",
             )
+
+
+def _over_ranks(rank: int, times: Mapping[int, float]) -> float:
+    """Return the time at a rank from those by ascending rank: see `PerformanceProfile.load_time_ms`."""
+    ranks, values = list(times), list(times.values())
+    if rank <= ranks[-1] or len(ranks) == 1:
+        return float(np.interp(rank, ranks, values))
+    slope = (values[-1] - values[-2]) / (ranks[-1] - ranks[-2])
+    return max(values[-1] + slope * (rank - ranks[-1]), values[-1])
 
 
 def shipped_profiles() -> tuple[str, ...]:

@@ -258,7 +258,11 @@ def build_inputs(
     engine = replica.engine
     max_model_len = engine.max_model_len or replica.model.max_model_len
     _check_requests(workload, requests, engine, max_model_len)
-    loads = np.array([replica.profile.load_time_ms(adapter.rank) for adapter in workload.adapters], dtype=np.float64)
+    by_rank = {
+        rank: replica.profile.load_time_ms(rank, engine.max_lora_rank)
+        for rank in {adapter.rank for adapter in workload.adapters}
+    }
+    loads = np.array([by_rank[adapter.rank] for adapter in workload.adapters], dtype=np.float64)
     nanoseconds = np.round(loads * 1e6).astype(np.int64)
     hashes = [adapter_name_hash(adapter.name, hash_seed) for adapter in workload.adapters]
     return ReplicaInputs(

@@ -45,7 +45,8 @@ def test_shipped_profile_describes_a_shipped_model_on_the_measured_gpu(name: str
     assert profile.name == name == f"{profile.model}-{profile.gpu}"
     assert profile.model in SHIPPED_MODELS
     assert (profile.gpu_memory_gib, profile.vllm_version) == (63.43, "0.8.5")
-    assert [entry.rank for entry in profile.load_times] == [8, 16, 32]
+    pairs = [(entry.rank, entry.max_lora_rank) for entry in profile.load_times]
+    assert pairs == [(8, 8), (8, 16), (8, 32), (16, 16), (16, 32), (32, 32)]
     assert len(profile.memory.measured) == 42
     assert profile.provenance["step_time"]["in_sample_percent"]["all"]["mape"] < 2.5
 
@@ -165,6 +166,51 @@ def test_load_times_out_of_order_are_refused(ranks: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ([(16, 8, 1.0)], "at least the rank"),
+        ([(8, None, 1.0), (8, 16, 1.0)], "without `max_lora_rank`"),
+        ([(8, 16, 1.0), (8, 8, 1.0)], "strictly increasing"),
+        ([(8, 8, 1.0), (8, 16, 2.0)], "one `disk_to_cpu_ms` per rank"),
+    ],
+)
+def test_load_times_by_slot_that_contradict_each_other_are_refused(
+    entries: list[tuple[int, int | None, float]], message: str
+) -> None:
+    """A slot below the rank, two ways to say one thing, a wrong order, a read that depends on the slot."""
+    times = [
+        {"rank": rank, "max_lora_rank": slot, "cpu_to_gpu_ms": 1.0, "disk_to_cpu_ms": disk}
+        for rank, slot, disk in entries
+    ]
+    with pytest.raises(ProfileError, match=message):
+        parse_profile(json.dumps(llama_json() | {"load_times": times}), file="mine.json")
+
+
+@pytest.mark.parametrize(
+    ("rank", "max_lora_rank", "expected"),
+    [
+        (8, 8, 6.0),  # measured
+        (8, 32, 8.0),  # measured
+        (8, 16, 7.0),  # half way between the logarithms of the ratios 1 and 4
+        (8, 64, 8.0),  # a larger ratio than any measured: held
+        (32, 32, 6.5),  # measured
+        (16, 16, 6.0 + 0.5 / 3),  # between ranks at ratio 1
+        (16, 64, 8.0),  # ratio 4 was measured at rank 8 only
+        (64, 8, 6.5 + 2 / 3),  # no slot is smaller than its adapter; beyond the ranks: linear
+    ],
+)
+def test_copies_depend_on_the_ratio_of_slot_and_adapter(rank: int, max_lora_rank: int, expected: float) -> None:
+    """Ranks 8 (in slots of 8 and 32) and 32 (in slots of 32) were measured."""
+    times = ((8, 8, 6.0, 50.0), (8, 32, 8.0, 50.0), (32, 32, 6.5, 120.0))
+    entries = tuple(
+        LoadTime(rank=own, max_lora_rank=slot, cpu_to_gpu_ms=copy, disk_to_cpu_ms=disk)
+        for own, slot, copy, disk in times
+    )
+    profile = load_profile(PROFILES[0]).model_copy(update={"load_times": entries})
+    assert profile.load_time_ms(rank, max_lora_rank)[0] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
     ("rank", "expected"),
     [
         (8, (5.0, 60.0)),  # measured
@@ -177,13 +223,13 @@ def test_load_times_out_of_order_are_refused(ranks: tuple[int, int]) -> None:
 def test_load_time_is_interpolated(rank: int, expected: tuple[float, float]) -> None:
     """CPU to GPU falls from rank 16 to 32 here, disk to CPU rises."""
     profile = with_load_times((8, 5.0, 60.0), (16, 7.5, 80.0), (32, 7.0, 120.0))
-    assert profile.load_time_ms(rank) == pytest.approx(expected)
+    assert profile.load_time_ms(rank, 64) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("rank", [1, 16, 256])
 def test_single_load_time_holds_for_every_rank(rank: int) -> None:
     """With one measurement there is no slope."""
-    assert with_load_times((16, 7.0, 80.0)).load_time_ms(rank) == (7.0, 80.0)
+    assert with_load_times((16, 7.0, 80.0)).load_time_ms(rank, 512) == (7.0, 80.0)
 
 
 @given(
@@ -193,6 +239,6 @@ def test_single_load_time_holds_for_every_rank(rank: int) -> None:
 def test_load_time_is_never_below_the_smallest_measured_one(times: dict[int, tuple[float, float]], rank: int) -> None:
     """Neither between nor beyond the measured ranks does extrapolation promise a faster load than any measured."""
     profile = with_load_times(*((key, *times[key]) for key in sorted(times)))
-    gpu_ms, disk_ms = profile.load_time_ms(rank)
+    gpu_ms, disk_ms = profile.load_time_ms(rank, 512)
     assert gpu_ms >= min(value[0] for value in times.values()) * (1 - 1e-12)
     assert disk_ms >= min(value[1] for value in times.values()) * (1 - 1e-12)

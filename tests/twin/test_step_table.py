@@ -300,10 +300,10 @@ def test_loads_are_medians_per_rank_and_gaps_are_the_priors(tmp_path: Path, is_l
     write(tmp_path / "loads.csv", long if is_long else wide)
     profile = calibrated(tmp_path).profile
     loads = [(entry.rank, entry.cpu_to_gpu_ms, entry.disk_to_cpu_ms) for entry in profile.load_times]
-    disk_scale, copy_scale = 55.0 / PRIOR.load_time_ms(8)[1], 7.0 / PRIOR.load_time_ms(16)[0]
-    assert loads[:2] == [(8, 4.0, 55.0), (16, 7.0, pytest.approx(disk_scale * PRIOR.load_time_ms(16)[1], rel=1e-5))]
+    disk_scale, copy_scale = 55.0 / PRIOR.load_time_ms(8, 8)[1], 7.0 / PRIOR.load_time_ms(16, 16)[0]
+    assert loads[:2] == [(8, 4.0, 55.0), (16, 7.0, pytest.approx(disk_scale * PRIOR.load_time_ms(16, 16)[1], rel=1e-5))]
     for rank, copy_ms, disk_ms in loads[2:]:
-        believed = PRIOR.load_time_ms(rank)
+        believed = PRIOR.load_time_ms(rank, rank)
         assert (copy_ms, disk_ms) == pytest.approx((copy_scale * believed[0], disk_scale * believed[1]), rel=1e-5)
     larger = [entry.rank for entry in PRIOR.load_times if entry.rank > 16]
     assert profile.provenance["load_times"]["ranks_from_prior"] == {"cpu_to_gpu": larger, "disk_to_cpu": [16, *larger]}
@@ -321,13 +321,39 @@ def test_ranks_without_loads_lie_in_order_between_the_measured_ones(tmp_path: Pa
     known = [entry.rank for entry in profile.load_times]
     assert known == sorted({*ranks, *(entry.rank for entry in PRIOR.load_times)})
     for row in rows:
-        assert profile.load_time_ms(int(row["rank"])) == pytest.approx((row["cpu_to_gpu_ms"], row["disk_to_cpu_ms"]))
+        assert profile.load_time_ms(int(row["rank"]), 64) == pytest.approx(
+            (row["cpu_to_gpu_ms"], row["disk_to_cpu_ms"])
+        )
     for kind in ("cpu_to_gpu_ms", "disk_to_cpu_ms"):
         values = [getattr(entry, kind) for entry in profile.load_times]
         assert values == sorted(values)
     if ranks == (8,):
-        scale = 5.08 / PRIOR.load_time_ms(8)[0]
-        assert profile.load_time_ms(64)[0] == pytest.approx(scale * PRIOR.load_time_ms(64)[0], rel=1e-5)
+        scale = 5.08 / PRIOR.load_time_ms(8, 8)[0]
+        assert profile.load_time_ms(64, 64)[0] == pytest.approx(scale * PRIOR.load_time_ms(64, 64)[0], rel=1e-5)
+
+
+def test_loads_by_slot_rank_keep_their_medians_and_scale_the_rest(tmp_path: Path) -> None:
+    """Rank 8 was copied into slots of rank 8 and 32; other ranks keep the prior's growth at the measured level."""
+    rows = [
+        {"rank": 8, "max_lora_rank": slot, "cpu_to_gpu_ms": ms, "disk_to_cpu_ms": 50.0}
+        for slot, ms in ((8, 6.0), (8, 8.0), (32, 10.0))
+    ]
+    write(tmp_path / "loads.csv", rows)
+    profile = calibrated(tmp_path).profile
+    assert [(entry.rank, entry.max_lora_rank) for entry in profile.load_times[:3]] == [(8, 8), (8, 32), (16, None)]
+    assert profile.load_time_ms(8, 8) == (7.0, 50.0)
+    assert profile.load_time_ms(8, 16)[0] == pytest.approx(8.5)
+    assert profile.load_time_ms(8, 32) == profile.load_time_ms(8, 64) == (10.0, 50.0)
+    scale = 7.0 / PRIOR.load_time_ms(8, 8)[0]
+    assert profile.load_time_ms(16, 16)[0] == pytest.approx(scale * PRIOR.load_time_ms(16, 16)[0], rel=1e-5)
+
+
+def test_a_slot_below_the_adapters_rank_is_refused(tmp_path: Path) -> None:
+    """Such a slot cannot hold the adapter."""
+    write(tmp_path / "loads.csv", [{"rank": 16, "max_lora_rank": 8, "cpu_to_gpu_ms": 6.0, "disk_to_cpu_ms": 50.0}])
+    with pytest.raises(InputError, match="at least the adapter's `rank`") as caught:
+        calibrated(tmp_path)
+    assert (caught.value.field, caught.value.value) == ("max_lora_rank", "8")
 
 
 def test_memory_gives_the_overhead_and_keeps_the_capacities(tmp_path: Path) -> None:

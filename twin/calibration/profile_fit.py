@@ -216,29 +216,35 @@ def _queue_scan(folder: Path) -> tuple[float, dict[str, Any]]:
 
 
 def _load_times(folder: Path, model: str) -> tuple[tuple[LoadTime, ...], dict[str, Any]]:
-    """Return load times per adapter rank.
+    """Return load times per adapter rank and rank of the slots: medians.
 
-    A copy to the GPU takes longer into a slot of a larger rank than the adapter's: the mean over the measured slot
-    ranks of the median swap of a running replica. A read from disk does not depend on the slot: the median of all.
+    A copy to the GPU is that of a running replica; a read from disk does not depend on the slots, so that all of a
+    rank count as one.
     """
     points = model_rows(read_table(folder, "calib_loading_points.csv.gz"), model)
     swaps = points[(points["type"] == "cpu_to_gpu") & (points["is_runtime_swap"] == 1)]
-    copies = swaps.groupby(["adapter_rank", "max_lora_rank"])["ms"].median().groupby("adapter_rank").mean()
+    copies = swaps.groupby(["adapter_rank", "max_lora_rank"])["ms"].median()
     reads = points[points["type"] == "disk_to_cpu"].groupby("adapter_rank")["ms"].median()
-    if not set(copies.index) == set(reads.index):
+    copied_ranks = sorted(set(copies.index.get_level_values("adapter_rank")))
+    if copied_ranks != sorted(reads.index):
         raise ProfileError(
             "calib_loading_points.csv.gz must have swaps and disk reads of the same adapter ranks. "
-            f"Got {sorted(copies.index)} and {sorted(reads.index)}.",
+            f"Got {copied_ranks} and {sorted(reads.index)}.",
             field="adapter_rank",
         )
     times = tuple(
-        LoadTime(rank=int(rank), cpu_to_gpu_ms=rounded(copies[rank]), disk_to_cpu_ms=rounded(reads[rank]))
-        for rank in sorted(copies.index)
+        LoadTime(
+            rank=int(rank),
+            max_lora_rank=int(max_lora_rank),
+            cpu_to_gpu_ms=rounded(milliseconds),
+            disk_to_cpu_ms=rounded(reads[rank]),
+        )
+        for rank, max_lora_rank, milliseconds in copies.sort_index().reset_index().itertuples(index=False)
     )
     report = {
         "rows": len(points),
-        "cpu_to_gpu": "median swap of a running replica, mean over the slot ranks measured",
-        "disk_to_cpu": "median",
+        "cpu_to_gpu": "median swap of a running replica, by adapter rank and max_lora_rank",
+        "disk_to_cpu": "median by adapter rank",
     }
     return times, report
 

@@ -21,8 +21,9 @@ LOAD_KINDS = ("cpu_to_gpu", "disk_to_cpu")
 def fit_load_times(table: Table | None, prior: PerformanceProfile) -> tuple[tuple[LoadTime, ...], dict[str, list[int]]]:
     """Return the load times of all ranks that the table or the prior has, and by kind the ranks that are the prior's.
 
-    A measured time is the median of its rank. What was not measured at a rank is the prior's there times measured /
-    prior at the nearest measured rank, and between what was measured at smaller and at larger ranks.
+    A measured time is the median of its rank, and of its `max_lora_rank` if the table has that column. What was not
+    measured at a rank is the prior's there times measured / prior at the nearest measured rank, and between what was
+    measured at smaller and at larger ranks.
 
     Raises
     ------
@@ -30,21 +31,40 @@ def fit_load_times(table: Table | None, prior: PerformanceProfile) -> tuple[tupl
         When a cell cannot be used.
     """
     if table is None:
-        return prior.load_times, {kind: [entry.rank for entry in prior.load_times] for kind in LOAD_KINDS}
-    table.require("rank")
-    ranks = table.counts("rank", least=1)
-    medians = pd.DataFrame(_load_columns(table)).groupby(ranks.astype(np.int64)).median()
-    all_ranks = sorted({*medians.index.tolist(), *(entry.rank for entry in prior.load_times)})
-    columns, estimated = {}, {}
-    for position, kind in enumerate(LOAD_KINDS):
-        believed = {rank: prior.load_time_ms(rank)[position] for rank in all_ranks}
-        known = medians[kind].dropna()
-        measured = dict(zip(known.index.tolist(), known.tolist(), strict=True))
-        columns[kind] = _completed(measured, believed)
-        estimated[kind] = [rank for rank in all_ranks if rank not in measured]
-    times = tuple(
-        LoadTime(rank=rank, **{f"{kind}_ms": rounded(columns[kind][rank]) for kind in LOAD_KINDS}) for rank in all_ranks
+        return prior.load_times, {kind: sorted({entry.rank for entry in prior.load_times}) for kind in LOAD_KINDS}
+    rows = _load_rows(table)
+    reads = rows.groupby("rank")["disk_to_cpu"].median().dropna()
+    copies = rows.groupby(["rank", "max_lora_rank"])["cpu_to_gpu"].median().dropna().reset_index()
+    measured = {(int(rank), int(slot) or None): float(ms) for rank, slot, ms in copies.itertuples(index=False)}
+    copied_ranks = {rank for rank, _ in measured}
+    # A rank's own measurements replace all that the prior says about it.
+    pairs = {(entry.rank, entry.max_lora_rank) for entry in prior.load_times if entry.rank not in copied_ranks}
+    pairs |= set(measured) | {(rank, None) for rank in set(rows["rank"]) - copied_ranks - {rank for rank, _ in pairs}}
+    ordered = sorted(pairs, key=lambda pair: (pair[0], pair[1] or 0))
+    ranks = sorted({rank for rank, _ in ordered})
+    disk_ms = _completed(
+        dict(zip(reads.index.tolist(), reads.tolist(), strict=True)),
+        {rank: prior.load_time_ms(rank, rank)[1] for rank in ranks},
     )
+    copy_ms = {}
+    for ratio in {(slot or rank) / rank for rank, slot in ordered}:
+        copy_ms[ratio] = _completed(
+            _at_ratio(measured, ratio, prior),
+            {rank: prior.load_time_ms(rank, round(rank * ratio))[0] for rank in ranks},
+        )
+    times = tuple(
+        LoadTime(
+            rank=rank,
+            max_lora_rank=slot,
+            cpu_to_gpu_ms=rounded(copy_ms[(slot or rank) / rank][rank]),
+            disk_to_cpu_ms=rounded(disk_ms[rank]),
+        )
+        for rank, slot in ordered
+    )
+    estimated = {
+        "cpu_to_gpu": [rank for rank in ranks if rank not in copied_ranks],
+        "disk_to_cpu": [rank for rank in ranks if rank not in reads.index],
+    }
     return times, estimated
 
 
@@ -134,15 +154,40 @@ def _completed(measured: Mapping[int, float], believed: Mapping[int, float]) -> 
     return completed
 
 
-def _load_columns(table: Table) -> dict[str, Floats]:
-    """Return float64 [N] per kind of load, NaN where the row has none."""
+def _at_ratio(
+    measured: Mapping[tuple[int, int | None], float], ratio: float, prior: PerformanceProfile
+) -> dict[int, float]:
+    """Return the copy time per measured rank into a slot of `ratio` times the rank.
+
+    Where another ratio was measured, the nearest one's time takes the prior's factor between the two.
+    """
+    times = {}
+    for rank in {rank for rank, _ in measured}:
+        slots = [slot for other, slot in measured if other == rank]
+        nearest = min(slots, key=lambda slot: abs(np.log((slot or rank * ratio) / (rank * ratio))))
+        believed_ms = prior.load_time_ms(rank, nearest or rank)[0]
+        factor = prior.load_time_ms(rank, round(rank * ratio))[0] / believed_ms if nearest and believed_ms else 1.0
+        times[rank] = measured[rank, nearest] * factor
+    return times
+
+
+def _load_rows(table: Table) -> pd.DataFrame:
+    """Return `rank`, `max_lora_rank` (0: any) and a column per kind of load, NaN where the row has none."""
+    table.require("rank")
+    ranks = table.counts("rank", least=1)
+    slots = np.zeros_like(ranks)
+    if table.has("max_lora_rank"):
+        slots = table.counts("max_lora_rank", least=1)
+        table.refuse("max_lora_rank", slots < ranks, "must be at least the adapter's `rank`")
     if not table.has("kind"):
         table.require(*(f"{kind}_ms" for kind in LOAD_KINDS))
-        return {kind: table.optional_numbers(f"{kind}_ms") for kind in LOAD_KINDS}
-    table.require("ms")
-    kinds, times = table.words("kind"), table.numbers("ms")
-    table.refuse("kind", ~np.isin(kinds, LOAD_KINDS), f"must be {' or '.join(LOAD_KINDS)}")
-    return {kind: np.where(kinds == kind, times, np.nan) for kind in LOAD_KINDS}
+        columns = {kind: table.optional_numbers(f"{kind}_ms") for kind in LOAD_KINDS}
+    else:
+        table.require("ms")
+        kinds, times = table.words("kind"), table.numbers("ms")
+        table.refuse("kind", ~np.isin(kinds, LOAD_KINDS), f"must be {' or '.join(LOAD_KINDS)}")
+        columns = {kind: np.where(kinds == kind, times, np.nan) for kind in LOAD_KINDS}
+    return pd.DataFrame({"rank": ranks.astype(np.int64), "max_lora_rank": slots.astype(np.int64), **columns})
 
 
 def _read_capacities(table: Table) -> _Capacities:

@@ -28,8 +28,9 @@ group              rows of one group (a run) are resampled together for interval
 =================  =========================================================================  ======================
 
 ``loads``: ``rank``, ``cpu_to_gpu_ms``, ``disk_to_cpu_ms``, or long: ``rank``, ``kind`` (cpu_to_gpu or disk_to_cpu),
-``ms``. ``memory``: ``max_loras``, ``max_lora_rank``, ``max_num_seqs``, ``gpu_memory_utilization``, and ``kv_tokens``,
-empty where the replica did not start. ``startup``: ``max_loras``, ``seconds``.
+``ms``; optional ``max_lora_rank`` of the slots. ``memory``: ``max_loras``, ``max_lora_rank``, ``max_num_seqs``,
+``gpu_memory_utilization``, and ``kv_tokens``, empty where the replica did not start. ``startup``: ``max_loras``,
+``seconds``.
 """
 
 from __future__ import annotations
