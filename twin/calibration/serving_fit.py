@@ -40,7 +40,8 @@ from twin.validation.regenerate import regenerate_traffic
 from twin.validation.replay import replica_of
 from twin.validation.runs import MeasuredRun
 
-# A run counts as this many micro-benchmark rows, divided by its gain: what is amplified is noisy.
+# Weight of a run's relative error beside that of a micro-benchmark row, divided by the run's gain: what is amplified is
+# noisy.
 RUN_WEIGHT = 3.0
 # The gain is measured by this change of all coefficients, and kept within what a stable estimate can be.
 GAIN_STEP = 0.01
