@@ -16,30 +16,16 @@ import sys
 import tempfile
 from pathlib import Path
 
-from placer.files import write_atomically
+from benchmarks.document_tables import number, print_or_update, table
 from placer.validation import Validation, validate_twin
 from twin.calibration.profile_fit import calibrate
+from twin.errors import InputError
 from twin.profile import PerformanceProfile, StepTimeCoefficients, load_profile, save_profile, shipped_profiles
 from twin.validation.quantities import SCORED_QUANTITIES
 from twin.validation.scores import ErrorSummary, GroupScore
 
 MODEL = "llama-3.1-8b"
 SMOKE_HORIZON_S = 60.0
-
-
-def marked(name: str, lines: list[str]) -> str:
-    """Return the lines between the markers of a table of the document."""
-    return "\n".join([f"<!-- {name}: begin -->", *lines, f"<!-- {name}: end -->"])
-
-
-def table(header: list[str], rows: list[list[str]]) -> list[str]:
-    """Return a Markdown table."""
-    return [f"| {' | '.join(row)} |" for row in [header, ["---"] * len(header), *rows]]
-
-
-def number(value: float | None, digits: int = 2, *, sign: bool = False) -> str:
-    """Return a number for a table; a dash for none."""
-    return "-" if value is None else f"{value:{'+' if sign else ''}.{digits}f}"
 
 
 def terms_table(profiles: list[PerformanceProfile]) -> list[str]:
@@ -185,18 +171,10 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"--seeds must be at least 1. Got {options.seeds}.")
     horizon_s = SMOKE_HORIZON_S if options.smoke else None
     found = sections(options.data, num_seeds=1 if options.smoke else options.seeds, horizon_s=horizon_s)
-    if options.update is None:
-        print("\n\n".join(f"{name}\n" + "\n".join(lines) for name, lines in found.items()))
-        return 0
-    text = options.update.read_text(encoding="utf-8")
-    for name, lines in found.items():
-        begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-        before, opened, rest = text.partition(begin)
-        _, closed, after = rest.partition(end)
-        if not (opened and closed):
-            parser.error(f"{options.update} must have a table between {begin} and {end}.")
-        text = before + marked(name, lines) + after
-    write_atomically(options.update, text)
+    try:
+        print_or_update(found, options.update)
+    except InputError as error:
+        parser.error(error.message)
     return 0
 
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.twin_accuracy import fit_table, marked, terms_table
+from benchmarks.document_tables import marked
+from benchmarks.twin_accuracy import fit_table, terms_table
 from twin.profile import load_profile, shipped_profiles
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "twin-model.md"
