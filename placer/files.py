@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Hashable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -17,8 +15,21 @@ from pydantic import ValidationError
 
 from placer.plan_document import InputFile, Plan
 from solvers.problem import Problem, parse_problem
+from twin.atomic_write import require_writable, write_atomically
 from twin.errors import InputError
 from twin.profile import shipped_profiles
+
+__all__ = [
+    "ProblemFromFile",
+    "load_plan",
+    "load_problem",
+    "plan_to_json",
+    "read_document",
+    "require_writable",
+    "save_plan",
+    "sha256_of",
+    "write_atomically",
+]
 
 # The C parser is ten times faster; PyYAML is also built without it.
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -85,17 +96,29 @@ def load_problem(path: str | Path, *, profile: str | None = None) -> ProblemFrom
         When a profile is unreadable, or of another model or GPU.
     """
     file = Path(path)
+    data, content = read_document(file)
+    if profile is not None and isinstance(data, dict):
+        data = _with_profile(data, profile)
+    problem = parse_problem(data, file=str(file), base_directory=file.parent)
+    inputs = (_input_file("problem", str(path), content), *_trace_inputs(data, file.parent))
+    return ProblemFromFile(**{field.name: getattr(problem, field.name) for field in fields(problem)}, inputs=inputs)
+
+
+def read_document(file: Path) -> tuple[Any, bytes]:
+    """Return the plain values of a problem file that are not yet looked at, and its bytes.
+
+    Raises
+    ------
+    InputError
+        When the file is unreadable, is no YAML or JSON, is empty, or repeats a key.
+    """
     content = _read_bytes(file, "a problem file")
     data = _parse(content, file)
     if data is None:
         raise InputError(
             f"a problem file must hold a problem. {file} is empty.", file=str(file), hint="see `placer schema`"
         )
-    if profile is not None and isinstance(data, dict):
-        data = _with_profile(data, profile)
-    problem = parse_problem(data, file=str(file), base_directory=file.parent)
-    inputs = (_input_file("problem", str(path), content), *_trace_inputs(data, file.parent))
-    return ProblemFromFile(**{field.name: getattr(problem, field.name) for field in fields(problem)}, inputs=inputs)
+    return data, content
 
 
 def load_plan(path: str | Path) -> Plan:
@@ -141,78 +164,9 @@ def save_plan(plan: Plan, path: str | Path) -> None:
     write_atomically(path, plan_to_json(plan))
 
 
-def write_atomically(path: str | Path, content: str | bytes) -> None:
-    """Write a file so that readers see the old content or all of the new one, also after a crash or Ctrl-C.
-
-    What is written goes to a temporary file in the target's folder, which then takes the target's name. A target that
-    is no regular file (a pipe, ``/dev/stdout``) is written to directly.
-
-    Raises
-    ------
-    InputError
-        When the path cannot be written; it is named, and nothing was changed.
-    """
-    target = Path(path)
-    data = content.encode() if isinstance(content, str) else content
-    require_writable(target)
-    try:
-        if target.exists() and not target.is_file():
-            target.write_bytes(data)
-            return
-        _replace(target.resolve(), data)
-    except OSError as error:
-        raise _unwritable(target, error.strerror or str(error)) from error
-
-
-def require_writable(path: str | Path) -> None:
-    """Raise InputError when `path` can clearly not be written: asked before the work that would be lost."""
-    target = Path(path)
-    folder = target.resolve().parent
-    if target.is_dir():
-        raise _unwritable(target, "It is a folder")
-    if not folder.is_dir():
-        raise _unwritable(target, f"{folder} is not an existing folder")
-    if not os.access(folder, os.W_OK) and not (target.exists() and not target.is_file()):
-        raise _unwritable(target, f"No permission to write in {folder}")
-
-
 def sha256_of(content: bytes) -> str:
     """Return the SHA-256 of `content` in hexadecimal."""
     return hashlib.sha256(content).hexdigest()
-
-
-def _replace(target: Path, data: bytes) -> None:
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.chmod(_mode_of(target))
-        temporary.replace(target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def _mode_of(target: Path) -> int:
-    """Return the permissions of a file that exists, or those that a new file gets."""
-    if target.exists():
-        return target.stat().st_mode & 0o777
-    mask = os.umask(0)
-    os.umask(mask)
-    return 0o666 & ~mask
-
-
-def _unwritable(path: Path, reason: str) -> InputError:
-    return InputError(
-        f"the output path must be writable. {path}: {reason}.",
-        file=str(path),
-        field="output",
-        value=str(path),
-        hint="give the path of a file in a folder that exists and that you may write to",
-    )
 
 
 def _read_bytes(file: Path, what: str) -> bytes:
