@@ -20,12 +20,14 @@ VERSION_PRESETS: dict[str, dict[str, Any]] = {
         "scheduler_reserve_full_isl": True,
         "keep_last_token_free": True,
         "long_prefill_threshold_when_alone": False,
+        "use_v2_model_runner": True,
         "gpu_memory_utilization": 0.92,
     },
     "0.8.5": {
         "scheduler_reserve_full_isl": False,
         "keep_last_token_free": False,
         "long_prefill_threshold_when_alone": True,
+        "use_v2_model_runner": False,
         "gpu_memory_utilization": 0.9,
     },
 }
@@ -37,7 +39,7 @@ class EngineConfig(BaseModel):
     Attributes
     ----------
     vllm_version
-        Preset of scheduling rules; only the defaults of the four fields in `VERSION_PRESETS` depend on it.
+        Preset of scheduling rules; only the defaults of the fields in `VERSION_PRESETS` depend on it.
     enable_lora
         Whether adapters can be served at all; without it there are no slots and no LoRA costs.
     max_loras
@@ -68,8 +70,11 @@ class EngineConfig(BaseModel):
         Apply the threshold to the only request of the engine too (0.8.5) or not (0.32).
     lora_load_order
         Order in which a step's adapters are loaded and touched: ``"set"``, that of a Python set of hashed names
-        (vLLM's), or
-        ``"batch"``, that of the batch.
+        (vLLM's), or ``"batch"``, that of the batch.
+    use_v2_model_runner
+        Whether vLLM's model runner V2 (0.32 wherever Triton is, so on GPUs) or V1 (0.8.5, and 0.32 on a CPU) executes
+        the steps. It decides in which order adapters enter that set, which matters where their hashes collide. vLLM
+        reads it from the environment variable VLLM_USE_V2_MODEL_RUNNER.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -90,6 +95,7 @@ class EngineConfig(BaseModel):
     keep_last_token_free: bool = True
     long_prefill_threshold_when_alone: bool = False
     lora_load_order: Literal["set", "batch"] = "set"
+    use_v2_model_runner: bool = True
 
     @model_validator(mode="before")
     @classmethod

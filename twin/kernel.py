@@ -22,6 +22,7 @@ from twin import (
     kernel_queue,
     kernel_results,
     kernel_schedule,
+    kernel_sets,
     kernel_state,
     replica,
     step_time,
@@ -113,12 +114,12 @@ def _run(s: Settings, coefficients: NDArray[np.float64], state: State) -> None:
             continue
         take_sample(s, c, state.samples, now)
         if not (is_settled(s, c) and repeat_step(decodes, c)):
-            schedule(s, requests, adapters, decodes, state.orders, c, now, c[NUM_STEPS])
+            schedule(s, requests, adapters, decodes, state.scratch, c, now, c[NUM_STEPS])
             if c[STEP_TOKENS] == 0:
                 c[STATUS] = STATUS_STALLED
                 break
         duration = _duration_ns(s, coefficients, c)
-        if (keep_log and not write_log(state, now, duration)) or (
+        if (keep_log and not write_log(s, state, now, duration)) or (
             keep_table and not write_step(state.step_table, c, now + duration)
         ):
             c[STATUS] = STATUS_LOG_FULL
@@ -132,7 +133,7 @@ def _run(s: Settings, coefficients: NDArray[np.float64], state: State) -> None:
         apply_results(s, requests, adapters, decodes, state.gaps, c, now, end, step_bin)
         now = end
     while c[NUM_STEADY] > 0:
-        end_last_steady(s, requests, decodes, c, now)
+        end_last_steady(s, requests, adapters, decodes, c, now)
 
 
 def _cached_entry(fingerprint: int) -> Callable[[Settings, NDArray[np.float64], State], None]:
@@ -163,6 +164,7 @@ COMPILED_MODULES = (
     kernel_queue,
     kernel_results,
     kernel_schedule,
+    kernel_sets,
     kernel_state,
     replica,
     step_time,

@@ -6,6 +6,7 @@ from twin.kernel_compile import compiled
 from twin.kernel_state import (
     BLOCKS_INTEGRAL,
     BUSY_NS,
+    CPU_LIST,
     FINISHED_REQUESTS,
     FINISHED_TOKENS,
     FREE_BLOCKS,
@@ -13,12 +14,14 @@ from twin.kernel_state import (
     INTEGRAL_UNIT,
     IS_BATCH_CHANGED,
     LOAD_NS,
+    LOG_CACHED_END,
     LOG_DISK_LOADS,
     LOG_DURATION,
     LOG_FREE,
     LOG_GPU_LOADS,
     LOG_PREEMPTIONS,
     LOG_RUNNING_END,
+    LOG_SLOTS_END,
     LOG_START,
     LOG_WAITING_END,
     NEXT,
@@ -37,6 +40,7 @@ from twin.kernel_state import (
     RUNNING_INTEGRAL,
     RUNNING_OVERFLOWS,
     SCHEDULED_TOKENS,
+    SLOT_LIST,
     STEP_CONTEXT,
     STEP_DISK_LOADS,
     STEP_GPU_LOADS,
@@ -54,7 +58,21 @@ from twin.kernel_state import (
 
 
 @compiled
-def write_log(state: State, now: int, duration: int) -> bool:
+def _write_recency(log: Array, end: int, adapters: Array, lru: int) -> int:
+    """Append an LRU list, least recently used first; return the log's new end, -1 when it is full."""
+    sentinel = adapters.shape[1] - 1
+    a = adapters[lru, sentinel]
+    while a != sentinel:
+        if end >= len(log):
+            return -1
+        log[end] = a
+        end += 1
+        a = adapters[lru, a]
+    return end
+
+
+@compiled
+def write_log(s: Settings, state: State, now: int, duration: int) -> bool:
     """Append the step; False when a buffer is full."""
     requests, c = state.requests, state.counters
     i = c[NUM_STEPS]
@@ -62,6 +80,8 @@ def write_log(state: State, now: int, duration: int) -> bool:
         return False
     running_end = state.log_steps[i - 1, LOG_RUNNING_END] if i > 0 else 0
     waiting_end = state.log_steps[i - 1, LOG_WAITING_END] if i > 0 else 0
+    slots_end = state.log_steps[i - 1, LOG_SLOTS_END] if i > 0 else 0
+    cached_end = state.log_steps[i - 1, LOG_CACHED_END] if i > 0 else 0
     if running_end + c[NUM_RUNNING] > len(state.log_running) or waiting_end + c[NUM_WAITING] > len(state.log_waiting):
         return False
     r = c[RUNNING_HEAD]
@@ -75,12 +95,20 @@ def write_log(state: State, now: int, duration: int) -> bool:
         state.log_waiting[waiting_end] = r
         waiting_end += 1
         r = requests[r, NEXT]
+    if s.evicts_adapters:
+        slots_end = _write_recency(state.log_slots, slots_end, state.adapters, SLOT_LIST)
+    if s.touches_cpu_cache:
+        cached_end = _write_recency(state.log_cached, cached_end, state.adapters, CPU_LIST)
+    if slots_end < 0 or cached_end < 0:
+        return False
     row = state.log_steps[i]
     row[LOG_START] = now
     row[LOG_DURATION] = duration
     row[LOG_FREE] = c[FREE_BLOCKS]
     row[LOG_RUNNING_END] = running_end
     row[LOG_WAITING_END] = waiting_end
+    row[LOG_SLOTS_END] = slots_end
+    row[LOG_CACHED_END] = cached_end
     row[LOG_GPU_LOADS] = c[STEP_GPU_LOADS]
     row[LOG_DISK_LOADS] = c[STEP_DISK_LOADS]
     row[LOG_PREEMPTIONS] = c[STEP_PREEMPTIONS]

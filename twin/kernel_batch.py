@@ -21,7 +21,7 @@ from __future__ import annotations
 import numpy as np
 
 from twin.kernel_compile import compiled
-from twin.kernel_queue import append, leave_adapter, push_front, unlink
+from twin.kernel_queue import append, leave_adapter, order_steady, push_front, reorder_steady, unlink
 from twin.kernel_state import (
     BLOCK_PHASE,
     CALENDAR_NEXT,
@@ -69,11 +69,11 @@ def remove_running(s: Settings, requests: Array, adapters: Array, c: Array, r: i
         c[FIRST_OTHER] = requests[r, NEXT]
     c[NUM_RUNNING] -= 1
     c[FREE_BLOCKS] += (requests[r, COMPUTED] + s.block_size - 1) // s.block_size
-    leave_adapter(adapters, c, requests[r, REQUEST_ADAPTER])
+    leave_adapter(s, adapters, c, requests[r, REQUEST_ADAPTER])
 
 
 @compiled
-def start_steady(s: Settings, requests: Array, decodes: Decodes, c: Array) -> None:
+def start_steady(s: Settings, requests: Array, adapters: Array, decodes: Decodes, c: Array) -> None:
     """Count the first of the others, which sampled a token in the last step, as steady."""
     r = c[FIRST_OTHER]
     c[FIRST_OTHER] = requests[r, NEXT]
@@ -92,13 +92,15 @@ def start_steady(s: Settings, requests: Array, decodes: Decodes, c: Array) -> No
         requests[head, CALENDAR_PREVIOUS] = r
     decodes.calendar[day] = r
     a = requests[r, REQUEST_ADAPTER]
+    if s.keeps_steady_order:
+        order_steady(adapters, c, a, r)
     # Unsigned columns spare the loop Numba's check for negative indices, which would keep it from being vectorised.
     for column in range(np.uint64(c[FIRST_COLUMN]), np.uint64(c[END_COLUMN])):
         decodes.adapter_gaps[a, column] -= decodes.column_steps[column]
 
 
 @compiled
-def end_steady(s: Settings, requests: Array, decodes: Decodes, c: Array, r: int, now: int) -> None:
+def end_steady(s: Settings, requests: Array, adapters: Array, decodes: Decodes, c: Array, r: int, now: int) -> None:
     """Write out what is implied for the steady request `r` at the step boundary `now`, and count it no longer."""
     c[NUM_STEADY] -= 1
     offset = requests[r, COMPUTED]
@@ -116,15 +118,17 @@ def end_steady(s: Settings, requests: Array, decodes: Decodes, c: Array, r: int,
     if after >= 0:
         requests[after, CALENDAR_PREVIOUS] = before
     a = requests[r, REQUEST_ADAPTER]
+    if s.keeps_steady_order:
+        reorder_steady(requests, adapters, c, a, r)
     for column in range(np.uint64(c[FIRST_COLUMN]), np.uint64(c[END_COLUMN])):
         decodes.adapter_gaps[a, column] += decodes.column_steps[column]
 
 
 @compiled
-def end_last_steady(s: Settings, requests: Array, decodes: Decodes, c: Array, now: int) -> None:
+def end_last_steady(s: Settings, requests: Array, adapters: Array, decodes: Decodes, c: Array, now: int) -> None:
     """Let the last of the steady requests be the first of the others."""
     r = requests[c[FIRST_OTHER], PREVIOUS] if c[FIRST_OTHER] >= 0 else c[RUNNING_TAIL]
-    end_steady(s, requests, decodes, c, r, now)
+    end_steady(s, requests, adapters, decodes, c, r, now)
     c[FIRST_OTHER] = r
 
 
@@ -133,7 +137,7 @@ def preempt_last(s: Settings, requests: Array, adapters: Array, decodes: Decodes
     """Take the last running request out of the batch: free its blocks, recompute it later."""
     r = c[RUNNING_TAIL]
     if c[FIRST_OTHER] < 0:
-        end_steady(s, requests, decodes, c, r, now)
+        end_steady(s, requests, adapters, decodes, c, r, now)
     remove_running(s, requests, adapters, c, r)
     requests[r, COMPUTED] = 0
     requests[r, PREEMPTIONS] += 1

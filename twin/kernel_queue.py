@@ -18,6 +18,7 @@ from twin.kernel_state import (
     DISK_LOADS_OF,
     FIFO_HEAD,
     FIFO_TAIL,
+    FIRST_STEADY,
     FRONT_KEY,
     GPU_LOAD_NS,
     GPU_LOADS_OF,
@@ -26,7 +27,11 @@ from twin.kernel_state import (
     NUM_DISTINCT,
     NUM_IN_CPU,
     NUM_IN_SLOTS,
+    NUM_ORDERED,
+    NUM_REENTERED,
     NUM_WAITING,
+    ORDER,
+    ORDER_AT,
     PREVIOUS,
     QUEUE_HEAD,
     QUEUE_KEY,
@@ -35,6 +40,7 @@ from twin.kernel_state import (
     RUNNING_OF,
     SET_CHANGED,
     SLOT_LIST,
+    STEADY_OF,
     STEP_DISK_LOADS,
     STEP_GPU_LOADS,
     STEP_LOAD_NS,
@@ -131,27 +137,120 @@ def remove_waiting(requests: Array, adapters: Array, c: Array, r: int) -> None:
 
 
 @compiled
-def join_adapter(requests: Array, adapters: Array, c: Array, a: int) -> None:
-    """Count one more running request of `a` (the last column is the base model, which is no adapter)."""
+def _move_active(adapters: Array, position: int, to: int) -> None:
+    """Move an entry of the lists ACTIVE and ACTIVE_KEY; those between move by one, their order stays."""
+    a, key = adapters[ACTIVE, position], adapters[ACTIVE_KEY, position]
+    direction = 1 if to > position else -1
+    while position != to:
+        moved = adapters[ACTIVE, position + direction]
+        adapters[ACTIVE, position] = moved
+        adapters[ACTIVE_KEY, position] = adapters[ACTIVE_KEY, position + direction]
+        adapters[ACTIVE_AT, moved] = position
+        position += direction
+    adapters[ACTIVE, to] = a
+    adapters[ACTIVE_KEY, to] = key
+    adapters[ACTIVE_AT, a] = to
+
+
+@compiled
+def order_steady(adapters: Array, c: Array, a: int, r: int) -> None:
+    """Count `r`, which is now the last of the steady requests, for its adapter `a`; the first one gives it a place."""
+    if a == adapters.shape[1] - 1:
+        return
+    adapters[STEADY_OF, a] += 1
+    if adapters[STEADY_OF, a] == 1:
+        adapters[FIRST_STEADY, a] = r
+        adapters[ORDER, c[NUM_ORDERED]] = a
+        adapters[ORDER_AT, a] = c[NUM_ORDERED]
+        c[NUM_ORDERED] += 1
+        c[SET_CHANGED] = 1
+
+
+@compiled
+def reorder_steady(requests: Array, adapters: Array, c: Array, a: int, r: int) -> None:
+    """Count `r`, still in the running list, no longer for its adapter `a`, whose place is now that of its next one.
+
+    On the way to that one its adapter falls behind those whose first steady requests it passes.
+    """
+    if a == adapters.shape[1] - 1:
+        return
+    adapters[STEADY_OF, a] -= 1
+    if adapters[FIRST_STEADY, a] != r:
+        return
+    position = adapters[ORDER_AT, a]
+    if adapters[STEADY_OF, a] > 0:
+        to = position
+        r = requests[r, NEXT]
+        while requests[r, REQUEST_ADAPTER] != a:
+            if adapters[FIRST_STEADY, requests[r, REQUEST_ADAPTER]] == r:
+                to += 1
+            r = requests[r, NEXT]
+        adapters[FIRST_STEADY, a] = r
+    else:
+        adapters[FIRST_STEADY, a] = -1
+        c[NUM_ORDERED] -= 1
+        to = c[NUM_ORDERED]
+    while position < to:
+        moved = adapters[ORDER, position + 1]
+        adapters[ORDER, position] = moved
+        adapters[ORDER_AT, moved] = position
+        position += 1
+    adapters[ORDER, to] = a
+    adapters[ORDER_AT, a] = to
+    c[SET_CHANGED] = 1
+
+
+@compiled
+def _enter(adapters: Array, c: Array, a: int, is_first: bool, is_new: bool) -> None:
+    """Keep the order of entry after a request of `a` was admitted, the first one or not.
+
+    Requests that run for the first time enter the batch before those that ran before and were preempted, whichever was
+    admitted first. The last NUM_REENTERED adapters are those that entered in this step by such a request.
+    """
+    if not is_new:
+        c[NUM_REENTERED] += 1 if is_first else 0
+        return
+    others = c[NUM_REENTERED] - (0 if is_first else 1)
+    if c[NUM_REENTERED] > 0 and adapters[ACTIVE_AT, a] >= c[NUM_DISTINCT] - 1 - others:
+        _move_active(adapters, adapters[ACTIVE_AT, a], c[NUM_DISTINCT] - 1 - others)
+        c[NUM_REENTERED] = others
+
+
+@compiled
+def join_adapter(s: Settings, requests: Array, adapters: Array, c: Array, a: int, is_new: bool) -> None:
+    """Count one more running request of `a` (the last column is the base model, which is no adapter).
+
+    `is_new`: the request runs for the first time.
+    """
+    if a == adapters.shape[1] - 1:
+        return
     adapters[RUNNING_OF, a] += 1
-    if adapters[RUNNING_OF, a] == 1 and a < adapters.shape[1] - 1:
+    is_first = adapters[RUNNING_OF, a] == 1
+    if is_first:
         adapters[ACTIVE, c[NUM_DISTINCT]] = a
         adapters[ACTIVE_AT, a] = c[NUM_DISTINCT]
         c[NUM_DISTINCT] += 1
         c[SET_CHANGED] = 1
         _note_head(requests, adapters, a)
+    if s.keeps_entry_order:
+        _enter(adapters, c, a, is_first, is_new)
 
 
 @compiled
-def leave_adapter(adapters: Array, c: Array, a: int) -> None:
+def leave_adapter(s: Settings, adapters: Array, c: Array, a: int) -> None:
     """Count one running request of `a` less."""
+    if a == adapters.shape[1] - 1:
+        return
     adapters[RUNNING_OF, a] -= 1
-    if adapters[RUNNING_OF, a] == 0 and a < adapters.shape[1] - 1:
+    if adapters[RUNNING_OF, a] == 0:
         c[NUM_DISTINCT] -= 1
-        moved, position = adapters[ACTIVE, c[NUM_DISTINCT]], adapters[ACTIVE_AT, a]
-        adapters[ACTIVE, position] = moved
-        adapters[ACTIVE_KEY, position] = adapters[ACTIVE_KEY, c[NUM_DISTINCT]]
-        adapters[ACTIVE_AT, moved] = position
+        if s.keeps_entry_order:
+            _move_active(adapters, adapters[ACTIVE_AT, a], c[NUM_DISTINCT])
+        else:
+            moved, position = adapters[ACTIVE, c[NUM_DISTINCT]], adapters[ACTIVE_AT, a]
+            adapters[ACTIVE, position] = moved
+            adapters[ACTIVE_KEY, position] = adapters[ACTIVE_KEY, c[NUM_DISTINCT]]
+            adapters[ACTIVE_AT, moved] = position
         c[SET_CHANGED] = 1
 
 

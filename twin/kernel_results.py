@@ -29,6 +29,7 @@ from twin.kernel_state import (
     NUM_WAITING,
     REQUEST_ADAPTER,
     SET_CHANGED,
+    STEADY_OF,
     STEP_SHARE,
     Array,
     Decodes,
@@ -65,7 +66,7 @@ def _finish_steady(
     r = decodes.calendar[day]
     while r >= 0:
         following = requests[r, CALENDAR_NEXT]
-        end_steady(s, requests, decodes, c, r, end)
+        end_steady(s, requests, adapters, decodes, c, r, end)
         _finish(s, requests, adapters, c, r, end)
         r = following
 
@@ -88,6 +89,9 @@ def _advance_others(
     while following >= 0:
         r = following
         following = requests[r, NEXT]
+        if s.keeps_steady_order and adapters[STEADY_OF, requests[r, REQUEST_ADAPTER]] == 0:
+            # Its number of tokens, which may be another one in the next step, decides its adapter's place.
+            c[SET_CHANGED] = 1
         requests[r, COMPUTED] += requests[r, STEP_SHARE]
         if requests[r, COMPUTED] < requests[r, NUM_TOKENS]:
             are_steady = False
@@ -104,7 +108,7 @@ def _advance_others(
         if requests[r, NUM_TOKENS] >= requests[r, FINISH_TOKENS]:
             _finish(s, requests, adapters, c, r, end)
         elif are_steady:
-            start_steady(s, requests, decodes, c)
+            start_steady(s, requests, adapters, decodes, c)
 
 
 @compiled

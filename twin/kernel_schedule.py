@@ -14,6 +14,7 @@ from __future__ import annotations
 from twin.kernel_batch import append_running, preempt_last
 from twin.kernel_compile import compiled
 from twin.kernel_queue import join_adapter, push_back, remove_waiting, visit_adapter
+from twin.kernel_sets import list_in_load_order
 from twin.kernel_state import (
     ACTIVE,
     ACTIVE_KEY,
@@ -28,9 +29,11 @@ from twin.kernel_state import (
     FIRST_OTHER,
     FIRST_SCHEDULED_NS,
     FREE_BLOCKS,
+    MEMBERS,
     NEXT,
     NO_KEY,
     NUM_DISTINCT,
+    NUM_REENTERED,
     NUM_RUNNING,
     NUM_STEADY,
     NUM_TOKENS,
@@ -39,11 +42,9 @@ from twin.kernel_state import (
     QUEUE_HEAD,
     QUEUE_KEY,
     REQUEST_ADAPTER,
-    RUNNING_HEAD,
     RUNNING_OF,
     RUNNING_TAIL,
     SET_CHANGED,
-    SET_TABLE_LIMITS,
     SLOT_LIST,
     STEADY_CONTEXT,
     STEP_CONTEXT,
@@ -53,7 +54,6 @@ from twin.kernel_state import (
     STEP_REQUESTS,
     STEP_SHARE,
     STEP_TOKENS,
-    VISITED,
     Array,
     Decodes,
     Settings,
@@ -145,7 +145,7 @@ def _admit(s: Settings, requests: Array, adapters: Array, c: Array, r: int, n: i
     a = requests[r, REQUEST_ADAPTER]
     if a < adapters.shape[1] - 1 and s.keeps_all_adapters and adapters[SLOT_LIST, a] < 0:
         visit_adapter(s, adapters, c, a)
-    join_adapter(requests, adapters, c, a)
+    join_adapter(s, requests, adapters, c, a, requests[r, FIRST_SCHEDULED_NS] < 0)
     append_running(requests, c, r)
     if requests[r, FIRST_SCHEDULED_NS] < 0:
         requests[r, FIRST_SCHEDULED_NS] = now
@@ -176,42 +176,29 @@ def _schedule_waiting(s: Settings, threshold: int, requests: Array, adapters: Ar
 
 
 @compiled
-def _load_adapters(s: Settings, requests: Array, adapters: Array, orders: Array, c: Array, step: int) -> None:
+def _load_adapters(s: Settings, requests: Array, adapters: Array, scratch: Array, c: Array, step: int) -> None:
     """Visit the step's adapters in load order.
 
-    In set order an unchanged set leaves both caches as they are. Where nothing is ever evicted, admission has loaded
-    what was missing.
+    Visiting the same adapters in the same order again would leave both caches as they are. Where nothing is ever
+    evicted, admission has loaded what was missing.
     """
-    num_adapters = adapters.shape[1] - 1
-    if s.load_in_set_order:
-        if c[SET_CHANGED] == 0:
-            return
-        level = 0
-        while level < len(SET_TABLE_LIMITS) and c[NUM_DISTINCT] >= SET_TABLE_LIMITS[level]:
-            level += 1
-        for i in range(num_adapters):
-            a = orders[level, i]
-            if adapters[RUNNING_OF, a] > 0:
-                visit_adapter(s, adapters, c, a)
+    if c[SET_CHANGED] == 0:
         return
-    r = c[RUNNING_HEAD]
-    while r >= 0:
-        a = requests[r, REQUEST_ADAPTER]
-        if a < num_adapters and adapters[VISITED, a] != step:
-            adapters[VISITED, a] = step
-            visit_adapter(s, adapters, c, a)
-        r = requests[r, NEXT]
+    list_in_load_order(s, requests, adapters, scratch, c, step)
+    for i in range(c[NUM_DISTINCT]):
+        visit_adapter(s, adapters, c, scratch[MEMBERS, i])
 
 
 @compiled
 def schedule(
-    s: Settings, requests: Array, adapters: Array, decodes: Decodes, orders: Array, c: Array, now: int, step: int
+    s: Settings, requests: Array, adapters: Array, decodes: Decodes, scratch: Array, c: Array, now: int, step: int
 ) -> None:
     """Decide one step: tokens per request, admissions, adapter loads."""
     threshold = s.threshold
     if not s.threshold_when_alone and c[NUM_RUNNING] + c[NUM_WAITING] <= 1:
         threshold = 0
     c[STEP_PREEMPTIONS] = 0
+    c[NUM_REENTERED] = 0
     # Preempting until the blocks suffice for all that remain takes the same victims as meeting one shortage after the
     # other in list order.
     while decodes.crossings[c[BLOCK_PHASE]] > c[FREE_BLOCKS]:
@@ -225,7 +212,7 @@ def schedule(
     else:
         c[ADMISSION] = ADMISSION_OPEN
     if s.evicts_adapters:
-        _load_adapters(s, requests, adapters, orders, c, step)
+        _load_adapters(s, requests, adapters, scratch, c, step)
     c[SET_CHANGED] = 0
 
 

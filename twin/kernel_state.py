@@ -25,11 +25,6 @@ from twin.replica import (
 
 Array = NDArray[np.int64]
 
-# Table sizes of CPython sets and the number of members from which the next larger one is used (Objects/setobject.c:
-# grow to the first power of two above 4 x used when fill * 5 >= mask * 3).
-SET_TABLE_SIZES = (8, 32, 128, 512, 2048, 8192)
-SET_TABLE_LIMITS = (5, 19, 77, 307, 1229)
-
 # Columns of `requests`, int64 [N, .]: 128 bytes, two cache lines, per request. NEXT and PREVIOUS link the waiting queue
 # or the running list, whichever the request is in. While it waits, QUEUE_KEY orders the queue and ADAPTER_NEXT links
 # the FIFO of its adapter. STEP_SHARE: tokens that the step gives a running request. Of a steady one COMPUTED is
@@ -57,9 +52,11 @@ CALENDAR_NEXT = ADAPTER_NEXT
 NUM_REQUEST_COLUMNS = 16
 
 # Rows of `adapters`, int64 [., A + 1], the base model last. ACTIVE and ACTIVE_KEY are lists of NUM_DISTINCT entries:
-# the adapters of the running requests in no order, and the queue key of the first that waits for each (NO_KEY: none);
-# ACTIVE_AT is an adapter's position there. CPU_LIST and SLOT_LIST start two rows each: the next and the previous links
-# of a circular LRU list whose sentinel is the last column; a next link of -1 means absent.
+# the adapters of the running requests, and the queue key of the first that waits for each (NO_KEY: none); ACTIVE_AT is
+# an adapter's position there. They are in order of entry where that decides the load order, else in none. ORDER and
+# ORDER_AT are a list of NUM_ORDERED entries and the positions there: the adapters of the steady requests in the order
+# of their first ones, FIRST_STEADY; STEADY_OF is how many there are. CPU_LIST and SLOT_LIST start two rows each: the
+# next and the previous links of a circular LRU list whose sentinel is the last column; a next link of -1 means absent.
 (
     RUNNING_OF,
     FIFO_HEAD,
@@ -72,11 +69,22 @@ NUM_REQUEST_COLUMNS = 16
     DISK_LOAD_NS,
     GPU_LOADS_OF,
     DISK_LOADS_OF,
+    HASH,
+    STEADY_OF,
+    FIRST_STEADY,
+    ORDER,
+    ORDER_AT,
     CPU_LIST,
-) = range(12)
+) = range(17)
 SLOT_LIST = CPU_LIST + 2
 NUM_ADAPTER_ROWS = SLOT_LIST + 2
 NO_KEY = 1 << 62
+
+# Rows of `scratch`, int64 [., .]: the adapters to visit in a step, and two tables of a set, which grows from one into
+# the other.
+MEMBERS, TABLES = 0, 1
+NUM_TABLE_ROWS = 2
+SMALLEST_TABLE = 8
 
 # Indices into the counters: the mutable scalars of a run, int64 [NUM_COUNTERS]. An integral is its counter plus
 # INTEGRAL_UNIT times the counter of its overflows, three further on: within days a queue length times nanoseconds
@@ -100,6 +108,8 @@ NO_KEY = 1 << 62
     BACK_KEY,
     ADMISSION,
     NUM_DISTINCT,
+    NUM_REENTERED,
+    NUM_ORDERED,
     SET_CHANGED,
     BUDGET,
     STEP_PREEMPTIONS,
@@ -135,8 +145,8 @@ NO_KEY = 1 << 62
     NUM_SAMPLES,
     NEXT_SAMPLE_NS,
     STATUS,
-) = range(53)
-NUM_COUNTERS = 53
+) = range(55)
+NUM_COUNTERS = 55
 INTEGRAL_UNIT = 1 << 62
 
 STATUS_OK, STATUS_STALLED, STATUS_LOG_FULL = 0, 1, 2
@@ -145,12 +155,20 @@ STATUS_OK, STATUS_STALLED, STATUS_LOG_FULL = 0, 1, 2
 # waits or arrives can be; nobody who waits can be, but an arrival could.
 ADMISSION_OPEN, ADMISSION_CLOSED, ADMISSION_CLOSED_TO_QUEUE = 0, 1, 2
 
-# Columns of `log_steps`, int64 [steps, .]: the offsets are the ends of the step's rows in the running and the waiting
-# log.
-LOG_START, LOG_DURATION, LOG_FREE, LOG_RUNNING_END, LOG_WAITING_END, LOG_GPU_LOADS, LOG_DISK_LOADS, LOG_PREEMPTIONS = (
-    range(8)
-)
-NUM_LOG_COLUMNS = 8
+# Columns of `log_steps`, int64 [steps, .]: the ends are those of the step's rows in the other logs.
+(
+    LOG_START,
+    LOG_DURATION,
+    LOG_FREE,
+    LOG_RUNNING_END,
+    LOG_WAITING_END,
+    LOG_SLOTS_END,
+    LOG_CACHED_END,
+    LOG_GPU_LOADS,
+    LOG_DISK_LOADS,
+    LOG_PREEMPTIONS,
+) = range(10)
+NUM_LOG_COLUMNS = 10
 
 
 class Settings(NamedTuple):
@@ -158,7 +176,8 @@ class Settings(NamedTuple):
 
     `keeps_all_adapters`: slots and CPU cache hold all adapters, so nothing is ever evicted and no LRU order matters;
     `evicts_adapters`: there are slots, but not for all; `touches_cpu_cache`: the CPU cache cannot hold all, so its LRU
-    order matters.
+    order matters; `keeps_entry_order`: adapters go into a set in the order in which they entered the batch;
+    `keeps_steady_order`: in the order of the batch, which is kept for the steady requests.
     """
 
     num_blocks: int
@@ -177,6 +196,8 @@ class Settings(NamedTuple):
     keeps_all_adapters: bool
     evicts_adapters: bool
     touches_cpu_cache: bool
+    keeps_entry_order: bool
+    keeps_steady_order: bool
     horizon_ns: int
     sample_interval_ns: int
 
@@ -198,9 +219,9 @@ class Decodes(NamedTuple):
 class State(NamedTuple):
     """All arrays of one run.
 
-    `arrivals` is int64 [N], `orders` int64 [table sizes, A] (the adapters in set order for each table size), `gaps`
-    int64 [NUM_GAP_BINS], `bin_edges` as `gap_bin_edges` returns them, `samples` int64 [., len(SAMPLE_COLUMNS)],
-    `log_running` int64 [., 2] (request, tokens), `log_waiting` int64 [.], `step_table` int64 [.,
+    `arrivals` is int64 [N], `scratch` int64 [1 + NUM_TABLE_ROWS, largest table], `gaps` int64 [NUM_GAP_BINS],
+    `bin_edges` as `gap_bin_edges` returns them, `samples` int64 [., len(SAMPLE_COLUMNS)], `log_running` int64 [., 2]
+    (request, tokens), `log_waiting`, `log_slots` and `log_cached` int64 [.], `step_table` int64 [.,
     len(STEP_TABLE_COLUMNS)].
     """
 
@@ -209,13 +230,15 @@ class State(NamedTuple):
     adapters: Array
     decodes: Decodes
     counters: Array
-    orders: Array
+    scratch: Array
     gaps: Array
     bin_edges: Array
     samples: Array
     log_steps: Array
     log_running: Array
     log_waiting: Array
+    log_slots: Array
+    log_cached: Array
     step_table: Array
 
 
@@ -223,6 +246,7 @@ def make_settings(inputs: ReplicaInputs) -> Settings:
     """Return the scalars of `inputs`, each with one fixed type."""
     num_adapters = len(inputs.gpu_load_ns)
     keeps_all_adapters = min(inputs.num_slots, inputs.cpu_capacity) >= num_adapters
+    has_set_to_order = inputs.evicts_adapters and inputs.load_in_set_order
     return Settings(
         num_blocks=int(inputs.num_blocks),
         block_size=int(inputs.block_size),
@@ -238,8 +262,10 @@ def make_settings(inputs: ReplicaInputs) -> Settings:
         threshold_when_alone=bool(inputs.threshold_when_alone),
         load_in_set_order=bool(inputs.load_in_set_order),
         keeps_all_adapters=keeps_all_adapters,
-        evicts_adapters=inputs.num_slots > 0 and not keeps_all_adapters,
-        touches_cpu_cache=inputs.cpu_capacity < num_adapters,
+        evicts_adapters=inputs.evicts_adapters,
+        touches_cpu_cache=inputs.evicts_cached_adapters,
+        keeps_entry_order=bool(has_set_to_order and not inputs.use_v2_model_runner),
+        keeps_steady_order=bool(has_set_to_order and inputs.use_v2_model_runner),
         horizon_ns=int(inputs.horizon_ns),
         sample_interval_ns=int(inputs.sample_interval_ns),
     )
@@ -261,21 +287,40 @@ def make_state(inputs: ReplicaInputs, *, log_capacity: int, table_capacity: int)
         adapters=_make_adapters(inputs, num_adapters),
         decodes=_make_decodes(inputs, requests, num_adapters),
         counters=counters,
-        orders=set_orders(inputs.adapter_hash),
+        scratch=make_scratch(min(inputs.num_slots, num_adapters)),
         gaps=np.zeros(NUM_GAP_BINS, np.int64),
         bin_edges=gap_bin_edges(),
         samples=np.zeros((num_samples, len(SAMPLE_COLUMNS)), np.int64),
         log_steps=np.zeros((log_capacity, NUM_LOG_COLUMNS), np.int64),
         log_running=np.zeros((16 * log_capacity, 2), np.int64),
         log_waiting=np.zeros(64 * log_capacity, np.int64),
+        log_slots=np.zeros(16 * log_capacity, np.int64),
+        log_cached=np.zeros(16 * log_capacity, np.int64),
         step_table=np.zeros((table_capacity, len(STEP_TABLE_COLUMNS)), np.int64),
     )
 
 
-def set_orders(hashes: NDArray[np.uint64]) -> Array:
-    """Return int64 [table sizes, A]: the adapters by (hash & mask, index) for each table size of a CPython set."""
-    index = np.arange(len(hashes))
-    return np.array([np.lexsort((index, hashes & np.uint64(size - 1))) for size in SET_TABLE_SIZES], dtype=np.int64)
+def must_grow(num_members: int, mask: int) -> bool:
+    """Return whether a set of that many members needs a larger table than one of ``mask + 1`` entries."""
+    return num_members * 5 >= mask * 3
+
+
+def grown_table(num_members: int) -> int:
+    """Return the size of the table that a set of that many members grows into."""
+    least = num_members * (2 if num_members > 50_000 else 4)
+    size = SMALLEST_TABLE
+    while size <= least:
+        size <<= 1
+    return size
+
+
+def make_scratch(num_members: int) -> Array:
+    """Return scratch rows that have room for a set of that many members (its members are fewer than its entries)."""
+    size = SMALLEST_TABLE
+    for members in range(1, num_members + 1):
+        if must_grow(members, size - 1):
+            size = grown_table(members)
+    return np.zeros((1 + NUM_TABLE_ROWS, size), np.int64)
 
 
 def _make_requests(inputs: ReplicaInputs, num_adapters: int) -> Array:
@@ -318,9 +363,10 @@ def gap_bin_edges() -> Array:
 
 def _make_adapters(inputs: ReplicaInputs, num_adapters: int) -> Array:
     adapters = np.zeros((NUM_ADAPTER_ROWS, num_adapters + 1), np.int64)
-    adapters[[FIFO_HEAD, FIFO_TAIL, VISITED]] = -1
+    adapters[[FIFO_HEAD, FIFO_TAIL, VISITED, FIRST_STEADY]] = -1
     adapters[GPU_LOAD_NS, :num_adapters] = inputs.gpu_load_ns
     adapters[DISK_LOAD_NS, :num_adapters] = inputs.disk_load_ns
+    adapters[HASH, :num_adapters] = inputs.adapter_hash.astype(np.uint64).view(np.int64)
     adapters[CPU_LIST:, :num_adapters] = -1
     adapters[CPU_LIST:, num_adapters] = num_adapters
     return adapters

@@ -16,12 +16,14 @@ from twin.kernel_state import (
     INTEGRAL_UNIT,
     LAST_TOKEN_NS,
     LOAD_NS,
+    LOG_CACHED_END,
     LOG_DISK_LOADS,
     LOG_DURATION,
     LOG_FREE,
     LOG_GPU_LOADS,
     LOG_PREEMPTIONS,
     LOG_RUNNING_END,
+    LOG_SLOTS_END,
     LOG_START,
     LOG_WAITING_END,
     NEXT,
@@ -96,8 +98,10 @@ def make_trace(inputs: ReplicaInputs, state: State) -> ReplicaTrace:
 
 def _make_step_log(state: State, num_steps: int) -> StepLog:
     steps = state.log_steps[:num_steps]
-    running_end = np.concatenate([[0], steps[:, LOG_RUNNING_END]])
-    waiting_end = np.concatenate([[0], steps[:, LOG_WAITING_END]])
+    running_end, waiting_end, slots_end, cached_end = (
+        np.concatenate([[0], steps[:, column]])
+        for column in (LOG_RUNNING_END, LOG_WAITING_END, LOG_SLOTS_END, LOG_CACHED_END)
+    )
     running = state.log_running[: running_end[-1]].astype(np.int32)
     return StepLog(
         start_ns=steps[:, LOG_START].copy(),
@@ -108,6 +112,10 @@ def _make_step_log(state: State, num_steps: int) -> StepLog:
         running_tokens=running[:, 1].copy(),
         waiting_offset=waiting_end,
         waiting_request=state.log_waiting[: waiting_end[-1]].astype(np.int32),
+        slot_offset=slots_end,
+        slot_adapter=state.log_slots[: slots_end[-1]].astype(np.int32),
+        cached_offset=cached_end,
+        cached_adapter=state.log_cached[: cached_end[-1]].astype(np.int32),
         gpu_loads=steps[:, LOG_GPU_LOADS].astype(np.int32),
         disk_loads=steps[:, LOG_DISK_LOADS].astype(np.int32),
         preemptions=steps[:, LOG_PREEMPTIONS].astype(np.int32),

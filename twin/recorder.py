@@ -84,6 +84,8 @@ class Step:
         How long it takes, and the part of it that loads adapters.
     gpu_loads, disk_loads
         Adapters copied to a slot, and read from disk, one entry per load.
+    slots, cached
+        Adapters in slots and in CPU memory after the loads, least recently used first; only for a `StepLog`.
     """
 
     start_ns: int
@@ -98,6 +100,8 @@ class Step:
     is_batch_changed: bool = False
     gpu_loads: list[int] = field(default_factory=list)
     disk_loads: list[int] = field(default_factory=list)
+    slots: tuple[int, ...] = ()
+    cached: tuple[int, ...] = ()
 
     @property
     def adapters(self) -> list[int]:
@@ -248,38 +252,54 @@ class _StepLogLists:
     def __init__(self) -> None:
         # start, duration, free blocks, GPU loads, disk loads, preemptions
         self._scalars: list[tuple[int, int, int, int, int, int]] = []
-        self._running_sizes: list[int] = []
-        self._running: list[tuple[int, int]] = []
-        self._waiting_sizes: list[int] = []
-        self._waiting: list[int] = []
+        self._running_tokens: list[int] = []
+        self._running, self._waiting, self._slots, self._cached = (_Lists() for _ in range(4))
 
     def append(self, step: Step, running: Sequence[Request], waiting: Sequence[Request], free_blocks: int) -> None:
         """Add one step."""
         loads = (len(step.gpu_loads), len(step.disk_loads))
         self._scalars.append((step.start_ns, step.duration_ns, free_blocks, *loads, step.num_preemptions))
-        self._running_sizes.append(len(running))
-        self._running.extend((request.row, step.tokens.get(request, 0)) for request in running)
-        self._waiting_sizes.append(len(waiting))
-        self._waiting.extend(request.row for request in waiting)
+        self._running.append([request.row for request in running])
+        self._running_tokens.extend(step.tokens.get(request, 0) for request in running)
+        self._waiting.append([request.row for request in waiting])
+        self._slots.append(step.slots)
+        self._cached.append(step.cached)
 
     def arrays(self) -> StepLog:
         """Return the columns as arrays."""
         scalars = np.array(self._scalars, dtype=np.int64).reshape(-1, 6)
-        running = np.array(self._running, dtype=np.int32).reshape(-1, 2)
         return StepLog(
             start_ns=scalars[:, 0].copy(),
             duration_ns=scalars[:, 1].copy(),
             free_blocks=scalars[:, 2].astype(np.int32),
-            running_offset=_offsets(self._running_sizes),
-            running_request=running[:, 0].copy(),
-            running_tokens=running[:, 1].copy(),
-            waiting_offset=_offsets(self._waiting_sizes),
-            waiting_request=np.array(self._waiting, dtype=np.int32),
+            running_offset=self._running.offsets(),
+            running_request=self._running.members(),
+            running_tokens=np.array(self._running_tokens, dtype=np.int32),
+            waiting_offset=self._waiting.offsets(),
+            waiting_request=self._waiting.members(),
+            slot_offset=self._slots.offsets(),
+            slot_adapter=self._slots.members(),
+            cached_offset=self._cached.offsets(),
+            cached_adapter=self._cached.members(),
             gpu_loads=scalars[:, 3].astype(np.int32),
             disk_loads=scalars[:, 4].astype(np.int32),
             preemptions=scalars[:, 5].astype(np.int32),
         )
 
 
-def _offsets(sizes: Sequence[int]) -> NDArray[np.int64]:
-    return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(np.array(sizes, dtype=np.int64), dtype=np.int64)])
+class _Lists:
+    """One list of numbers per step, one behind the other."""
+
+    def __init__(self) -> None:
+        self._sizes: list[int] = []
+        self._members: list[int] = []
+
+    def append(self, members: Sequence[int]) -> None:
+        self._sizes.append(len(members))
+        self._members.extend(members)
+
+    def offsets(self) -> NDArray[np.int64]:
+        return np.concatenate([[0], np.cumsum(np.array(self._sizes, dtype=np.int64))]).astype(np.int64)
+
+    def members(self) -> NDArray[np.int32]:
+        return np.array(self._members, dtype=np.int32)

@@ -16,14 +16,10 @@ from simpy import Environment
 from simpy.events import URGENT, Event
 
 from twin.errors import TwinError
+from twin.load_order import LoadOrder
 from twin.recorder import Request, Step, TraceRecorder
 from twin.replica import ReplicaInputs, ReplicaTrace, num_cached_adapters
 from twin.step_time import step_time_ms
-
-# Sizes of CPython's hash table of a set that has less than the given number of members (Objects/setobject.c): it starts
-# with 8 entries and is resized to the power of two above four times its members as soon as 3/5 of it is taken.
-SET_TABLE_SIZES = ((5, 8), (19, 32), (77, 128), (307, 512), (1229, 2048))
-LARGEST_SET_TABLE = 8192
 
 
 def run_reference(inputs: ReplicaInputs, *, log_steps: bool = False, keep_step_table: bool = False) -> ReplicaTrace:
@@ -115,13 +111,15 @@ class AdapterCaches:
         """Return whether `adapter` is in a slot."""
         return adapter in self._slots
 
+    @property
+    def slots(self) -> tuple[int, ...]:
+        """Adapters in slots, least recently used first."""
+        return tuple(self._slots)
 
-def set_table_mask(num_members: int) -> int:
-    """Return ``mask``, the last index of the hash table of a CPython set of that many members."""
-    for too_many, size in SET_TABLE_SIZES:
-        if num_members < too_many:
-            return size - 1
-    return LARGEST_SET_TABLE - 1
+    @property
+    def cached(self) -> tuple[int, ...]:
+        """Adapters in CPU memory, least recently used first."""
+        return tuple(self._cpu)
 
 
 class ReplicaProcess:
@@ -147,10 +145,10 @@ class ReplicaProcess:
     ) -> None:
         self._environment = environment
         self._inputs = inputs
+        self._log_steps = log_steps
         # Python floats and ints: numpy scalars are slow and wrap around.
         self._coefficients = tuple(inputs.step_coefficients.tolist())
         self._step_before: Step | None = None
-        self._hashes: list[int] = inputs.adapter_hash.tolist()
         self._gpu_load_ns: list[int] = inputs.gpu_load_ns.tolist()
         self._disk_load_ns: list[int] = inputs.disk_load_ns.tolist()
         self._inbox: deque[Request] = deque()
@@ -158,11 +156,12 @@ class ReplicaProcess:
         self._running: list[Request] = []
         self._usable_blocks = inputs.num_blocks - 1
         self._free_blocks = self._usable_blocks
+        self._load_order = LoadOrder(inputs)
         self._caches = AdapterCaches(num_slots=inputs.num_slots, cpu_capacity=inputs.cpu_capacity)
         self._num_arrived = 0
         self._wake: Event | None = None
         self._recorder = TraceRecorder(
-            num_adapters=len(self._hashes),
+            num_adapters=len(self._gpu_load_ns),
             horizon_ns=inputs.horizon_ns,
             sample_interval_ns=inputs.sample_interval_ns,
             log_steps=log_steps,
@@ -314,11 +313,7 @@ class ReplicaProcess:
         """Load or touch the step's adapters in vLLM's order, and add up how long that takes."""
         if self._inputs.num_slots == 0:
             return
-        adapters = step.adapters
-        if self._inputs.load_in_set_order:
-            mask = set_table_mask(len(adapters))
-            adapters.sort(key=lambda adapter: (self._hashes[adapter] & mask, adapter))
-        for adapter in adapters:
+        for adapter in self._load_order.adapters(step):
             from_disk, to_slot = self._caches.load(adapter)
             if from_disk:
                 step.disk_loads.append(adapter)
@@ -326,6 +321,10 @@ class ReplicaProcess:
             if to_slot:
                 step.gpu_loads.append(adapter)
                 step.load_ns += self._gpu_load_ns[adapter]
+        if self._log_steps and self._inputs.evicts_adapters:
+            step.slots = self._caches.slots
+        if self._log_steps and self._inputs.evicts_cached_adapters:
+            step.cached = self._caches.cached
 
     def _step_time_ms(self, step: Step) -> float:
         """Return the time of the step without adapter loads, and note on it what that depends on."""

@@ -6,7 +6,6 @@ be compared field by field and reported by the same code.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +15,7 @@ from twin.engine import EngineConfig
 from twin.errors import InputError, TwinError
 from twin.hardware import GpuType, ModelArchitecture
 from twin.memory import MemoryVerdict, check_memory
+from twin.name_hash import adapter_name_hashes
 from twin.profile import PerformanceProfile
 from twin.workload import NANOSECONDS, RequestTable, Workload
 
@@ -75,7 +75,7 @@ class ReplicaInputs:
     arrival_ns, adapter, prompt_tokens, output_tokens
         int64 / int32 / int32 / int32 [N]; see `RequestTable`.
     adapter_hash
-        uint64 [A], stands for CPython's hash of the adapter's name under a hash seed.
+        uint64 [A], CPython's hash of the adapter's name under a hash seed (never 2**64 - 1, which is its error value).
     gpu_load_ns, disk_load_ns
         int64 [A], time to copy an adapter from CPU to a slot, and to read it from disk into the CPU cache.
     num_blocks
@@ -114,8 +114,19 @@ class ReplicaInputs:
     keep_last_token_free: bool
     threshold_when_alone: bool
     load_in_set_order: bool
+    use_v2_model_runner: bool
     horizon_ns: int
     sample_interval_ns: int
+
+    @property
+    def evicts_adapters(self) -> bool:
+        """Whether slots or CPU memory cannot hold all adapters, so that the order of the visits matters."""
+        return self.num_slots > 0 and min(self.num_slots, self.cpu_capacity) < len(self.gpu_load_ns)
+
+    @property
+    def evicts_cached_adapters(self) -> bool:
+        """Whether CPU memory cannot hold all adapters."""
+        return self.num_slots > 0 and self.cpu_capacity < len(self.gpu_load_ns)
 
 
 @dataclass(frozen=True)
@@ -133,6 +144,10 @@ class StepLog:
         step).
     waiting_offset, waiting_request
         The waiting queue in its order at the end of scheduling.
+    slot_offset, slot_adapter
+        The adapters in slots after the step's loads, least recently used first. Empty where none is ever evicted.
+    cached_offset, cached_adapter
+        Those in CPU memory, likewise.
     gpu_loads, disk_loads, preemptions
         int32 [K].
     """
@@ -145,6 +160,10 @@ class StepLog:
     running_tokens: NDArray[np.int32]
     waiting_offset: NDArray[np.int64]
     waiting_request: NDArray[np.int32]
+    slot_offset: NDArray[np.int64]
+    slot_adapter: NDArray[np.int32]
+    cached_offset: NDArray[np.int64]
+    cached_adapter: NDArray[np.int32]
     gpu_loads: NDArray[np.int32]
     disk_loads: NDArray[np.int32]
     preemptions: NDArray[np.int32]
@@ -222,13 +241,6 @@ class ReplicaTrace:
     step_table: NDArray[np.int64] | None
 
 
-def adapter_name_hash(name: str, hash_seed: int) -> int:
-    """Return a 64-bit hash of an adapter's name under `hash_seed`: a stand-in for CPython's seeded string hash."""
-    salt = (hash_seed % (1 << 64)).to_bytes(8, "little")
-    digest = hashlib.blake2b(name.encode(), digest_size=8, salt=salt).digest()
-    return int.from_bytes(digest, "little")
-
-
 def num_cached_adapters(inputs: ReplicaInputs) -> int:
     """Return how many adapters the CPU cache holds once all have been used."""
     return int(min(inputs.cpu_capacity, len(inputs.gpu_load_ns)))
@@ -244,6 +256,8 @@ def build_inputs(
     hash_seed: int = 0,
 ) -> ReplicaInputs:
     """Turn a replica and its requests into what the engines take.
+
+    `hash_seed` is the PYTHONHASHSEED of the replica's process, modulo 2**32.
 
     Raises
     ------
@@ -264,13 +278,12 @@ def build_inputs(
     }
     loads = np.array([by_rank[adapter.rank] for adapter in workload.adapters], dtype=np.float64)
     nanoseconds = np.round(loads * 1e6).astype(np.int64)
-    hashes = [adapter_name_hash(adapter.name, hash_seed) for adapter in workload.adapters]
     return ReplicaInputs(
         arrival_ns=requests.arrival_ns,
         adapter=requests.adapter if engine.enable_lora else np.full_like(requests.adapter, -1),
         prompt_tokens=requests.prompt_tokens,
         output_tokens=requests.output_tokens,
-        adapter_hash=np.array(hashes, dtype=np.uint64),
+        adapter_hash=adapter_name_hashes([adapter.name for adapter in workload.adapters], hash_seed),
         gpu_load_ns=np.ascontiguousarray(nanoseconds[:, 0]),
         disk_load_ns=np.ascontiguousarray(nanoseconds[:, 1]),
         step_coefficients=replica.profile.step_time.as_array(),
@@ -288,6 +301,7 @@ def build_inputs(
         keep_last_token_free=engine.keep_last_token_free,
         threshold_when_alone=engine.long_prefill_threshold_when_alone,
         load_in_set_order=engine.lora_load_order == "set",
+        use_v2_model_runner=engine.use_v2_model_runner,
         horizon_ns=round(horizon_s * NANOSECONDS),
         sample_interval_ns=round(sample_interval_s * NANOSECONDS),
     )

@@ -60,6 +60,7 @@ def make_inputs(
         "keep_last_token_free": True,
         "threshold_when_alone": False,
         "load_in_set_order": True,
+        "use_v2_model_runner": False,
         "horizon_ns": 1000 * STEP_NS,
         "sample_interval_ns": 0,
     }
@@ -112,6 +113,7 @@ def long_run_inputs(seed: int) -> ReplicaInputs:
         keep_last_token_free=bool(generator.integers(2)),
         threshold_when_alone=bool(generator.integers(2)),
         load_in_set_order=bool(generator.random() < 0.8),
+        use_v2_model_runner=bool(generator.integers(2)),
         horizon_ns=int(arrivals[-1]) + int(generator.choice([0, 10_000])) * STEP_NS + 1,
         sample_interval_ns=7 * STEP_NS,
     )

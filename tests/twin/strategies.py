@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from twin.replica import ReplicaInputs, ReplicaTrace, StepLog
 from twin.step_time import COEFFICIENT_NAMES
@@ -61,17 +62,25 @@ def request_columns(draw: st.DrawFn, *, num_adapters: int, max_model_len: int) -
 
 
 @st.composite
-def adapter_columns(draw: st.DrawFn, *, num_adapters: int) -> dict[str, Any]:
-    """Draw the adapter columns of `ReplicaInputs`: loads of up to 10 ms, hashes of 64 bits or few (they collide)."""
-    load_ns = st.integers(0, 10 * MILLISECOND_NS)
-    hashes = st.one_of(st.integers(0, 2**64 - 1), st.integers(0, 15))
-    rows = draw(
-        st.lists(st.tuples(hashes, load_ns, load_ns), min_size=num_adapters, max_size=num_adapters),
+def adapter_hashes(draw: st.DrawFn, *, num_adapters: int) -> NDArray[np.uint64]:
+    """Draw hashes of names: of 64 bits, with few low bits (their first probes collide), or few at all (equal ones)."""
+    hashes = st.one_of(
+        st.integers(0, 2**64 - 2),
+        st.tuples(st.integers(0, 2**56 - 1), st.integers(0, 3)).map(lambda parts: 2**8 * parts[0] + parts[1]),
+        st.integers(0, 15),
     )
+    return np.array(draw(st.lists(hashes, min_size=num_adapters, max_size=num_adapters)), dtype=np.uint64)
+
+
+@st.composite
+def adapter_columns(draw: st.DrawFn, *, num_adapters: int) -> dict[str, Any]:
+    """Draw the adapter columns of `ReplicaInputs`: loads of up to 10 ms, and hashes."""
+    load_ns = st.integers(0, 10 * MILLISECOND_NS)
+    rows = draw(st.lists(st.tuples(load_ns, load_ns), min_size=num_adapters, max_size=num_adapters))
     return {
-        "adapter_hash": np.array([row[0] for row in rows], dtype=np.uint64),
-        "gpu_load_ns": np.array([row[1] for row in rows], dtype=np.int64),
-        "disk_load_ns": np.array([row[2] for row in rows], dtype=np.int64),
+        "adapter_hash": draw(adapter_hashes(num_adapters=num_adapters)),
+        "gpu_load_ns": np.array([row[0] for row in rows], dtype=np.int64),
+        "disk_load_ns": np.array([row[1] for row in rows], dtype=np.int64),
     }
 
 
@@ -95,8 +104,8 @@ def step_coefficients(draw: st.DrawFn) -> Any:
 @st.composite
 def replica_inputs(draw: st.DrawFn) -> ReplicaInputs:
     """Draw a small replica under pressure: few KV blocks, slots and tokens per step, both rule sets and mixed ones."""
-    num_adapters = draw(st.integers(1, 8))
-    num_slots = draw(st.integers(0, 4))
+    num_adapters = draw(st.integers(1, 10))
+    num_slots = draw(st.one_of(st.integers(0, 4), st.integers(5, 7)))
     max_model_len = draw(st.integers(2, 64))
     block_size = draw(st.sampled_from([1, 2, 4, 7, 16]))
     blocks_of_longest = -(-max_model_len // block_size)
@@ -118,7 +127,8 @@ def replica_inputs(draw: st.DrawFn) -> ReplicaInputs:
         reserve_full_isl=draw(st.booleans()),
         keep_last_token_free=draw(st.booleans()),
         threshold_when_alone=draw(st.booleans()),
-        load_in_set_order=draw(st.booleans()),
+        load_in_set_order=draw(st.sampled_from([True, True, False])),
+        use_v2_model_runner=draw(st.booleans()),
         horizon_ns=draw(_HORIZONS_NS),
         sample_interval_ns=draw(st.sampled_from([0, 20 * MILLISECOND_NS, 999_999_937, 2_000_000 * MILLISECOND_NS])),
     )
@@ -155,6 +165,8 @@ def _step(log: StepLog, step: int) -> dict[str, Any]:
         "tokens": log.running_tokens[running].tolist(),
         "waiting": log.waiting_request[waiting].tolist(),
         "free_blocks": int(log.free_blocks[step]),
+        "slots": log.slot_adapter[int(log.slot_offset[step]) : int(log.slot_offset[step + 1])].tolist(),
+        "cached": log.cached_adapter[int(log.cached_offset[step]) : int(log.cached_offset[step + 1])].tolist(),
         "preemptions": int(log.preemptions[step]),
         "gpu_loads": int(log.gpu_loads[step]),
         "disk_loads": int(log.disk_loads[step]),

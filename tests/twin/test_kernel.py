@@ -16,18 +16,25 @@ import numba
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from tests.twin.handmade import STEP_NS, coefficients, long_run_inputs, make_inputs
-from tests.twin.strategies import assert_traces_equal, replica_inputs
+from tests.twin.strategies import adapter_hashes, assert_traces_equal, replica_inputs
 from twin import kernel, reference, step_time
 from twin.errors import TwinError
 from twin.kernel import COMPILED_MODULES, run_kernel
-from twin.kernel_state import SET_TABLE_LIMITS, SET_TABLE_SIZES, gap_bin_edges, set_orders
+from twin.kernel_sets import sort_like_a_set
+from twin.kernel_state import MEMBERS, gap_bin_edges, make_scratch
+from twin.load_order import AdapterName
 from twin.recorder import gap_bin
 from twin.reference import run_reference
 from twin.replica import NUM_GAP_BINS, ReplicaInputs, ReplicaTrace
 
 Run = Callable[..., ReplicaTrace]
+
+# What only compiled code calls has no wrapper for Python.
+_sort_like_a_set: Any = numba.njit(lambda hashes, scratch, count: sort_like_a_set(hashes, scratch, count))  # noqa: PLW0108
 
 
 @pytest.fixture(scope="module")
@@ -208,14 +215,35 @@ def test_a_stalled_replica_is_an_error() -> None:
         run_kernel(inputs)
 
 
-def test_set_orders_follow_cpython() -> None:
-    """The order of a set of integers is that of `hash & mask` while no two collide, for every table size."""
-    generator = np.random.default_rng(0)
-    for size, limit in zip(SET_TABLE_SIZES[:4], SET_TABLE_LIMITS[:4], strict=True):
-        slots = generator.permutation(size)[: limit - 1]
-        hashes = slots + size * generator.integers(0, 1000, len(slots))
-        order = set_orders(hashes.astype(np.uint64))[SET_TABLE_SIZES.index(size)]
-        assert list(set(hashes.tolist())) == hashes[order].tolist()
+def _in_order_of_a_set(hashes: NDArray[np.uint64], members: list[int]) -> list[int]:
+    """Return `members` as the compiled engine orders them."""
+    scratch = make_scratch(len(members))
+    scratch[MEMBERS, : len(members)] = members
+    _sort_like_a_set(hashes.view(np.int64), scratch, len(members))
+    return [int(member) for member in scratch[MEMBERS, : len(members)]]
+
+
+def _names(hashes: NDArray[np.uint64], members: list[int]) -> list[AdapterName]:
+    names = [AdapterName(adapter, value) for adapter, value in enumerate(hashes.tolist())]
+    return [names[member] for member in members]
+
+
+@settings(max_examples=300)
+@given(data=st.data())
+def test_colliding_names_are_ordered_as_in_a_real_set(data: st.DataObject) -> None:
+    """Probing, jumps of the perturbed hash, and growth: the order is that of a set filled in the same order."""
+    hashes = data.draw(adapter_hashes(num_adapters=data.draw(st.integers(1, 100))))
+    members = data.draw(st.permutations(range(len(hashes))))
+    assert _in_order_of_a_set(hashes, members) == [name.adapter for name in set(_names(hashes, members))]
+
+
+@pytest.mark.parametrize("num_members", [1, 4, 5, 18, 19, 76, 77, 306, 307, 1228, 1229, 4000])
+def test_sets_of_any_size_are_ordered_as_real_ones(num_members: int) -> None:
+    """Around every size at which a set grows."""
+    generator = np.random.default_rng(num_members)
+    hashes = generator.integers(0, 2**64 - 1, num_members, dtype=np.uint64)
+    members = generator.permutation(num_members).tolist()
+    assert _in_order_of_a_set(hashes, members) == [name.adapter for name in set(_names(hashes, members))]
 
 
 def test_the_cache_key_covers_the_compiled_modules() -> None:

@@ -5,7 +5,6 @@ A KV block holds one token in most of them.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -19,7 +18,7 @@ from tests.twin.handmade import STEP_NS, LoggedStep, coefficients, logged_steps,
 from tests.twin.strategies import assert_traces_equal, replica_inputs
 from twin.errors import TwinError
 from twin.recorder import gap_bin
-from twin.reference import AdapterCaches, run_reference, set_table_mask
+from twin.reference import AdapterCaches, run_reference
 from twin.replica import (
     ADAPTER_BIN_FACTOR,
     NUM_GAP_BINS,
@@ -376,20 +375,6 @@ def test_an_adapter_in_cpu_memory_is_only_copied() -> None:
     """With more CPU memory than slots, a swap costs a copy but no read."""
     caches = AdapterCaches(num_slots=1, cpu_capacity=2)
     assert [caches.load(adapter) for adapter in (0, 1, 0)] == [(True, True), (True, True), (False, True)]
-
-
-@pytest.mark.skipif(sys.implementation.name != "cpython", reason="the table sizes are CPython's")
-def test_set_table_mask_is_that_of_real_sets() -> None:
-    """A set that grows one by one has the table that the load order assumes.
-
-    An entry takes 16 bytes; the first 8 are built in.
-    """
-    empty_bytes = sys.getsizeof(set())
-    members: set[int] = set()
-    for member in range(4000):
-        members.add(member)
-        size = max((sys.getsizeof(members) - empty_bytes) // 16, 8)
-        assert size - 1 == set_table_mask(len(members))
 
 
 def _replay_loads(inputs: ReplicaInputs, trace: ReplicaTrace) -> tuple[list[tuple[int, int]], list[int], list[int]]:
