@@ -1,0 +1,161 @@
+"""The folder of a measurement: its manifest, its shards while it runs, its tables in the end.
+
+manifest.json       what was run, and whether it is complete
+schedule.parquet    the requests that were to be sent
+shards/             records as they were made; removed when the measurement is complete
+*.parquet           the tables of `twin.measurement.records.TABLES`
+engine.log          what vLLM wrote, in process
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from twin.atomic_write import write_atomically
+from twin.errors import InputError
+from twin.measurement.manifest import Manifest, manifest_to_json
+from twin.measurement.tables import load_schedule, save_schedule
+from twin.workload import RequestTable, Workload
+
+MANIFEST = "manifest.json"
+LOCK = ".lock"
+
+
+class MeasurementFolder:
+    """A measurement on disk.
+
+    Parameters
+    ----------
+    path
+        Of the folder.
+    manifest
+        What its manifest says.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        self.path = path
+        self.manifest = manifest
+
+    @property
+    def shards(self) -> Path:
+        """Folder of the shards; gone when the measurement is complete."""
+        return self.path / "shards"
+
+    @property
+    def engine_log(self) -> Path:
+        """What vLLM wrote, in process."""
+        return self.path / "engine.log"
+
+    def update(self, **changes: Any) -> None:
+        """Replace fields of the manifest, and write it."""
+        self.manifest = self.manifest.model_copy(update=changes)
+        write_atomically(self.path / MANIFEST, manifest_to_json(self.manifest))
+
+    def schedule(self) -> RequestTable:
+        """Return the requests that were to be sent (InputError if the file is damaged)."""
+        return load_schedule(self.path, [adapter.name for adapter in self.manifest.workload.adapters])
+
+    def discard(self) -> None:
+        """Remove everything but the folder: nothing was recorded."""
+        for entry in self.path.iterdir():
+            if entry.is_dir():
+                shutil.rmtree(entry)
+            elif entry.name != LOCK:
+                entry.unlink()
+
+    def remove_shards(self) -> None:
+        """Remove the shards: the tables have everything."""
+        shutil.rmtree(self.shards, ignore_errors=True)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep other processes out of the folder (InputError if one is there)."""
+        with (self.path / LOCK).open("w", encoding="utf-8") as file:
+            try:
+                # The system lets go of it when the process ends, however it ends.
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise InputError(
+                    f"only one process may work on a measurement. Another one works on {self.path}.",
+                    file=str(self.path),
+                    field="output",
+                    hint="wait for it, or stop it",
+                ) from error
+            yield
+
+
+def create_folder(path: Path, manifest: Manifest, requests: RequestTable, workload: Workload) -> MeasurementFolder:
+    """Make the folder of a new measurement, with its schedule and its manifest.
+
+    Raises
+    ------
+    InputError
+        When the path cannot be written, or has something in it already.
+    """
+    try:
+        if path.exists() and (not path.is_dir() or any(entry.name != LOCK for entry in path.iterdir())):
+            has_manifest = (path / MANIFEST).exists()
+            raise InputError(
+                f"a measurement must be written to a new or an empty folder. {path} is neither.",
+                file=str(path),
+                field="output",
+                value=str(path),
+                hint="give another folder"
+                + (", or go on with the measurement in it: --resume" if has_manifest else ""),
+            )
+        path.mkdir(parents=True, exist_ok=True)
+        folder = MeasurementFolder(path, manifest)
+        folder.shards.mkdir()
+        save_schedule(requests, workload, path)
+        folder.update()
+    except OSError as error:
+        raise InputError(
+            f"the folder of a measurement must be writable. {path}: {error.strerror}.",
+            file=str(path),
+            field="output",
+            value=str(path),
+            hint="give a folder that you may write to",
+        ) from error
+    return folder
+
+
+def open_folder(path: Path) -> MeasurementFolder:
+    """Return the measurement in a folder.
+
+    Raises
+    ------
+    InputError
+        When there is none, or its manifest cannot be read.
+    """
+    file = path / MANIFEST
+    try:
+        manifest = Manifest.model_validate(json.loads(file.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise InputError(
+            f"a measurement must have a {MANIFEST}. {path} has none that can be read: {error.strerror}.",
+            file=str(file),
+            hint="give the folder that `placer measure --output` wrote",
+        ) from error
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise InputError(
+            f"a measurement's manifest must follow its schema. `{field}`: {first['msg']} ({file}).",
+            file=str(file),
+            field=field,
+            value=first.get("input"),
+            hint="it is of another version, or was edited; measure again",
+        ) from error
+    except ValueError as error:
+        raise InputError(
+            f"a measurement's manifest must be valid JSON. {file}: {error}.", file=str(file), hint="measure again"
+        ) from error
+    return MeasurementFolder(path, manifest)

@@ -1,0 +1,144 @@
+"""Check what a measurement is to be made with before anything is started: adapters, settings, lengths."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from twin.engine import EngineConfig
+from twin.errors import InputError
+from twin.workload import RequestTable, Workload
+
+ADAPTER_CONFIG = "adapter_config.json"
+WEIGHT_FILES = ("adapter_model.safetensors", "adapter_model.bin", "adapter_model.pt")
+# Slots unless they are given: enough to see batches of several adapters, few enough to see loads.
+DEFAULT_SLOTS = 8
+
+# The settings of ours that are arguments of vLLM's engine; the others choose rules that vLLM does not let one choose.
+ENGINE_ARGUMENTS = (
+    "max_loras",
+    "max_lora_rank",
+    "max_cpu_loras",
+    "max_num_seqs",
+    "max_num_batched_tokens",
+    "max_model_len",
+    "block_size",
+    "gpu_memory_utilization",
+    "long_prefill_token_threshold",
+    "watermark",
+    "scheduler_reserve_full_isl",
+)
+# What would make the records wrong, with the reason.
+UNMEASURABLE_ARGUMENTS: dict[str, tuple[Collection[Any], str]] = {
+    "async_scheduling": ((True,), "a step's records would belong to another step"),
+    "enable_prefix_caching": ((True,), "the twin has no prefix cache"),
+    "skip_tokenizer_init": ((False,), "prompts are token ids"),
+    "enable_lora": ((False, True), "it follows from the adapters"),
+    "model": ((), "it is given with --model"),
+    "seed": ((), "outputs have no meaning here"),
+}
+SINGLE_PROCESS_ARGUMENTS = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
+
+
+def engine_arguments(
+    engine: EngineConfig, given: Collection[str], workload: Workload, extra: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the arguments for vLLM's engine; what is not given is vLLM's choice, but for the slots.
+
+    Parameters
+    ----------
+    engine, given
+        Settings of a problem file, and which of them stand there.
+    workload
+        Its adapters decide slots, rank and CPU cache that are not given.
+    extra
+        Further arguments of `vllm.EngineArgs`, which win.
+
+    Raises
+    ------
+    InputError
+        When an argument would make the records wrong, or an adapter's rank exceeds `max_lora_rank`.
+    """
+    for name, value in extra.items():
+        refused, why = UNMEASURABLE_ARGUMENTS.get(name, ((), ""))
+        if why and (not refused or value in refused):
+            raise InputError(
+                f"`{name}` must be left to this program: {why}. Got {value!r}.", field=name, value=value, hint="omit it"
+            )
+        if name in SINGLE_PROCESS_ARGUMENTS and value != 1:
+            raise InputError(
+                f"`{name}` must be 1 in process. Got {value!r}.",
+                field=name,
+                value=value,
+                hint="start a server with it, and measure that over HTTP: --endpoint",
+            )
+    ranks = [adapter.rank for adapter in workload.adapters]
+    count = len(ranks)
+    chosen: dict[str, Any] = {"max_loras": min(count, DEFAULT_SLOTS), "max_lora_rank": max(ranks)}
+    chosen |= {name: getattr(engine, name) for name in ENGINE_ARGUMENTS if name in given}
+    chosen |= extra
+    chosen.setdefault("max_cpu_loras", max(count, chosen["max_loras"]))
+    largest = int(np.argmax(ranks))
+    if ranks[largest] > chosen["max_lora_rank"]:
+        raise InputError(
+            f"`rank` must be at most `max_lora_rank` ({chosen['max_lora_rank']}). Got {ranks[largest]} "
+            f"(adapter {workload.adapters[largest].name!r}).",
+            field="rank",
+            value=ranks[largest],
+            hint="raise engine.max_lora_rank, or leave the adapter out",
+        )
+    return chosen
+
+
+def require_adapters(folder: Path, workload: Workload) -> None:
+    """Raise InputError unless the folder has every adapter of the workload, in PEFT format and of the rank given."""
+    for adapter in workload.adapters:
+        path = folder / adapter.name
+        config = path / ADAPTER_CONFIG
+        if not config.is_file() or not any((path / name).is_file() for name in WEIGHT_FILES):
+            raise InputError(
+                f"every adapter must have a folder in PEFT format: {ADAPTER_CONFIG} and weights. Adapter "
+                f"{adapter.name!r} has none at {path}.",
+                file=str(path),
+                field="adapter_directory",
+                value=adapter.name,
+                hint="name the folder that holds one folder per adapter: --adapter-directory",
+            )
+        try:
+            rank = json.loads(config.read_text(encoding="utf-8"))["r"]
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise InputError(
+                f"{ADAPTER_CONFIG} must be a JSON object with the rank `r`. {config} is not: {error!r}.",
+                file=str(config),
+                field="r",
+                hint="save the adapter again with PEFT",
+            ) from error
+        if rank != adapter.rank:
+            raise InputError(
+                f"`rank` must be that of the adapter's folder. Got {adapter.rank} for {adapter.name!r}, and {config} "
+                f"says {rank}.",
+                file=str(config),
+                field="rank",
+                value=adapter.rank,
+                hint="correct the rank in the problem file",
+            )
+
+
+def require_lengths(requests: RequestTable, max_model_len: int | None) -> None:
+    """Raise InputError where a prompt leaves no room for a token: vLLM refuses such requests."""
+    if max_model_len is None or len(requests) == 0:
+        return
+    longest = int(requests.prompt_tokens.max())
+    if longest >= max_model_len:
+        count = int((requests.prompt_tokens >= max_model_len).sum())
+        raise InputError(
+            f"prompts must be shorter than `max_model_len` ({max_model_len} tokens). Got up to {longest} in {count} "
+            f"of {len(requests)} requests.",
+            field="prompt_tokens",
+            value=longest,
+            hint="cap the prompts with `max`, or raise engine.max_model_len",
+        )

@@ -1,0 +1,135 @@
+"""What a measurement amounts to: counts, throughput, latencies, and how punctual the client was."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from twin.measurement.manifest import Lateness, MeasurementSummary, Segment
+from twin.measurement.records import FAILURES, OK
+from twin.measurement.tables import read_table
+from twin.report import LatencySummary
+from twin.workload import NANOSECONDS, RequestTable
+
+# From here on, what a client measured is partly its own: as late as this, or as busy.
+LATE_S = 0.05
+SATURATED_SHARE = 0.9
+
+
+def summarise(
+    folder: Path, schedule: RequestTable, segments: Iterable[Segment], horizon_s: float
+) -> MeasurementSummary:
+    """Return the summary of the tables in a folder (InputError if one cannot be read)."""
+    requests, steps, client = (read_table(folder, table) for table in ("requests", "steps", "client"))
+    last = requests.drop_duplicates("request", keep="last")
+    windows = [(segment.start_s, min(segment.end_s or segment.start_s, horizon_s)) for segment in segments]
+    measured_s = float(sum(max(end - start, 0.0) for start, end in windows))
+    unsent = len(schedule) - len(last)
+    counts = {str(status): int(count) for status, count in last["status"].value_counts().items()}
+    failed = requests[requests["status"].isin(FAILURES)]
+    finished = last[last["status"] == OK]
+    has_steps = len(steps) > 0
+    return MeasurementSummary(
+        measured_s=round(measured_s, 6),
+        requests=dict(sorted(({**counts, "unsent": unsent} if unsent else counts).items())),
+        failures=_failures(failed),
+        offered_tps=_rate(_tokens_arrived(schedule, windows), measured_s),
+        throughput_tps=_rate(_tokens_finished(finished, horizon_s), measured_s),
+        ttft=_latency(finished["ttft_s"].to_numpy(dtype=np.float64)),
+        itl=_latency(_flat(finished["itl_s"])),
+        lateness=_lateness(requests, client) if len(client) else None,
+        num_steps=len(steps) if has_steps else None,
+        busy_s=round(float(steps["duration_ms"].sum()) / 1000.0, 6) if has_steps else None,
+        num_preemptions=int(steps["preemptions"].sum()) if has_steps else None,
+        gpu_loads=int(steps["gpu_loads"].sum()) if has_steps else None,
+        disk_loads=int(steps["disk_loads"].sum()) if has_steps else None,
+    )
+
+
+def summary_warnings(summary: MeasurementSummary, folder: Path) -> list[str]:
+    """Return what a reader of the numbers should know about them."""
+    warnings = []
+    num_failed = sum(summary.failures.values())
+    if num_failed:
+        reasons = ", ".join(f"{count} x {what}" for what, count in summary.failures.items())
+        warnings.append(f"{num_failed} attempts failed: {reasons}")
+    lateness = summary.lateness
+    if lateness is not None and max(lateness.p99_s or 0.0, lateness.timer_max_s or 0.0) > LATE_S:
+        warnings.append(
+            f"the client was late: it sent up to {lateness.max_s or 0.0:.3f} s after the due time, and its timer was "
+            f"up to {lateness.timer_max_s or 0.0:.3f} s late; latencies are as uncertain as that"
+        )
+    client = read_table(folder, "client")
+    if len(client) and float(client["cpu_share"].quantile(0.9)) > SATURATED_SHARE:
+        warnings.append("the client's processor was saturated: a slower schedule or a faster client is needed")
+    metrics = read_table(folder, "metrics")
+    pages = metrics[["segment", "time_s"]].drop_duplicates()
+    bad = metrics[metrics["error"].notna()][["segment", "time_s", "error"]]
+    if len(bad):
+        times = len(bad[["segment", "time_s"]].drop_duplicates())
+        warnings.append(f"{times} of {len(pages)} pages of metrics could not be had or read: {bad['error'].iloc[0]}")
+    mismatched = int((read_table(folder, "requests")["counting"] == "mismatch").sum())
+    if mismatched:
+        warnings.append(
+            f"{mismatched} requests got several tokens in a chunk and the server did not say how many: there are no "
+            "times between tokens for them"
+        )
+    return warnings
+
+
+def _failures(failed: pd.DataFrame) -> dict[str, int]:
+    what = [
+        status if np.isnan(code) else f"{status} (HTTP {int(code)})"
+        for status, code in zip(failed["status"], failed["http_status"].astype("float64"), strict=True)
+    ]
+    counts = pd.Series(what, dtype="object").value_counts()
+    return {str(name): int(count) for name, count in counts.items()}
+
+
+def _tokens_arrived(schedule: RequestTable, windows: list[tuple[float, float]]) -> int:
+    arrival_s = schedule.arrival_ns / NANOSECONDS
+    is_in = np.zeros(len(schedule), dtype=np.bool_)
+    for start, end in windows:
+        is_in |= (arrival_s >= start) & (arrival_s < end)
+    return int(schedule.prompt_tokens[is_in].sum(dtype=np.int64) + schedule.output_tokens[is_in].sum(dtype=np.int64))
+
+
+def _tokens_finished(finished: pd.DataFrame, horizon_s: float) -> int:
+    in_time = finished[finished["finish_s"] <= horizon_s]
+    return int(in_time["prompt_tokens"].sum() + in_time["generated_tokens"].sum())
+
+
+def _rate(tokens: int, seconds: float) -> float:
+    return round(tokens / seconds, 6) if seconds > 0 else 0.0
+
+
+def _flat(lists: pd.Series) -> NDArray[np.float64]:
+    arrays = [np.asarray(values, dtype=np.float64) for values in lists if values is not None]
+    return np.concatenate(arrays) if arrays else np.empty(0)
+
+
+def _latency(values_s: NDArray[np.float64]) -> LatencySummary:
+    known = values_s[np.isfinite(values_s)]
+    if len(known) == 0:
+        return LatencySummary()
+    p50, p95, p99 = np.percentile(known, [50, 95, 99])
+    return LatencySummary(
+        mean_s=round(float(known.mean()), 9), p50_s=round(p50, 9), p95_s=round(p95, 9), p99_s=round(p99, 9)
+    )
+
+
+def _lateness(requests: pd.DataFrame, client: pd.DataFrame) -> Lateness:
+    first = requests[requests["attempt"] == 0]
+    late = (first["sent_s"] - first["arrival_s"]).to_numpy(dtype=np.float64)
+    late = late[np.isfinite(late)]
+    timer_max_s = float(client["lag_s"].max())
+    if len(late) == 0:
+        return Lateness(timer_max_s=timer_max_s)
+    p50, p99 = np.percentile(late, [50, 99])
+    return Lateness(
+        p50_s=round(p50, 9), p99_s=round(p99, 9), max_s=round(float(late.max()), 9), timer_max_s=timer_max_s
+    )
