@@ -192,19 +192,28 @@ class TraceRecorder:
             flags = (int(step.has_prefill), int(step.is_batch_changed))
             self._table.append((step.start_ns + step.duration_ns, *batch, *flags, len(queue), step.load_ns))
 
-    def gap(self, request: Request, gap_ns: int) -> None:
-        """Count one inter-token gap."""
+    def token(self, request: Request, now_ns: int) -> None:
+        """Count a token that was sampled for `request` at the end of a step, and the gap before it."""
+        request.generated += 1
+        if request.generated == 1:
+            request.first_token_ns = now_ns
+        else:
+            self._gap(request, now_ns - request.last_token_ns)
+        request.last_token_ns = now_ns
+
+    def finish(self, request: Request, now_ns: int) -> None:
+        """Count a request that got its last token, and its prompt and output tokens."""
+        request.finish_ns = now_ns
+        self.finished_requests += 1
+        self._finished_tokens += request.num_tokens
+
+    def _gap(self, request: Request, gap_ns: int) -> None:
         position = gap_bin(gap_ns)
         row = request.adapter if request.adapter >= 0 else self._num_adapters
         self._gaps[position] += 1
         self._adapter_gaps[row, position // ADAPTER_BIN_FACTOR] += 1
         self._gap_sum_ns[row] += gap_ns
         self._gap_count[row] += 1
-
-    def finish(self, request: Request) -> None:
-        """Count a finished request and its prompt and output tokens."""
-        self.finished_requests += 1
-        self._finished_tokens += request.num_tokens
 
     def trace(self, requests: Sequence[Request], running: Sequence[Request]) -> ReplicaTrace:
         """Return everything recorded; row i of the trace's columns is ``requests[i]``."""

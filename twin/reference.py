@@ -7,7 +7,6 @@ the rows of a table, a fleet's router pushes what it assigns.
 
 from __future__ import annotations
 
-import math
 from collections import OrderedDict, deque
 from collections.abc import Generator, Sequence
 from typing import Any
@@ -18,8 +17,8 @@ from simpy.events import URGENT, Event
 from twin.errors import TwinError
 from twin.load_order import LoadOrder
 from twin.recorder import Request, Step, TraceRecorder
-from twin.replica import ReplicaInputs, ReplicaTrace, num_cached_adapters
-from twin.step_time import step_time_ms
+from twin.replica import ReplicaInputs, ReplicaTrace
+from twin.step_clock import StepClock
 
 
 def run_reference(inputs: ReplicaInputs, *, log_steps: bool = False, keep_step_table: bool = False) -> ReplicaTrace:
@@ -146,9 +145,8 @@ class ReplicaProcess:
         self._environment = environment
         self._inputs = inputs
         self._log_steps = log_steps
-        # Python floats and ints: numpy scalars are slow and wrap around.
-        self._coefficients = tuple(inputs.step_coefficients.tolist())
-        self._step_before: Step | None = None
+        self._clock = StepClock(inputs)
+        # Python ints: numpy scalars are slow and wrap around.
         self._gpu_load_ns: list[int] = inputs.gpu_load_ns.tolist()
         self._disk_load_ns: list[int] = inputs.disk_load_ns.tolist()
         self._inbox: deque[Request] = deque()
@@ -210,7 +208,7 @@ class ReplicaProcess:
             )
             step = self._schedule(now_ns)
             self._load_adapters(step)
-            step.duration_ns = math.floor(self._step_time_ms(step) * 1e6 + 0.5) + step.load_ns
+            self._clock.time(step, num_waiting=len(self._waiting))
             used_blocks = self._usable_blocks - self._free_blocks
             self._recorder.step(step, self._running, self._waiting, used=used_blocks, free=self._free_blocks)
             self._check_invariants(step)
@@ -326,29 +324,6 @@ class ReplicaProcess:
         if self._log_steps and self._inputs.evicts_cached_adapters:
             step.cached = self._caches.cached
 
-    def _step_time_ms(self, step: Step) -> float:
-        """Return the time of the step without adapter loads, and note on it what that depends on."""
-        step.context_tokens = sum(request.num_computed for request in step.tokens)
-        step.has_prefill = any(request.generated == 0 or tokens > 1 for request, tokens in step.tokens.items())
-        before = self._step_before
-        step.is_batch_changed = (
-            before is None or step.has_prefill or before.has_prefill or len(step.tokens) != len(before.tokens)
-        )
-        self._step_before = step
-        return step_time_ms(
-            self._coefficients,
-            sum(step.tokens.values()),
-            len(step.tokens),
-            step.context_tokens,
-            len(step.adapters),
-            step.has_prefill,
-            step.is_batch_changed,
-            len(self._waiting),
-            self._inputs.num_slots,
-            self._inputs.max_lora_rank,
-            num_cached_adapters(self._inputs),
-        )
-
     def _apply_results(self, step: Step) -> None:
         """Advance the scheduled requests at the end of their step; those that end free their blocks."""
         now_ns = int(self._environment.now)
@@ -356,16 +331,10 @@ class ReplicaProcess:
             request.num_computed += num_tokens
             if request.num_computed < request.num_tokens:
                 continue
-            request.generated += 1
-            if request.generated == 1:
-                request.first_token_ns = now_ns
-            else:
-                self._recorder.gap(request, now_ns - request.last_token_ns)
-            request.last_token_ns = now_ns
+            self._recorder.token(request, now_ns)
             if request.generated == request.output_tokens or request.num_tokens >= self._inputs.max_model_len:
-                request.finish_ns = now_ns
                 self._release(request)
-                self._recorder.finish(request)
+                self._recorder.finish(request, now_ns)
         self._running = [request for request in self._running if request.finish_ns < 0]
 
     def _check_invariants(self, step: Step) -> None:

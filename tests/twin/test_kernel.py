@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from tests.twin.handmade import STEP_NS, coefficients, long_run_inputs, make_inputs
 from tests.twin.strategies import adapter_hashes, assert_traces_equal, replica_inputs
-from twin import kernel, reference, step_time
+from twin import kernel, step_clock, step_time
 from twin.errors import TwinError
 from twin.kernel import COMPILED_MODULES, run_kernel
 from twin.kernel_sets import sort_like_a_set
@@ -90,7 +90,7 @@ def test_both_engines_report_the_same_counts_of_every_step(
         return step_time.step_time_ms(inputs.step_coefficients, *counts)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(reference, "step_time_ms", noting)
+        patch.setattr(step_clock, "step_time_ms", noting)
         patch.setitem(_globals(interpreted_kernel, "_run"), "_compiled_step_time_ms", noting)
         run_reference(inputs)
         expected, reported = reported, []
