@@ -8,9 +8,9 @@ the engine goes on. Afterwards the tokens of the stall arrive together: merged i
 outputs are handled in one slice (VLLM_V1_OUTPUT_PROC_CHUNK_SIZE, 128 requests), for then the handler takes queued
 outputs without letting the streams run; one by one, in quick succession, when there are more.
 
-Number of distinct combinations and length of their names follow from the simulated run. The times per line and per name
-are fitted to the polling intervals (`n_samples`) of the runs with ``split=calib``; ``benchmarks.front_end_stalls`` shows
-how well they and a new fit to the same runs agree with the measured intervals.
+Number of distinct combinations and length of their names follow from the simulated run. The times per line and per
+name are fitted to the polling intervals (`n_samples`) of the runs with ``split=calib``; ``benchmarks.front_end_stalls``
+shows how well they and a new fit to the same runs agree with the measured intervals.
 """
 
 from __future__ import annotations
