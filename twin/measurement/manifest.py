@@ -84,6 +84,8 @@ class EndpointSettings(_Part):
         Without ``/v1``.
     base_model
         Model of requests without an adapter; ``None``: the first that the server names.
+    engine
+        Settings that the server was started with, as the problem file has them: nobody can ask it for all of them.
     prompt
         ``tokens``: random token ids; ``text``: as many short words, for servers that take no ids.
     vocab_size
@@ -109,6 +111,7 @@ class EndpointSettings(_Part):
     kind: Literal["endpoint"] = "endpoint"
     url: str
     base_model: str | None = None
+    engine: dict[str, Any] = {}
     prompt: Literal["tokens", "text"] = "tokens"
     vocab_size: int = Field(default=1000, ge=2)
     has_standard_fields_only: bool = False

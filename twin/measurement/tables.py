@@ -168,7 +168,7 @@ def _samples(record: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
         yield {**page, "error": record["error"]}
         return
     try:
-        from prometheus_client.parser import text_string_to_metric_families  # noqa: PLC0415 - optional, for metrics only
+        from twin.measurement.metrics_page import PageError, samples_of  # noqa: PLC0415 - an optional library
     except ImportError as error:
         raise TwinError(
             "prometheus_client must be installed to read the recorded metrics. It is not.",
@@ -176,13 +176,10 @@ def _samples(record: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
             hint="install the extra: pip install 'lora-placer[measure]'; then `placer measure --finish`",
         ) from error
     try:
-        for family in text_string_to_metric_families(record["text"]):
-            for sample in family.samples:
-                labels = json.dumps(sample.labels, sort_keys=True)
-                yield {**page, "name": sample.name, "labels": labels, "value": float(sample.value)}
-    except (ValueError, LookupError, TypeError) as error:
-        # The parser has no error of its own for text that is none of its format.
-        yield {**page, "error": f"this is no page of metrics: {error}"}
+        for name, labels, value in samples_of(record["text"]):
+            yield {**page, "name": name, "labels": json.dumps(labels, sort_keys=True), "value": value}
+    except PageError as error:
+        yield {**page, "error": str(error)}
 
 
 def _write_table(name: str, records: Iterable[Mapping[str, Any]], path: Path) -> int:
