@@ -10,8 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from placer.calibration_document import CalibrationReport, ResidualPoint, build_report, residual_points
+from placer.calibration_settings import SettingsReader
 from placer.events import FitIterated, PhaseStarted, PlanObserver, announce_compilation, ignore
 from twin.calibration.datasheets import DATASHEETS, datasheet_of
+from twin.calibration.evidence import read_evidence
 from twin.calibration.prior import prior_profile
 from twin.calibration.profile_fit import GPU_MEMORY_GIB, GPU_NAME, CalibrationSources, calibrate
 from twin.calibration.step_fit import StepObservations
@@ -36,7 +38,10 @@ class CalibrationRequest:
     ----------
     data
         Folder of tables, published (``calib_*``) or the user's own (twin/calibration/step_table.py), or a table of
-        steps; ``None``: nothing was measured, the prior is the answer.
+        steps; metrics of a server, or results of ``vllm bench serve``; ``None``: nothing was measured, the prior is the
+        answer.
+    settings
+        YAML file with what metrics and results do not say about the server; ``None``: beside them, or in them.
     model
         A shipped name, or the path of a config.json.
     gpu
@@ -65,6 +70,7 @@ class CalibrationRequest:
     host_profile: str | None = None
     prior: str = AUTOMATIC_PRIOR
     workers: int | None = None
+    settings: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -105,6 +111,7 @@ def calibrate_profile(request: CalibrationRequest, observer: PlanObserver = igno
 
 def _refuse_without_data(request: CalibrationRequest) -> None:
     given = {"--runs": request.runs, "--split": request.split, "--host-profile": request.host_profile}
+    given |= {"--settings": request.settings}
     for option, value in given.items():
         if value is not None:
             raise InputError(
@@ -137,6 +144,13 @@ def _calibrate_published(
             value=request.gpu,
             hint="leave out --gpu and --gpu-memory-gib, or give tables of your own",
         )
+    if request.settings is not None:
+        raise InputError(
+            f"`--settings` goes with metrics and bench results. Got {str(request.settings)!r}, and calib_* tables.",
+            field="settings",
+            value=str(request.settings),
+            hint="leave out --settings",
+        )
     if request.prior != AUTOMATIC_PRIOR:
         raise InputError(
             f"the calib_* tables are fitted without a prior. Got --prior {request.prior!r}.",
@@ -163,9 +177,14 @@ def _calibrate_own(request: CalibrationRequest, model: ModelArchitecture, observ
     assert request.data is not None
     prior = _prior(request, model)
     sources = _sources(request, model, observer)
+    settings_of = SettingsReader(request.settings)
+    evidence = read_evidence(request.data, model=MODELS.get(request.model, request.model), settings_of=settings_of)
+    if evidence.runs and not sources.runs:
+        announce_compilation(observer)
     observer(PhaseStarted("fit", f"{model.name} to {request.data}"))
     return calibrate_tables(
         request.data,
+        evidence=evidence,
         model=model,
         prior=prior,
         gpu=request.gpu,

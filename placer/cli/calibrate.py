@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 def calibrate(
     data: Annotated[
         Path | None,
-        typer.Argument(help="Folder with tables of measurements, or a table of steps.", show_default=False),
+        typer.Argument(
+            help="Tables of measurements, vLLM's metrics, or results of vllm bench serve: a folder or a file.",
+            show_default=False,
+        ),
     ] = None,
     *,
     model: Annotated[str, typer.Option("--model", help="A shipped model, or its config.json.", show_default=False)],
@@ -39,6 +42,10 @@ def calibrate(
     split: Annotated[str | None, typer.Option("--split", help="Only this part of the runs, such as calib.")] = None,
     host_profile: Annotated[
         str | None, typer.Option("--host-profile", help="Take host terms over from this profile (name or file).")
+    ] = None,
+    settings: Annotated[
+        Path | None,
+        typer.Option("--settings", help="YAML with the server's engine and adapters, for metrics and bench results."),
     ] = None,
     report: Annotated[Path | None, typer.Option("--report", help="HTML file to write: tables and figures.")] = None,
     figures: Annotated[Path | None, typer.Option("--figures", help="Folder for the figures, PNG.")] = None,
@@ -73,6 +80,7 @@ def calibrate(
         host_profile=host_profile,
         prior=prior,
         workers=workers,
+        settings=settings,
     )
     with ProgressDisplay(is_verbose=verbose) as display:
         outcome = calibrate_profile(request, display)

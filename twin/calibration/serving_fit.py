@@ -201,6 +201,8 @@ def _prepare(
     inputs = replace(inputs, step_coefficients=vector)
     trace = run_kernel(inputs)
     _require_tpot(run.run_id, trace)
+    if not run.is_polled:
+        return inputs
     return through_stalls(inputs, predict_stalls(inputs, trace, front_end))
 
 

@@ -35,7 +35,7 @@ group              rows of one group (a run) are resampled together for interval
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -259,10 +259,10 @@ def read_steps(table: Table) -> StepObservations:
     frame["group"] = _names(table, "group", prefix="row")
     if not table.has("measurement"):
         frame = _merge_equal_steps(frame, is_grouped=table.has("group"))
-        return _observations(frame, np.arange(len(frame)))
+        return observations_of(frame, np.arange(len(frame)))
     names = table.words("measurement")
     _require_one_time(table, names, time_ms)
-    return _observations(frame, pd.factorize(names)[0].astype(np.int64))
+    return observations_of(frame, pd.factorize(names)[0].astype(np.int64))
 
 
 def regime_names(frame: pd.DataFrame) -> NDArray[np.str_]:
@@ -272,6 +272,21 @@ def regime_names(frame: pd.DataFrame) -> NDArray[np.str_]:
         frame["slots"] == 0, "without LoRA", np.where(frame["adapters"] > 0, "with LoRA", "slots without adapters")
     )
     return np.array([f"{one}, {other}" for one, other in zip(kind, lora, strict=True)], dtype=np.str_)
+
+
+def joined(first: StepObservations, second: StepObservations) -> StepObservations:
+    """Return the measurements of both, those of `first` first."""
+    one, other = first.steps, second.steps
+    return StepObservations(
+        Steps(
+            **{item.name: np.concatenate([getattr(one, item.name), getattr(other, item.name)]) for item in fields(one)}
+        ),
+        np.concatenate([first.weight, second.weight]),
+        np.concatenate([first.measurement, second.measurement + len(first.time_ms)]),
+        np.concatenate([first.time_ms, second.time_ms]),
+        np.concatenate([first.regime, second.regime]),
+        np.concatenate([first.group, second.group]),
+    )
 
 
 def no_steps() -> StepObservations:
@@ -322,7 +337,15 @@ def _merge_equal_steps(frame: pd.DataFrame, *, is_grouped: bool) -> pd.DataFrame
     return merged.drop_duplicates(keys).sort_index()
 
 
-def _observations(frame: pd.DataFrame, measurement: NDArray[np.int64]) -> StepObservations:
+def observations_of(frame: pd.DataFrame, measurement: NDArray[np.int64]) -> StepObservations:
+    """Return rows with the columns of `Steps`, and time_ms, weight, regime and group, as observations.
+
+    Parameters
+    ----------
+    measurement
+        int64 [rows], the number of each row's measurement, from 0 on; time, regime and group are those of its first
+        row.
+    """
     first = np.unique(measurement, return_index=True)[1]
     column = {name: frame[name].to_numpy() for name in frame.columns}
     return StepObservations(

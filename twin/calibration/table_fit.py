@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from twin.calibration.evidence import Evidence, file_hash, read_evidence
 from twin.calibration.prior import coefficient_prior
 from twin.calibration.profile_fit import HOST_TERMS, CalibrationSources, regimes_to_leave_out
 from twin.calibration.replica_tables import fit_load_times, fit_memory_table, fit_startup
+from twin.calibration.serving_windows import window_observations
 from twin.calibration.step_fit import (
     CoefficientPrior,
     StepFit,
@@ -25,7 +26,7 @@ from twin.calibration.step_fit import (
     relative_design,
 )
 from twin.calibration.step_reports import errors_report, intervals_report, rounded, runs_report
-from twin.calibration.step_table import TABLE_NAMES, find_tables, no_steps, read_steps
+from twin.calibration.step_table import TABLE_NAMES, joined, no_steps, read_steps
 from twin.hardware import ModelArchitecture
 from twin.profile import PerformanceProfile, StepTimeCoefficients
 from twin.validation.front_end import FrontEnd
@@ -64,6 +65,7 @@ def calibrate_tables(
     gpu_memory_gib: float,
     name: str,
     sources: CalibrationSources = CalibrationSources(),  # noqa: B008 - frozen
+    evidence: Evidence | None = None,
     workers: int | None = None,
     on_iteration: Callable[[int, float], None] | None = None,
 ) -> TableCalibration:
@@ -72,7 +74,8 @@ def calibrate_tables(
     Parameters
     ----------
     data
-        Folder with any of the tables, or the table of steps.
+        Folder with any of the tables, or the table of steps; or metrics of a server, or results of
+        ``vllm bench serve`` (see twin/calibration/evidence_files.py), in a folder with each other or with tables.
     model
         What was measured.
     prior
@@ -81,18 +84,23 @@ def calibrate_tables(
         Of the profile.
     sources
         Serving runs, or a profile that gives the host terms.
+    evidence
+        What `data` holds; ``None``: it is read, without settings of the server.
     workers, on_iteration
         See `twin.calibration.profile_fit.calibrate`.
 
     Raises
     ------
     InputError
-        When a table cannot be read, or a cell cannot be used.
+        When a file cannot be read, a value in it cannot be used, or a setting of the server is not given.
     ProfileError
         When scipy (extra ``train``) is not installed.
     """
-    tables = find_tables(data)
-    observations = read_steps(tables["steps"]) if "steps" in tables else no_steps()
+    evidence = read_evidence(data, model=model.name) if evidence is None else evidence
+    tables = evidence.tables
+    own = read_steps(tables["steps"]) if "steps" in tables else no_steps()
+    observations = joined(own, window_observations(evidence.windows))
+    sources = replace(sources, runs=(*sources.runs, *evidence.runs))
     fixed = {}
     if sources.host_profile is not None:
         fixed = {term: getattr(sources.host_profile.step_time, term) for term in HOST_TERMS}
@@ -112,20 +120,23 @@ def calibrate_tables(
     report, fit, rows = _fit_steps(
         observations, profile, believed, sources=sources, fixed=fixed, workers=workers, on_iteration=on_iteration
     )
-    is_measured = "steps" in tables or bool(sources.runs)
+    is_measured = len(observations.time_ms) > 0 or bool(sources.runs)
     provenance = {} if is_measured else {key: prior.provenance[key] for key in _KEPT if key in prior.provenance}
     provenance |= {
         "tool": "placer calibrate",
-        "sources": {Path(table.file).name: _sha256(Path(table.file)) for table in tables.values()},
+        "sources": {Path(table.file).name: file_hash(Path(table.file)) for table in tables.values()}
+        | dict(evidence.hashes),
         "prior": {
             "profile": prior.name,
             "kind": prior.provenance.get("kind", MEASURED_KIND),
             # Step times that runs were fitted to are not the prior's as a whole.
-            "tables": [name for name in TABLE_NAMES if name not in tables and not (name == "steps" and sources.runs)],
+            "tables": [name for name in TABLE_NAMES if name not in tables and not (name == "steps" and is_measured)],
             "values": prior.step_time.model_dump(),
         },
         "step_time": report,
     }
+    if evidence.summaries:
+        provenance["serving"] = evidence.as_report()
     if "loads" in tables:
         provenance["load_times"] = {"ranks_from_prior": ranks_from_prior}
     provenance.setdefault("kind", MEASURED_KIND)
@@ -188,7 +199,3 @@ def _left_out_regimes(observations: StepObservations) -> dict[str, NDArray[np.bo
 
 def _coefficients(fit: StepFit) -> StepTimeCoefficients:
     return StepTimeCoefficients(**{term: rounded(value) for term, value in fit.coefficients.items()})
-
-
-def _sha256(path: Path) -> str:
-    return "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,9 +44,11 @@ def regenerate_traffic(traffic: Traffic, *, run_id: str, seed: int, horizon_s: f
 
     Returns
     -------
-    The adapters, and their requests in order of arrival: Poisson per adapter, lengths as `draw_lengths` has
-    them.
+    The adapters, and their requests in order of arrival: Poisson per adapter and lengths as `draw_lengths` has
+    them, or as the traffic's own lengths and gaps say.
     """
+    if traffic.lengths is not None:
+        return _draw_given(traffic, run_id=run_id, seed=seed, horizon_s=horizon_s)
     generator = _generator(run_id, seed)
     prompts, outputs = _prompt_lengths(traffic), _output_lengths(traffic)
     # Read from a table, the ranks are known to be vLLM's.
@@ -70,6 +73,25 @@ def regenerate_traffic(traffic: Traffic, *, run_id: str, seed: int, horizon_s: f
     prompt_tokens, output_tokens = draw_lengths(total, prompts, outputs, generator)
     owners = np.repeat(np.arange(len(adapters), dtype=np.int32), counts)
     return Workload(adapters), RequestTable(arrival_ns[order], owners[order], prompt_tokens, output_tokens)
+
+
+def _draw_given(traffic: Traffic, *, run_id: str, seed: int, horizon_s: float) -> tuple[Workload, RequestTable]:
+    """Draw traffic whose lengths and gaps are given: one stream of requests, each of an adapter by its rate."""
+    assert traffic.lengths is not None
+    prompts, outputs = traffic.lengths
+    ranks = np.resize(np.array(traffic.ranks, dtype=np.int64), len(traffic.rates_rps)).tolist()
+    common = {"prompt_tokens": prompts, "output_tokens": outputs, "gap_cv": traffic.gap_cv}
+    stream = Adapter.model_validate(
+        {"name": run_id, "rank": ranks[0], "rate_rps": traffic.offered_rps, **common},
+    )
+    requests = Workload((stream,)).requests(horizon_s=horizon_s, seed=seed)
+    shares = np.array(traffic.rates_rps) / traffic.offered_rps
+    owners = _generator(run_id, seed).choice(len(shares), len(requests), p=shares).astype(np.int32)
+    adapters = tuple(
+        Adapter.model_validate({"name": f"{run_id}/{index}", "rank": rank, "rate_rps": rate_rps, **common})
+        for index, (rank, rate_rps) in enumerate(zip(ranks, traffic.rates_rps, strict=True))
+    )
+    return Workload(adapters), replace(requests, adapter=owners)
 
 
 def _prompt_lengths(traffic: Traffic) -> LengthDistribution:

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from twin.calibration.tables import TABLE_MODELS
 from twin.engine import SUPPORTED_RANKS, EngineConfig
 from twin.errors import InputError
+from twin.lengths import LengthDistribution
 from twin.validation.cells import RUN_ID, Cells, read_cells
 from twin.validation.quantities import Quantities
 
@@ -52,12 +53,20 @@ class Traffic:
         Ranks, to be cycled over the adapters in an order that does not depend on the rates.
     mean_prompt_tokens, mean_output_tokens
         Mean prompt length, and mean output length that was asked for.
+    lengths
+        Distributions of prompt and output lengths, independent of each other; ``None``: those of the published runs,
+        with the means above.
+    gap_cv
+        Coefficient of variation of the gamma distributed gaps between the requests of all adapters together; other
+        than 1 with `lengths` only.
     """
 
     rates_rps: tuple[float, ...]
     ranks: tuple[int, ...]
     mean_prompt_tokens: float
     mean_output_tokens: float
+    lengths: tuple[LengthDistribution, LengthDistribution] | None = None
+    gap_cv: float = 1.0
 
     @property
     def offered_rps(self) -> float:
@@ -97,6 +106,8 @@ class MeasuredRun:
         As the table says; ``None`` for a run that did not start.
     offered_tps
         Offered prompt + output tokens per second as measured, if the table has it.
+    is_polled
+        Whether the load generator asked the server for its metrics all the time, as that of the published runs did.
     """
 
     run_id: str
@@ -112,6 +123,7 @@ class MeasuredRun:
     measured: Quantities
     is_starved: bool | None
     offered_tps: float | None
+    is_polled: bool = True
 
     @property
     def is_headline(self) -> bool:

@@ -1,0 +1,301 @@
+"""Read all that a file or a folder has to say about a server: tables, metrics, results of benchmarks."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from twin.calibration import bench_runs, bench_windows
+from twin.calibration.bench_files import BenchResult
+from twin.calibration.evidence_files import EvidenceFiles, recognise
+from twin.calibration.metrics_files import read_metrics_table, read_prometheus, read_text_pages
+from twin.calibration.metrics_series import SampleCollector
+from twin.calibration.metrics_windows import SOURCE as METRICS
+from twin.calibration.metrics_windows import read_windows
+from twin.calibration.serving_settings import ServingSettings
+from twin.calibration.serving_windows import ServingWindow, merge_alike
+from twin.calibration.step_table import Table, find_tables
+from twin.errors import InputError
+from twin.validation.runs import MeasuredRun
+
+BENCH = bench_windows.SOURCE
+
+SettingsOf = Callable[[Path], ServingSettings]
+
+
+def no_settings(file: Path) -> ServingSettings:  # noqa: ARG001 - of any file
+    """Return that nothing is known of a server."""
+    return ServingSettings()
+
+
+@dataclass(frozen=True)
+class SourceSummary:
+    """What came of one kind of source.
+
+    Attributes
+    ----------
+    kind
+        `METRICS` or `BENCH`.
+    files
+        Their names.
+    num_read
+        Windows between scrapes, or results of benchmarks.
+    dropped
+        Those that are not used, by reason.
+    """
+
+    kind: str
+    files: tuple[str, ...]
+    num_read: int
+    dropped: Mapping[str, int]
+
+    @property
+    def num_used(self) -> int:
+        """Return how many are used."""
+        return self.num_read - sum(self.dropped.values())
+
+    def as_report(self) -> dict[str, Any]:
+        """Return plain values for a profile's provenance."""
+        return {
+            "kind": self.kind,
+            "files": list(self.files),
+            "read": self.num_read,
+            "used": self.num_used,
+            "dropped": dict(self.dropped),
+        }
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What was measured.
+
+    Attributes
+    ----------
+    tables
+        A user's own tables by name (`TABLE_NAMES`).
+    windows
+        Mean step times of stretches of serving; those that are alike are one.
+    runs
+        Serving runs to be replayed.
+    summaries
+        What metrics and results gave.
+    assumed
+        What had to be assumed to use them.
+    unread
+        Files of the folder that are none of these.
+    hashes
+        SHA-256 of the files of metrics and results, by name.
+    """
+
+    tables: Mapping[str, Table] = field(default_factory=dict)
+    windows: tuple[ServingWindow, ...] = ()
+    runs: tuple[MeasuredRun, ...] = ()
+    summaries: tuple[SourceSummary, ...] = ()
+    assumed: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
+    hashes: Mapping[str, str] = field(default_factory=dict)
+
+    def as_report(self) -> dict[str, Any]:
+        """Return plain values about metrics and results for a profile's provenance."""
+        return {
+            "sources": [summary.as_report() for summary in self.summaries],
+            "assumed": list(self.assumed),
+            "unread": list(self.unread),
+            "windows": len(self.windows),
+        }
+
+
+def read_evidence(data: Path, *, model: str, settings_of: SettingsOf = no_settings) -> Evidence:
+    """Read everything that a file or a folder has to say about step times.
+
+    Parameters
+    ----------
+    data
+        A table of steps, metrics, results of ``vllm bench serve``, or a folder with any of them and further tables.
+    model
+        What was served, as `twin.hardware.load_model` takes it.
+    settings_of
+        The settings of the server that a file is about.
+
+    Raises
+    ------
+    InputError
+        When nothing is recognised, a file cannot be used, or nothing in it can.
+    TwinError
+        When a library that a format needs is not installed.
+    """
+    files = recognise(data)
+    if not files.metrics and not files.results:
+        return Evidence(tables=find_tables(data), unread=tuple(files.unread))
+    tables = find_tables(data) if files.has_tables else {}
+    reading = _Reading(model, settings_of)
+    reading.read_metrics(files, data)
+    for path, results in files.results:
+        reading.read_results(path, results)
+    reading.require_something(data, has_steps="steps" in tables)
+    return Evidence(
+        tables=tables,
+        windows=merge_alike(reading.windows),
+        runs=tuple(reading.runs),
+        summaries=reading.summaries(files),
+        assumed=tuple(reading.assumed),
+        unread=tuple(files.unread),
+        hashes={path.name: file_hash(path) for path in (*files.metrics, *(path for path, _ in files.results))},
+    )
+
+
+class _Reading:
+    """Collects what files give.
+
+    Attributes
+    ----------
+    dropped
+        By kind of source, what is not used by reason.
+    """
+
+    def __init__(self, model: str, settings_of: SettingsOf) -> None:
+        self._model = model
+        self._settings_of = settings_of
+        self._served: dict[str, str] = {}
+        self.windows: list[ServingWindow] = []
+        self.runs: list[MeasuredRun] = []
+        self.num_read = {METRICS: 0, BENCH: 0}
+        self.dropped: dict[str, dict[str, int]] = {METRICS: {}, BENCH: {}}
+        self.assumed: dict[str, None] = {}
+
+    def read_metrics(self, files: EvidenceFiles, data: Path) -> None:
+        """Read all metrics together: a server's samples may stand in several files."""
+        if not files.metrics:
+            return
+        collector = SampleCollector()
+        modified = [path.name for path in files.pages if read_text_pages(path, collector)]
+        for path, content in files.answers:
+            read_prometheus(content, collector, file=str(path))
+        for path in files.metrics_tables:
+            read_metrics_table(path, collector)
+        for name in sorted(collector.models):
+            self._require_one_model(name, str(files.metrics[0]))
+        reading = read_windows(collector.series(), self._settings_of(data))
+        if modified:
+            reading.assume(
+                f"{len(modified)} pages were scraped when their files were last modified: neither names nor a line "
+                "`# scraped_at` tell."
+            )
+        self.windows += reading.windows
+        self.num_read[METRICS] = reading.num_windows
+        self.dropped[METRICS] = reading.dropped
+        self.assumed |= reading.assumed
+
+    def read_results(self, path: Path, results: tuple[BenchResult, ...]) -> None:
+        """Read a file of benchmarks' results."""
+        general = self._settings_of(path)
+        for index, result in enumerate(results):
+            self.num_read[BENCH] += 1
+            if result.model_id:
+                self._require_one_model(result.model_id, str(path))
+            settings = general.updated(result.metadata, file=str(path))
+            run_id = path.name if len(results) == 1 else f"{path.name} {index + 1}"
+            reason = self._read_result(result, settings, run_id)
+            if reason is not None:
+                self.dropped[BENCH][reason] = self.dropped[BENCH].get(reason, 0) + 1
+
+    def summaries(self, files: EvidenceFiles) -> tuple[SourceSummary, ...]:
+        """Return what each kind of source gave."""
+        paths = {METRICS: files.metrics, BENCH: [path for path, _ in files.results]}
+        return tuple(
+            SourceSummary(kind, tuple(path.name for path in paths[kind]), self.num_read[kind], self.dropped[kind])
+            for kind in (METRICS, BENCH)
+            if paths[kind]
+        )
+
+    def require_something(self, data: Path, *, has_steps: bool) -> None:
+        """Raise InputError unless something can be fitted."""
+        if self.windows or self.runs or has_steps:
+            return
+        reasons = [
+            f"{count} of {self.num_read[kind]} ({kind}) have {reason}" if kind == BENCH else f"{count} {reason}"
+            for kind, counts in self.dropped.items()
+            for reason, count in counts.items()
+        ]
+        total = self.num_read[METRICS]
+        hint = (
+            "scrape while the server is busy, every 5 to 60 s, for some minutes"
+            if total or not self.num_read[BENCH]
+            else "run `vllm bench serve` with --save-detailed"
+        )
+        raise InputError(
+            f"the measurements must give a step time. Of {data}, none of {total} windows between scrapes and "
+            f"{self.num_read[BENCH]} results does: {'; '.join(reasons) or 'each server was scraped once'}.",
+            file=str(data),
+            field="data",
+            value=str(data),
+            hint=hint,
+        )
+
+    def _read_result(self, result: BenchResult, settings: ServingSettings, run_id: str) -> str | None:
+        """Take windows or a run from a result, or return why there is nothing to take."""
+        if result.completed == 0:
+            return "no request that completed"
+        if "spec_decode_num_drafts" in result.metadata:
+            return "speculative decoding: several tokens a step"
+        _require_lora(settings)
+        if result.has_details:
+            windows = bench_windows.detailed_windows(result, settings, run_id)
+        elif result.max_concurrency is not None and result.request_rate == float("inf"):
+            windows = bench_windows.closed_loop_windows(result, settings, run_id)
+        else:
+            return self._read_open_loop(result, settings, run_id)
+        if isinstance(windows, str):
+            return windows
+        self.windows += windows
+        self.assumed |= dict.fromkeys(bench_windows.assumptions(result, settings))
+        return None
+
+    def _read_open_loop(self, result: BenchResult, settings: ServingSettings, run_id: str) -> str | None:
+        if result.max_concurrency is not None:
+            return "a rate and a limit of requests at a time: which of them held is not known without --save-detailed"
+        why = "a run without --save-detailed is replayed in the twin"
+        settings.require("max_num_seqs", "max_num_batched_tokens", why=why)
+        outcome = bench_runs.serving_run(result, settings, run_id=run_id, model=self._model)
+        if isinstance(outcome, str):
+            return outcome
+        run, assumed = outcome
+        self.runs.append(run)
+        self.assumed |= dict.fromkeys(assumed)
+        return None
+
+    def _require_one_model(self, name: str, file: str) -> None:
+        """Raise InputError where another model was served before: a profile is of one."""
+        for other, where in self._served.items():
+            if other != name:
+                raise InputError(
+                    f"all measurements must be of one model. {where} has {other!r}, {file} has {name!r}.",
+                    file=file,
+                    field="model_name",
+                    value=name,
+                    hint='leave one of them out; in a query, select one by {model_name="..."}',
+                )
+        self._served[name] = file
+
+
+def _require_lora(settings: ServingSettings) -> None:
+    """Raise InputError unless it is known whether the server has LoRA, and with which slots and adapters."""
+    if settings.has_no_lora:
+        return
+    why = "results of a benchmark do not tell (`enable_lora: false` for a server without LoRA)"
+    settings.require("max_loras", "max_lora_rank", why=why)
+    if not settings.shares:
+        raise InputError(
+            f"`adapters` of a benchmark must be given: results do not name them. {settings.file} does not have them.",
+            file=settings.file,
+            field="adapters",
+            hint="write how many --lora-modules there were, such as `adapters: 16`, or the list of a workload file",
+        )
+
+
+def file_hash(path: Path) -> str:
+    """Return the SHA-256 of a file as a profile's provenance has it."""
+    return "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest()
