@@ -15,7 +15,7 @@ from twin.engine import EngineConfig
 from twin.errors import InputError, TwinError
 from twin.hardware import GpuType, ModelArchitecture
 from twin.memory import MemoryVerdict, check_memory
-from twin.name_hash import adapter_name_hashes
+from twin.name_hash import NUM_HASH_SEEDS, adapter_name_hashes
 from twin.profile import PerformanceProfile
 from twin.workload import NANOSECONDS, RequestTable, Workload
 
@@ -90,6 +90,8 @@ class ReplicaInputs:
         No step starts at or after it.
     sample_interval_ns
         Interval of the time series; 0: none.
+    adapter_names, hash_seed
+        What `adapter_hash` follows from. The engine that runs vLLM has its hashes from CPython; empty: it cannot run.
     """
 
     arrival_ns: NDArray[np.int64]
@@ -117,6 +119,8 @@ class ReplicaInputs:
     use_v2_model_runner: bool
     horizon_ns: int
     sample_interval_ns: int
+    adapter_names: tuple[str, ...] = ()
+    hash_seed: int = 0
 
     @property
     def evicts_adapters(self) -> bool:
@@ -278,12 +282,13 @@ def build_inputs(
     }
     loads = np.array([by_rank[adapter.rank] for adapter in workload.adapters], dtype=np.float64)
     nanoseconds = np.round(loads * 1e6).astype(np.int64)
+    names = tuple(adapter.name for adapter in workload.adapters)
     return ReplicaInputs(
         arrival_ns=requests.arrival_ns,
         adapter=requests.adapter if engine.enable_lora else np.full_like(requests.adapter, -1),
         prompt_tokens=requests.prompt_tokens,
         output_tokens=requests.output_tokens,
-        adapter_hash=adapter_name_hashes([adapter.name for adapter in workload.adapters], hash_seed),
+        adapter_hash=adapter_name_hashes(names, hash_seed),
         gpu_load_ns=np.ascontiguousarray(nanoseconds[:, 0]),
         disk_load_ns=np.ascontiguousarray(nanoseconds[:, 1]),
         step_coefficients=replica.profile.step_time.as_array(),
@@ -304,6 +309,8 @@ def build_inputs(
         use_v2_model_runner=engine.use_v2_model_runner,
         horizon_ns=round(horizon_s * NANOSECONDS),
         sample_interval_ns=round(sample_interval_s * NANOSECONDS),
+        adapter_names=names,
+        hash_seed=hash_seed % NUM_HASH_SEEDS,
     )
 
 

@@ -13,13 +13,14 @@ from twin.replica import Replica, ReplicaInputs, ReplicaTrace, build_inputs
 from twin.report import SimulationReport, build_report
 from twin.workload import NANOSECONDS, RequestTable, Workload
 
-EngineName = Literal["fast", "simpy"]
+EngineName = Literal["fast", "simpy", "vllm"]
 
 # Where each engine's ``run(inputs) -> ReplicaTrace`` lives; imported on first use, because compiled code takes a
 # moment to load.
 ENGINES: dict[str, tuple[str, str]] = {
     "fast": ("twin.kernel", "run_kernel"),
     "simpy": ("twin.reference", "run_reference"),
+    "vllm": ("twin.vllm_engine", "run_vllm"),
 }
 
 # Rows of a time series: what a report can hold.
@@ -55,13 +56,14 @@ def simulate(
     workload, replica
         What is asked, and of which engine.
     engine
-        ``fast`` (compiled) or ``simpy`` (readable, hundreds of times slower); they take identical steps.
+        ``fast`` (compiled), ``simpy`` (readable, hundreds of times slower), or ``vllm`` (vLLM's own scheduler and
+        LoRA caches, slower still, docs/vllm-engine.md); they take identical steps.
     horizon_s
         Simulated seconds, finite and > 0.
     warmup_s
         Seconds at the start that are simulated but not measured, in ``[0, horizon_s)``.
     seed
-        Of the arrivals and lengths, and of the order in which a step's adapters are loaded; >= 0.
+        Of the arrivals and lengths, and of the hashes that order a step's adapters (PYTHONHASHSEED); >= 0.
     sample_interval_s
         Interval of the report's time series, at most `MAX_SAMPLES` per horizon; 0: none.
     starvation_tolerance
@@ -73,7 +75,7 @@ def simulate(
         For an unknown engine, a setting outside of its range, or requests that the replica cannot take (see
         `build_inputs`).
     TwinError
-        When the replica does not start.
+        When the replica does not start, or vLLM is missing or fails.
     """
     return simulate_in_detail(
         workload,

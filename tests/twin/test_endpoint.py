@@ -247,7 +247,7 @@ def test_a_server_that_dies_leaves_a_partial_measurement(tmp_path: Path) -> None
     """What was recorded stays, what was in flight failed, and what was not sent yet can be sent later."""
     behaviour = Behaviour(dies_after=8, token_s=0.01)
     with CompletionServer(behaviour) as server:
-        folder, outcome = _measure(tmp_path, server, horizon_s=6.0)
+        folder, outcome = _measure(tmp_path, server, rate_rps=8.0, horizon_s=6.0)
         port = int(server.url.rpartition(":")[2])
     assert outcome.cause == "failed"
     assert "the endpoint did not answer any more from about" in str(outcome.reason)
