@@ -14,9 +14,9 @@ from placer.calibration_settings import SettingsReader
 from placer.events import FitIterated, PhaseStarted, PlanObserver, announce_compilation, ignore
 from twin.calibration.datasheets import DATASHEETS, datasheet_of
 from twin.calibration.evidence import read_evidence
+from twin.calibration.observations import StepObservations
 from twin.calibration.prior import prior_profile
 from twin.calibration.profile_fit import GPU_MEMORY_GIB, GPU_NAME, CalibrationSources, calibrate
-from twin.calibration.step_fit import StepObservations
 from twin.calibration.step_table import no_steps
 from twin.calibration.table_fit import TableCalibration, calibrate_tables
 from twin.calibration.tables import TABLE_MODELS, step_observations

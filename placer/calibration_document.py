@@ -12,7 +12,8 @@ from pydantic import BaseModel, ConfigDict
 
 from twin.calibration.coverage import RunCoverage, coverage_warnings, identification_warnings
 from twin.calibration.prior import bands_of, is_prior
-from twin.calibration.step_fit import StepObservations, predicted_ms, relative_design
+from twin.calibration.observations import StepObservations
+from twin.calibration.step_fit import predicted_ms, relative_design
 from twin.profile import PerformanceProfile, StepTimeCoefficients
 from twin.step_time import COEFFICIENT_NAMES
 

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from twin.calibration.step_fit import StepObservations, Steps, design_matrix
+from twin.calibration.observations import StepObservations, Steps
+from twin.calibration.step_fit import design_matrix
 from twin.profile import StepTimeCoefficients
 from twin.step_time import COEFFICIENT_NAMES
 

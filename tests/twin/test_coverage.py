@@ -11,7 +11,8 @@ from twin.calibration.coverage import (
     identification_warnings,
     step_kinds,
 )
-from twin.calibration.step_fit import StepObservations, relative_design
+from twin.calibration.observations import StepObservations
+from twin.calibration.step_fit import relative_design
 from twin.calibration.step_table import no_steps
 from twin.step_time import COEFFICIENT_NAMES
 

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from tests.twin.random_steps import EVERY_COEFFICIENT, as_values, observed, random_steps
 from twin.calibration import step_fit
+from twin.calibration.observations import StepObservations
 from twin.calibration.prior import coefficient_prior, prior_profile
 from twin.calibration.step_fit import (
     CoefficientPrior,
-    StepObservations,
     data_shares,
     design_matrix,
     error_table,

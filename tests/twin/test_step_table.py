@@ -8,9 +8,10 @@ import pandas as pd
 import pytest
 
 from tests.twin.random_steps import EVERY_COEFFICIENT, as_values, observed, random_steps
+from twin.calibration.observations import StepObservations
 from twin.calibration.prior import is_prior, prior_profile
 from twin.calibration.profile_fit import HOST_TERMS, CalibrationSources
-from twin.calibration.step_fit import StepObservations, design_matrix
+from twin.calibration.step_fit import design_matrix
 from twin.calibration.step_table import find_tables, read_measurements, read_steps
 from twin.calibration.table_fit import TableCalibration, calibrate_tables
 from twin.errors import InputError

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from twin.calibration.step_fit import StepObservations, Steps
+from twin.calibration.observations import StepObservations, Steps
 from twin.step_time import COEFFICIENT_NAMES, LARGE_BATCH_TOKENS, SMALL_BATCH_TOKENS
 
 # Two columns of the design with a larger cosine cannot be told apart by data with a few percent of noise.

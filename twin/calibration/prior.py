@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twin.calibration.datasheets import GpuDatasheet, datasheet_of
-from twin.calibration.step_fit import CoefficientPrior, Steps, step_terms
+from twin.calibration.observations import Steps
+from twin.calibration.step_fit import CoefficientPrior, step_terms
 from twin.errors import ProfileError
 from twin.hardware import SHIPPED_MODELS, ModelArchitecture
 from twin.memory import slot_bytes

@@ -16,15 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twin.calibration.memory import fit_memory
-from twin.calibration.step_fit import (
-    RegimeError,
-    StepFit,
-    StepObservations,
-    fit_step_time,
-    intervals,
-    leave_one_out,
-    solve_least_squares,
-)
+from twin.calibration.observations import StepObservations
+from twin.calibration.step_fit import RegimeError, StepFit, fit_step_time, intervals, leave_one_out, solve_least_squares
 from twin.calibration.step_reports import errors_report, intervals_report, rounded, runs_report
 from twin.calibration.tables import model_rows, read_table, step_observations
 from twin.errors import ProfileError

@@ -18,11 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twin.calibration.coverage import RunCoverage, step_kinds
+from twin.calibration.observations import StepObservations, Steps
 from twin.calibration.step_fit import (
     CoefficientPrior,
     StepFit,
-    StepObservations,
-    Steps,
     bootstrap_intervals,
     error_table,
     fit_step_time,

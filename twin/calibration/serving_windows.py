@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from twin.calibration.step_fit import StepObservations
+from twin.calibration.observations import StepObservations
 from twin.calibration.step_table import no_steps, observations_of, regime_names
 
 # Windows are alike, and become one measurement, where what was counted agrees in steps of the first factor, and what

@@ -42,7 +42,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from twin.calibration.step_fit import StepObservations, Steps
+from twin.calibration.observations import StepObservations, Steps
 from twin.errors import InputError
 
 TABLE_NAMES = ("steps", "loads", "memory", "startup")

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twin.calibration.evidence import Evidence, file_hash, read_evidence
+from twin.calibration.observations import StepObservations
 from twin.calibration.prior import coefficient_prior
 from twin.calibration.profile_fit import HOST_TERMS, CalibrationSources, regimes_to_leave_out
 from twin.calibration.replica_tables import fit_load_times, fit_memory_table, fit_startup
@@ -18,7 +19,6 @@ from twin.calibration.serving_windows import window_observations
 from twin.calibration.step_fit import (
     CoefficientPrior,
     StepFit,
-    StepObservations,
     data_shares,
     fit_step_time,
     intervals,

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from twin.calibration.closed_loop import TOKENS_PER_STEP, reconstruct_closed_loop, replay_closed_loop
-from twin.calibration.step_fit import StepObservations, Steps
+from twin.calibration.observations import StepObservations, Steps
 from twin.errors import ProfileError
 
 # Names that the tables use for the shipped models.
