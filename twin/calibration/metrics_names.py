@@ -34,7 +34,6 @@ GAUGES: dict[str, tuple[str, ...]] = {
 # Without one of these a window says nothing.
 REQUIRED = ("steps", "generated", "first_tokens", "prompt_tokens", "running")
 
-STEPS_BY_TOKENS = "vllm:iteration_tokens_total_bucket"
 # The settings of the KV cache, as labels.
 CACHE_INFO = "vllm:cache_config_info"
 CACHE_LABELS = ("num_gpu_blocks", "block_size")
@@ -44,7 +43,7 @@ LORA_INFO = "vllm:lora_requests_info"
 ONLY: dict[str, Mapping[str, str]] = {"vllm:prompt_tokens_by_source_total": {"source": "local_compute"}}
 
 COLUMN_OF = {name: column for columns in (COUNTERS, GAUGES) for column, names in columns.items() for name in names}
-KNOWN_METRICS = frozenset({*COLUMN_OF, STEPS_BY_TOKENS, CACHE_INFO, LORA_INFO})
+KNOWN_METRICS = frozenset({*COLUMN_OF, CACHE_INFO, LORA_INFO})
 # What the server's process says for all of its engines.
 OF_PROCESS = frozenset({"process_start_time_seconds", LORA_INFO})
 

@@ -21,15 +21,12 @@ from twin.calibration.metrics_names import (
     OF_PROCESS,
     ONLY,
     REQUIRED,
-    STEPS_BY_TOKENS,
     vllm_name,
 )
 from twin.errors import InputError
 
 # Labels by which a collector tells servers apart; the first that a sample has counts.
 SERVER_LABELS = ("instance", "pod")
-# Prefix of the columns of counted steps by their tokens.
-BUCKET = "steps up to "
 
 
 @dataclass(frozen=True)
@@ -58,9 +55,9 @@ class EngineSeries:
         For messages: file, server and engine.
     frame
         A row per scrape in order of time; columns ``time_s``, those of `COUNTERS` and `GAUGES` that were sampled,
-        ``num_gpu_blocks``, ``block_size``, ``adapters`` (names with running requests), ``max_loras``,
-        ``is_running_told`` (0 where requests wait and running adapters are not told from waiting ones), and
-        `BUCKET` + upper edge. NaN where a scrape lacks the value.
+        ``num_gpu_blocks``, ``block_size``, ``adapters`` (names with running requests), ``max_loras`` and
+        ``is_running_told`` (0 where requests wait and running adapters are not told from waiting ones). NaN where a
+        scrape lacks the value.
     adapter_names
         Adapters that were ever seen.
     shares_lora_info
@@ -71,12 +68,6 @@ class EngineSeries:
     frame: pd.DataFrame
     adapter_names: frozenset[str] = frozenset()
     shares_lora_info: bool = False
-
-    @property
-    def buckets(self) -> tuple[float, ...]:
-        """Upper edges of the counted tokens per step, ascending, the last infinite; empty if they were not sampled."""
-        names = [str(name) for name in self.frame]
-        return tuple(sorted(float(name.removeprefix(BUCKET)) for name in names if name.startswith(BUCKET)))
 
 
 @dataclass
@@ -116,9 +107,6 @@ class SampleCollector:
             self._rows += [
                 (server, engine, time_s, key, key, _number(labels[key])) for key in CACHE_LABELS if key in labels
             ]
-        elif name == STEPS_BY_TOKENS:
-            column = f"{BUCKET}{_number(labels.get('le', '+Inf')):g}"
-            self._rows.append((server, engine, time_s, column, "", value))
         else:
             series = f"{name}{sorted(labels.items())}"
             self._rows.append((server, engine, time_s, COLUMN_OF[name], series, value))
@@ -220,7 +208,7 @@ def _missing(column: str) -> InputError:
 
 def counter_columns(frame: pd.DataFrame) -> list[str]:
     """Return the columns of a series' frame that never fall while the server lives."""
-    return [str(name) for name in frame if name in COUNTERS or str(name).startswith(BUCKET)]
+    return [str(name) for name in frame if name in COUNTERS]
 
 
 def column(frame: pd.DataFrame, name: str, default: float = np.nan) -> np.ndarray[tuple[int], np.dtype[np.float64]]:

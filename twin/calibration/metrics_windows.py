@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from twin.calibration.metrics_series import BUCKET, EngineSeries, column, counter_columns
+from twin.calibration.metrics_series import EngineSeries, column, counter_columns
 from twin.calibration.serving_settings import ServingSettings, expected_adapters
 from twin.calibration.serving_windows import ServingWindow
 from twin.errors import InputError
@@ -110,7 +110,6 @@ def _read_engine(series: EngineSeries, settings: ServingSettings, reading: Metri
         reading.assume("No prompt was split into parts: `max_num_batched_tokens` is not given.")
     finished = delta.get("finished", delta["first_tokens"])
     waiting = column(frame, "waiting", 0.0)
-    edges = series.buckets
     for index in np.flatnonzero(is_kept).tolist():
         ends = slice(index, index + 2)
         seconds = float(delta["time_s"][index])
@@ -135,7 +134,6 @@ def _read_engine(series: EngineSeries, settings: ServingSettings, reading: Metri
                 max_rank=lora.max_rank,
                 cached_adapters=max(lora.cached, float(adapters.max())),
                 max_num_batched_tokens=budget,
-                steps_by_tokens=_steps_by_tokens(delta, edges, index),
             )
         )
 
@@ -287,12 +285,3 @@ def _cached(served: int, slots: int, settings: ServingSettings, reading: Metrics
         return float(min(served, settings.engine.max_cpu_loras))
     reading.assume("`max_cpu_loras` is `max_loras`, vLLM's default; the CPU cache holds adapters that had requests.")
     return float(min(served, slots))
-
-
-def _steps_by_tokens(delta: dict[str, Floats], edges: tuple[float, ...], index: int) -> tuple[tuple[float, float], ...]:
-    """Return the steps of a window by their largest number of tokens; nothing if that is not known."""
-    cumulative = [float(delta[f"{BUCKET}{edge:g}"][index]) for edge in edges]
-    if not edges or np.isfinite(edges[-1]) or not np.isfinite(cumulative).all():
-        return ()
-    counts = np.diff([0.0, *cumulative])
-    return tuple(zip(edges, counts.tolist(), strict=True)) if (counts >= 0).all() else ()

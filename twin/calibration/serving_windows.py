@@ -4,8 +4,7 @@ A window is what two scrapes of a server's metrics, or a benchmark's result, say
 prompts, prompt tokens) are counted; which of them were in one step is not. `window_observations` lays them out as kinds
 of steps:
 
-- Prompts begin independently of each other, so that their number in a step is Poisson distributed. Where the server
-  counted its steps by their tokens, the largest ones are those with a prompt.
+- Prompts begin independently of each other, so that their number in a step is Poisson distributed.
 - Decodes beside a prompt are as many as elsewhere. A prompt beyond the token budget takes several steps.
 - Requests end independently, too: a step after one that ended a request, or had a prompt, is a changed batch.
 - Context, adapters and queue are the window's means in all of its steps.
@@ -75,9 +74,6 @@ class ServingWindow:
         `max_loras` and `max_lora_rank`; 0 without LoRA.
     max_num_batched_tokens
         Token budget of a step; ``None``: unknown, no prompt was split.
-    steps_by_tokens
-        Steps by their largest number of tokens (a histogram's upper edges, ascending, the last infinite); empty:
-        unknown.
     """
 
     source: str
@@ -97,7 +93,6 @@ class ServingWindow:
     max_rank: int
     cached_adapters: float
     max_num_batched_tokens: int | None = None
-    steps_by_tokens: tuple[tuple[float, float], ...] = ()
 
     @property
     def decodes_per_step(self) -> float:
@@ -108,15 +103,6 @@ class ServingWindow:
     def lone_prompts(self) -> float:
         """Steps that hold a prompt and nothing else."""
         return min(self.first_tokens * (1.0 - self.busy_share), 0.99 * self.steps)
-
-
-@dataclass(frozen=True)
-class _Prompts:
-    """Prompts of one step: how many, of how many tokens in all, and in how many steps each is computed."""
-
-    number: float
-    tokens: float
-    chunks: float
 
 
 @dataclass(frozen=True)
@@ -150,7 +136,7 @@ def window_observations(windows: Sequence[ServingWindow]) -> StepObservations:
 
 
 def _window_frame(window: ServingWindow) -> pd.DataFrame:
-    kinds = _counted_kinds(window) if window.steps_by_tokens else _poisson_kinds(window)
+    kinds = _kinds(window)
     weight = np.array([kind.count * (kind.decodes if window.is_token_mean else 1.0) for kind in kinds])
     kept = weight > LEAST_SHARE * weight.sum()
     chosen = [kind for kind, is_kept in zip(kinds, kept.tolist(), strict=True) if is_kept]
@@ -180,96 +166,31 @@ def _window_frame(window: ServingWindow) -> pd.DataFrame:
     return frame.assign(regime=f"{window.source}, {lora}, {load}")
 
 
-def _poisson_kinds(window: ServingWindow) -> list[_Kind]:
-    """Return steps by their number of prompts, all prompts of the mean length."""
-    steps, decodes = window.steps - window.lone_prompts, window.decodes_per_step
+def _kinds(window: ServingWindow) -> list[_Kind]:
+    """Return steps by their number of prompts, all prompts of the mean length; a prompt alone is a kind of its own."""
+    decodes = window.decodes_per_step
     prompt = window.prompt_tokens / max(window.first_tokens, 1e-9)
-    chunks = _chunks(window, prompt, decodes)
-    mean = window.first_tokens * window.busy_share * chunks / steps
-    kinds = [_Kind(steps * math.exp(-mean), decodes, decodes, decodes, 0.0, has_prefill=False)]
-    rest = 1.0 - math.exp(-mean)
-    for number in range(1, MOST_PROMPTS + 1):
-        share = min(math.exp(-mean) * mean**number / math.factorial(number), rest)
-        share = rest if number == MOST_PROMPTS else share
-        rest -= share
-        prompts = _Prompts(number, number * prompt, chunks)
-        kinds.append(_prompt_kind(steps * share, decodes, prompts, window.max_num_batched_tokens))
-    lone = _prompt_kind(window.lone_prompts * chunks, 0.0, _Prompts(1, prompt, chunks), window.max_num_batched_tokens)
-    return [kind for kind in (*kinds, lone) if kind.count > 0]
+    budget = math.inf if window.max_num_batched_tokens is None else window.max_num_batched_tokens
+    room = max(budget - decodes, 1.0)
+    # In so many steps the token budget lets a prompt be computed.
+    chunks = max(1.0, prompt / room)
+
+    def kind(count: float, decodes: float, number: float) -> _Kind:
+        scheduled = min(number * prompt / chunks, room)
+        context = 0.5 * (chunks - 1.0) * scheduled
+        return _Kind(count, decodes + scheduled, decodes + number, decodes, context, has_prefill=number > 0)
+
+    steps = window.steps - window.lone_prompts
+    shares = _poisson_shares(window.first_tokens * window.busy_share * chunks / steps)
+    kinds = [kind(steps * share, decodes, number) for number, share in enumerate(shares)]
+    kinds.append(kind(window.lone_prompts * chunks, 0.0, 1.0))
+    return [one for one in kinds if one.count > 0]
 
 
-def _counted_kinds(window: ServingWindow) -> list[_Kind]:
-    """Return steps by the server's own counts of their tokens, the largest ones as those with prompts."""
-    lone, decodes = window.lone_prompts, window.decodes_per_step
-    steps = window.steps - lone
-    beside = steps * (1.0 - math.exp(-window.first_tokens * window.busy_share / steps))
-    bins = _bins(window.steps_by_tokens)
-    of_decodes, of_prompts = _split(bins, beside + lone)
-    is_beside = beside / max(beside + lone, 1e-9)
-    prompts_each = window.first_tokens / max(beside + lone, 1e-9)
-    kinds, taken = [], 0.0
-    for count, tokens in _placed(of_prompts, window.prompt_tokens + decodes * beside):
-        prompt = max(tokens - decodes * is_beside, 1.0)
-        chunks = _chunks(window, prompt, decodes)
-        taken += count * is_beside * (chunks - 1.0)
-        prompts = _Prompts(prompts_each, prompt, chunks)
-        kinds.append(_prompt_kind(count * is_beside * chunks, decodes, prompts, None))
-        kinds.append(_prompt_kind(count * (1.0 - is_beside) * chunks, 0.0, prompts, None))
-    total = sum(count for count, *_ in of_decodes)
-    # The parts of a prompt before its last one are counted as steps of decodes alone.
-    scale = max(1.0 - taken / total, 0.0) if total > 0 else 0.0
-    for count, tokens in _placed(of_decodes, window.decode_tokens - decodes * beside):
-        kinds.append(_Kind(count * scale, tokens, tokens, tokens, 0.0, has_prefill=False))
-    return [kind for kind in kinds if kind.count > 0]
-
-
-def _prompt_kind(count: float, decodes: float, prompts: _Prompts, most_tokens: int | None) -> _Kind:
-    """Return steps that compute one part of some prompts, of at most `most_tokens` in all."""
-    scheduled = prompts.tokens / prompts.chunks
-    if most_tokens is not None:
-        scheduled = min(scheduled, max(most_tokens - decodes, 1.0))
-    context = 0.5 * (prompts.chunks - 1.0) * scheduled
-    return _Kind(count, decodes + scheduled, decodes + prompts.number, decodes, context, has_prefill=True)
-
-
-def _chunks(window: ServingWindow, prompt_tokens: float, decodes: float) -> float:
-    """Return in how many steps the token budget lets a prompt be computed."""
-    if window.max_num_batched_tokens is None:
-        return 1.0
-    return max(1.0, prompt_tokens / max(window.max_num_batched_tokens - decodes, 1.0))
-
-
-def _bins(steps_by_tokens: tuple[tuple[float, float], ...]) -> list[tuple[float, float, float]]:
-    """Return (steps, fewest tokens, most tokens) of each bin with steps, ascending; the last one is open."""
-    bins, least = [], 1.0
-    for most, count in steps_by_tokens:
-        if count > 0:
-            bins.append((count, least, most if math.isfinite(most) else 2.0 * least))
-        least = most + 1.0
-    return bins
-
-
-def _split(
-    bins: list[tuple[float, float, float]], num_last: float
-) -> tuple[list[tuple[float, float, float]], list[tuple[float, float, float]]]:
-    """Return the bins without the last `num_last` steps, and those of these steps."""
-    first, last, left = [], [], num_last
-    for count, least, most in reversed(bins):
-        taken = min(count, left)
-        left -= taken
-        if taken > 0:
-            last.append((taken, least, most))
-        if count > taken:
-            first.append((count - taken, least, most))
-    return first, last
-
-
-def _placed(bins: list[tuple[float, float, float]], total_tokens: float) -> list[tuple[float, float]]:
-    """Return (steps, tokens each) per bin: the same share of the way through each bin, so that the total is met."""
-    least = sum(count * low for count, low, _ in bins)
-    span = sum(count * (high - low) for count, low, high in bins)
-    share = min(max((total_tokens - least) / span, 0.0), 1.0) if span > 0 else 0.0
-    return [(count, low + share * (high - low)) for count, low, high in bins]
+def _poisson_shares(mean: float) -> list[float]:
+    """Return the probabilities of 0 to `MOST_PROMPTS`, the last one with all that is left."""
+    shares = [math.exp(-mean) * mean**number / math.factorial(number) for number in range(MOST_PROMPTS)]
+    return [*shares, max(1.0 - sum(shares), 0.0)]
 
 
 def _likeness(window: ServingWindow) -> tuple[object, ...]:
@@ -277,7 +198,7 @@ def _likeness(window: ServingWindow) -> tuple[object, ...]:
     prompt = window.prompt_tokens / window.first_tokens if window.first_tokens else 0.0
     return (
         *(window.source, window.is_token_mean, window.slots, window.max_rank, window.max_num_batched_tokens),
-        *(window.cached_adapters, bool(window.steps_by_tokens), window.adapters == window.slots),
+        *(window.cached_adapters, window.adapters == window.slots),
         *(_level(value, COUNTED_FACTOR) for value in (window.decodes_per_step, prompt)),
         # Shares, on a scale whose smallest step is a few percent.
         *(_level(4.0 * share, COUNTED_FACTOR) for share in (window.first_tokens / window.steps, window.busy_share)),
@@ -302,10 +223,6 @@ def _merged(windows: Sequence[ServingWindow]) -> ServingWindow:
     def mean(name: str, weight: Floats) -> float:
         return float(np.average([getattr(window, name) for window in windows], weights=weight))
 
-    by_tokens: dict[float, float] = defaultdict(float)
-    for window in windows:
-        for most, count in window.steps_by_tokens:
-            by_tokens[most] += count
     return replace(
         windows[0],
         steps=total("steps"),
@@ -319,5 +236,4 @@ def _merged(windows: Sequence[ServingWindow]) -> ServingWindow:
         waiting=mean("waiting", steps),
         # All slots, or the mean of what is between.
         adapters=windows[0].adapters if windows[0].adapters == windows[0].slots else mean("adapters", steps),
-        steps_by_tokens=tuple(sorted(by_tokens.items())),
     )
