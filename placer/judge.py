@@ -65,7 +65,7 @@ def active_adapters(report: SimulationReport) -> float:
 
 
 def _near_limits(report: SimulationReport, limits: Limits, num_slots: int) -> Iterator[LimitName]:
-    if report.throughput_ratio < 1.0 - limits.starvation_tolerance + NEAR_THROUGHPUT:
+    if report.served_ratio < 1.0 - limits.starvation_tolerance + NEAR_THROUGHPUT:
         yield "throughput"
     if report.waiting_mean > NEAR_QUEUE:
         yield "queue"

@@ -35,7 +35,8 @@ class ExactSurrogate:
     `predict_members` simulates that very set of adapters; `predict` knows only the features and simulates a
     canonical population that has them. Both take the engine settings from the row. A replica that does not start, or
     whose slots are smaller than a rank in the set, gets ratio 0 and probability 1. Where no request completed,
-    latencies are the horizon: a lower bound.
+    latencies are the horizon: a lower bound. `throughput_ratio` is the report's `served_ratio`: 1 while nothing is
+    overdue, however much of a light load is in service when the simulation ends.
 
     Parameters
     ----------
@@ -229,7 +230,7 @@ def _row_of(report: SimulationReport, horizon_s: float) -> _Row:
         return 0.0 if report.offered_tps == 0.0 else horizon_s
 
     return (
-        report.throughput_ratio,
+        report.served_ratio,
         float(report.has_starvation),
         report.throughput_tps,
         or_horizon(report.itl.p95_s),

@@ -98,8 +98,11 @@ class SimulationReport(BaseModel):
         neither.
     throughput_ratio
         throughput / offered; 1 when nothing was offered.
+    requests_overdue
+        Requests that still wait at the end, for longer than a grace.
     is_starved
-        ``throughput_ratio < 1 - starvation_tolerance``, the papers' test of a replica.
+        ``throughput_ratio < 1 - starvation_tolerance``, the papers' test of a replica, while some request is overdue.
+        Where none is, what is missing was in service when the window ended: much of what few requests offer.
     starved_adapters
         Names of the adapters that starve by their own ratio.
     ttft, itl, tpot
@@ -131,6 +134,7 @@ class SimulationReport(BaseModel):
     throughput_ratio: float
     offered_rps: float
     completed_rps: float
+    requests_overdue: int
     is_starved: bool
     starved_adapters: tuple[str, ...]
     ttft: LatencySummary
@@ -152,6 +156,11 @@ class SimulationReport(BaseModel):
     adapters: tuple[AdapterReport, ...]
     time_series: TimeSeries = TimeSeries()
     stability: StabilityReport | None = None
+
+    @property
+    def served_ratio(self) -> float:
+        """`throughput_ratio`, and at least 1 where no request is overdue."""
+        return self.throughput_ratio if self.requests_overdue else max(self.throughput_ratio, 1.0)
 
     @property
     def has_starvation(self) -> bool:
@@ -181,6 +190,8 @@ def build_report(
     offered_tokens, finished_tokens = int(tokens[arrived].sum()), int(tokens[finished].sum())
     ratio = finished_tokens / offered_tokens if offered_tokens else 1.0
     usable_blocks = inputs.num_blocks - 1
+    overdue = _overdue(inputs, trace)
+    num_overdue = int(overdue.sum())
     adapters = _adapter_reports(
         workload,
         inputs,
@@ -189,6 +200,7 @@ def build_report(
         arrived=arrived,
         finished=finished,
         has_first_token=has_first_token,
+        overdue=overdue,
         window_s=window_s,
         tolerance=starvation_tolerance,
     )
@@ -206,7 +218,8 @@ def build_report(
         throughput_ratio=ratio,
         offered_rps=int(arrived.sum()) / window_s,
         completed_rps=int(finished.sum()) / window_s,
-        is_starved=ratio < 1.0 - starvation_tolerance,
+        requests_overdue=num_overdue,
+        is_starved=num_overdue > 0 and ratio < 1.0 - starvation_tolerance,
         starved_adapters=tuple(adapter.name for adapter in adapters if adapter.is_starved),
         ttft=_summarise((trace.first_token_ns - inputs.arrival_ns)[has_first_token]),
         itl=_summarise_gaps(
@@ -240,6 +253,7 @@ def _adapter_reports(
     arrived: NDArray[np.bool_],
     finished: NDArray[np.bool_],
     has_first_token: NDArray[np.bool_],
+    overdue: NDArray[np.bool_],
     window_s: float,
     tolerance: float,
 ) -> tuple[AdapterReport, ...]:
@@ -250,13 +264,11 @@ def _adapter_reports(
         chosen = None if weights is None else weights[mask]
         return np.bincount(owner[mask], weights=chosen, minlength=count + 1).astype(np.float64)
 
-    overdue_ns = trace.end_ns - round(WAITING_GRACE_S * NANOSECONDS)
-    unserved = (trace.finish_ns < 0) & ~trace.is_running & (inputs.arrival_ns < overdue_ns)
     offered, served, waiting, wanted = (
         per_adapter(arrived, tokens),
         per_adapter(finished, tokens),
-        per_adapter(unserved, tokens),
-        per_adapter(arrived | unserved, tokens),
+        per_adapter(overdue, tokens),
+        per_adapter(arrived | overdue, tokens),
     )
     num_arrived, num_finished = per_adapter(arrived), per_adapter(finished)
     ratios = 1.0 - np.divide(waiting, wanted, out=np.zeros_like(waiting), where=wanted > 0)
@@ -282,6 +294,12 @@ def _adapter_reports(
         )
         for index, adapter in enumerate(workload.adapters)
     )
+
+
+def _overdue(inputs: ReplicaInputs, trace: ReplicaTrace) -> NDArray[np.bool_]:
+    """Return which requests still wait at the end, for longer than the grace."""
+    latest_ns = trace.end_ns - round(WAITING_GRACE_S * NANOSECONDS)
+    return (trace.finish_ns < 0) & ~trace.is_running & (inputs.arrival_ns < latest_ns)
 
 
 def _group_first_tokens(

@@ -95,8 +95,9 @@ def test_a_gpu_far_from_its_limits_is_not_simulated_again(tmp_path: Path) -> Non
     ("changes", "num_slots", "near"),
     [
         pytest.param({}, 4, (), id="nothing"),
-        pytest.param({"throughput_ratio": 0.94}, 4, ("throughput",), id="throughput"),
-        pytest.param({"throughput_ratio": 0.89, "is_starved": True}, 4, (), id="rejected"),
+        pytest.param({"throughput_ratio": 0.94, "requests_overdue": 1}, 4, ("throughput",), id="throughput"),
+        pytest.param({"throughput_ratio": 0.94}, 4, (), id="nothing overdue"),
+        pytest.param({"throughput_ratio": 0.89, "requests_overdue": 1, "is_starved": True}, 4, (), id="rejected"),
         pytest.param({"waiting_mean": 0.2}, 4, ("queue",), id="queue"),
         pytest.param({"kv_usage_max": 0.95}, 4, ("KV cache",), id="KV cache"),
         pytest.param({"completed_rps": 0.0}, 1, (), id="nothing completed"),

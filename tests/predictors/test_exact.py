@@ -60,7 +60,7 @@ def test_it_says_what_the_twin_says(exact: ExactSurrogate, members: tuple[int, .
     """Light, loaded and overloaded: every output is the report's."""
     output = exact.predict_members([members], features_of(exact, members, rank=16))
     report = report_of(exact, WORKLOAD.subset(list(members)), rank=16)
-    assert output.throughput_ratio[0] == np.float32(report.throughput_ratio)
+    assert output.throughput_ratio[0] == np.float32(report.served_ratio)
     assert output.starvation_probability[0] == float(report.has_starvation)
     assert output.itl_s[0] == np.float32(report.itl.p95_s)
     assert output.ttft_s[0] == np.float32(report.ttft.p95_s)
@@ -105,7 +105,7 @@ def test_a_margin_scales_the_rates_of_the_set(exact: ExactSurrogate) -> None:
     members = (0, 1, 2)
     output = InflatedSurrogate(exact, 1.5).predict_members([members], features_of(exact, members))
     report = report_of(exact, scaled_workload(WORKLOAD.subset(list(members)), 1.5))
-    assert output.throughput_ratio[0] == np.float32(report.throughput_ratio)
+    assert output.throughput_ratio[0] == np.float32(report.served_ratio)
     assert output.itl_s[0] == np.float32(report.itl.p95_s)
 
 

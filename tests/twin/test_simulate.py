@@ -16,7 +16,7 @@ from twin.profile import load_profile
 from twin.replica import NUM_GAP_BINS, Replica, build_inputs
 from twin.report import SimulationReport, build_report
 from twin.simulate import EngineName, simulate
-from twin.workload import Adapter, RequestTable, Workload
+from twin.workload import NANOSECONDS, Adapter, RequestTable, Workload
 
 PROMPT = LengthDistribution(mean=200, std=200, max=1024)
 OUTPUT = LengthDistribution(mean=100, std=100, max=1024)
@@ -67,6 +67,22 @@ def test_an_overloaded_replica_starves() -> None:
     assert report.is_starved
     assert len(report.starved_adapters) == 16
     assert report.waiting_max > 1000
+
+
+def test_a_replica_with_few_requests_does_not_starve_by_the_windows_end() -> None:
+    """One of two requests is in service when the simulation ends: half of the tokens, and no starvation."""
+    requests = RequestTable(
+        arrival_ns=np.array([0, 89 * NANOSECONDS]),
+        adapter=np.array([0, 0]),
+        prompt_tokens=np.array([100, 100]),
+        output_tokens=np.array([200, 200]),
+    )
+    trace = Workload(make_adapters([2 / 90]), trace=requests, trace_duration_s=90.0)
+    report = simulate(trace, make_replica(max_loras=1), horizon_s=90)
+    assert (report.requests_arrived, report.requests_finished, report.requests_overdue) == (2, 1, 0)
+    assert report.throughput_ratio == pytest.approx(0.5)
+    assert report.served_ratio == 1.0
+    assert not report.has_starvation
 
 
 def test_an_adapter_starves_while_the_replica_does_not() -> None:
