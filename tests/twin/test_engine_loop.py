@@ -9,8 +9,9 @@ import pytest
 
 from tests.twin.measured import LOAD_S, STEP_S, QueueEngine, StepClock, say_nothing
 from twin.errors import TwinError
-from twin.measurement.engine_loop import Counts, CpuClock, DueRequest, EngineLoop, WallClock
+from twin.measurement.engine_loop import Counts, CpuClock, DueRequest, EngineLoop, SteadyClock, WallClock
 from twin.measurement.records import GROUP_S, SENT, ShardReader, ShardWriter
+from twin.measurement.speed_probe import SpeedProbe
 
 NAMES = ("a", "b", "c")
 
@@ -145,3 +146,47 @@ def test_the_wall_clock_starts_where_the_segment_does() -> None:
     clock.wait_until(1e9)
     clock.spend(100.0)
     assert 7.0 < clock.now() <= 7.0 + time.perf_counter() - begin + 0.001
+
+
+def test_the_steady_clock_corrects_for_the_processors_speed() -> None:
+    """A step between two pieces of work that took twice the reference counts half."""
+    pieces = iter([0.5, 2.0, 2.0, 6.0])
+    clock = SteadyClock(1.0, lambda: next(pieces), reference_s=2.0)
+    clock.begin()
+    assert clock.scale() == 1.0
+    assert clock.scale() == 0.5
+    clock.spend(3.0)
+    assert clock.now() == 4.0
+
+
+class _SlowClock(StepClock):
+    """A clock on which everything counts half."""
+
+    def scale(self) -> float:
+        """Return a half."""
+        return 0.5
+
+
+def test_a_scaled_step_has_its_scale_and_scaled_loads(tmp_path: Path) -> None:
+    """What is recorded of a step by the clock, of its loads and of its tokens' times is multiplied alike."""
+    clock, writer = _SlowClock(), ShardWriter(tmp_path, 1)
+    loop = EngineLoop(QueueEngine(clock), clock, writer, NAMES, segment=1, limit_s=9.0)
+    end_s = loop.run([DueRequest(0, 0.0, 0, 10, 2)], lambda: False, say_nothing)
+    writer.close()
+    reader = ShardReader(tmp_path)
+    first, second = reader.records("steps")
+    assert (first["scale"], second["scale"]) == (0.5, 0.5)
+    assert first["duration_ms"] == 1000 * (STEP_S + LOAD_S) / 2
+    assert first["load_ms"] == 1000 * LOAD_S / 2
+    assert [load["disk_to_cpu_ms"] for load in reader.records("loads")] == [1000 * LOAD_S / 2]
+    assert [request["ttft_s"] for request in reader.records("requests")] == [(STEP_S + LOAD_S) / 2]
+    assert end_s == (2 * STEP_S + LOAD_S) / 2
+
+
+def test_the_piece_of_work_takes_cpu_time() -> None:
+    """It is measured by this process's own clock, and is the same work each time."""
+    probe = SpeedProbe()
+    before = time.process_time()
+    taken = [probe() for _ in range(3)]
+    assert all(piece > 0 for piece in taken)
+    assert sum(taken) <= time.process_time() - before

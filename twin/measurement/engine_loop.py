@@ -9,7 +9,7 @@ import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from twin.measurement.records import GROUP_S, OK, SENT, UNFINISHED, ShardWriter, milliseconds, seconds
@@ -63,6 +63,11 @@ class Load:
     cpu_to_gpu_s: float | None
     disk_to_cpu_s: float | None
 
+    def scaled(self, scale: float) -> Load:
+        """Return the load with its times multiplied."""
+        times = (self.cpu_to_gpu_s, self.disk_to_cpu_s)
+        return Load(self.adapter, self.rank, *(None if value is None else scale * value for value in times))
+
 
 @dataclass(frozen=True)
 class StepResult:
@@ -115,6 +120,9 @@ class MeasurementClock(Protocol):
     def wait_until(self, time_s: float) -> None:
         """Let idle time pass, up to `time_s` or less."""
 
+    def scale(self) -> float:
+        """Return what the work since the last call is to be multiplied by."""
+
 
 class WallClock:
     """Real time since `begin`, plus an offset."""
@@ -142,6 +150,10 @@ class WallClock:
         """Sleep until then, or a little."""
         time.sleep(min(max(time_s - self.now(), 0.0), NAP_S))
 
+    def scale(self) -> float:
+        """Return 1: real time is what it is."""
+        return 1.0
+
 
 class CpuClock:
     """Time that passes only while the engine computes, by the CPU time of this process; idle time is skipped."""
@@ -167,6 +179,40 @@ class CpuClock:
     def wait_until(self, time_s: float) -> None:
         """Be there at once."""
         self._now = max(self._now, time_s)
+
+    def scale(self) -> float:
+        """Return 1: CPU time is taken as it is."""
+        return 1.0
+
+
+class SteadyClock(CpuClock):
+    """CPU time as a steady processor would need it: that of this process, by how fast it is at the moment.
+
+    Parameters
+    ----------
+    start_s
+        Time at which it starts.
+    probe
+        Does a fixed piece of work, and returns the CPU seconds that it took.
+    reference_s
+        What the piece takes on the steady processor.
+    """
+
+    def __init__(self, start_s: float, probe: Callable[[], float], reference_s: float) -> None:
+        super().__init__(start_s)
+        self._probe = probe
+        self._reference_s = reference_s
+        self._before_s = probe()
+
+    def begin(self) -> None:
+        """Let the time start, and see how fast the processor is."""
+        self._before_s = self._probe()
+
+    def scale(self) -> float:
+        """Return the reference by the mean of the piece of work before and after."""
+        after_s = self._probe()
+        mean_s, self._before_s = 0.5 * (self._before_s + after_s), after_s
+        return self._reference_s / mean_s
 
 
 @dataclass
@@ -277,6 +323,9 @@ class EngineLoop:
         result = self._engine.step()
         work_s = self._clock.work() - work
         cpu_s, wall_s = time.process_time() - cpu, time.perf_counter() - wall
+        scale = self._clock.scale()
+        work_s *= scale
+        result = replace(result, loads=tuple(load.scaled(scale) for load in result.loads))
         self._clock.spend(work_s)
         for number in result.batch.first_scheduled:
             if self._tracks[number].first_scheduled_s is None:
@@ -287,14 +336,16 @@ class EngineLoop:
         for number, count in result.tokens:
             self._tracks[number].token_times.extend([end] * count)
         if result.batch.tokens:
-            self._record_step(result, start, work_s, wall_s, cpu_s)
+            self._record_step(result, start, work_s, {"wall_ms": wall_s, "cpu_ms": cpu_s}, scale)
         else:
             self.counts.empty_steps += 1
         for number in result.finished:
             self.counts.finished += 1
             self._finish(number, OK, end)
 
-    def _record_step(self, result: StepResult, start: float, work_s: float, wall_s: float, cpu_s: float) -> None:
+    def _record_step(
+        self, result: StepResult, start: float, work_s: float, raw_s: dict[str, float], scale: float
+    ) -> None:
         batch, (slots, slot_rank) = result.batch, self._engine.slots
         is_changed = batch.has_prefill or self._had_prefill or batch.requests != self._last_requests
         self._had_prefill, self._last_requests = batch.has_prefill, batch.requests
@@ -307,8 +358,8 @@ class EngineLoop:
             "time_ms": milliseconds(work_s - load_s),
             "duration_ms": milliseconds(work_s),
             "load_ms": milliseconds(load_s),
-            "wall_ms": milliseconds(wall_s),
-            "cpu_ms": milliseconds(cpu_s),
+            **{name: milliseconds(value) for name, value in raw_s.items()},
+            "scale": round(scale, 6),
             "tokens": batch.tokens,
             "requests": batch.requests,
             "context_tokens": batch.context_tokens,

@@ -11,7 +11,7 @@ from twin.engine import EngineConfig
 from twin.report import LatencySummary
 from twin.workload import Adapter
 
-Clock = Literal["wall", "cpu"]
+Clock = Literal["wall", "cpu", "steady"]
 Status = Literal["running", "complete", "partial"]
 
 
@@ -58,7 +58,8 @@ class InProcessSettings(_Part):
     environment
         Variables of the engine's process that this program sets.
     clock
-        ``cpu``: time passes only while the engine computes, by its CPU time; ``wall``: real time.
+        ``wall``: real time; ``cpu``: time passes only while the engine computes, by its CPU time; ``steady``: the same,
+        corrected for how fast the processor is at the moment (`twin.measurement.speed_probe`).
     drain_s
         Seconds after the horizon for requests to finish.
     warmup_requests

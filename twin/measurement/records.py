@@ -83,6 +83,7 @@ TABLES: dict[str, tuple[Column, ...]] = {
         Column("load_ms", "float64", "adapter loads in it"),
         Column("wall_ms", "float64", "duration by the wall clock"),
         Column("cpu_ms", "float64", "CPU time of the process in it"),
+        Column("scale", "float64", "what its time was multiplied by; 1 but on the steady clock"),
         Column("running", "int32", "running requests after scheduling"),
         Column("free_blocks", "int32", "free KV blocks after scheduling"),
         Column("preemptions", "int32", "requests that lost their KV blocks"),

@@ -17,8 +17,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from twin.measurement.engine_loop import Counts, CpuClock, DueRequest, EngineLoop, MeasurementClock, WallClock
+from twin.measurement.engine_loop import (
+    Counts,
+    CpuClock,
+    DueRequest,
+    EngineLoop,
+    MeasurementClock,
+    SteadyClock,
+    WallClock,
+)
 from twin.measurement.records import ShardWriter
+from twin.measurement.speed_probe import REFERENCE_S, SpeedProbe
 
 if TYPE_CHECKING:
     from twin.measurement.real_engine import VllmEngine
@@ -98,8 +107,9 @@ class Worker:
         from twin.measurement import real_engine  # noqa: PLC0415
 
         imported_s = time.monotonic() - self._job["spawned"]
-        if self._job["clock"] == "cpu" and not real_engine.is_cpu():
-            self._messages.send("failed", kind="input", message="the CPU clock needs an engine on the CPU")
+        if self._job["clock"] != "wall" and not real_engine.is_cpu():
+            message = f"the {self._job['clock']} clock counts CPU time, and this engine is on a GPU: give --clock wall"
+            self._messages.send("failed", kind="input", message=message)
             return None
         self._messages.send("phase", what="starting the engine")
         try:
@@ -190,6 +200,8 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _clock_of(name: str, start_s: float) -> MeasurementClock:
+    if name == "steady":
+        return SteadyClock(start_s, SpeedProbe(), REFERENCE_S)
     return CpuClock(start_s) if name == "cpu" else WallClock(start_s)
 
 
