@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TEMPLATE = "calibration.html"
+# What `render_figures` may return.
+FIGURE_FILES = ("agreement.png", "coefficients.png", "residuals.png")
 
 
 def render_report(report: CalibrationReport, points: Sequence[ResidualPoint]) -> str:

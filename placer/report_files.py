@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from placer.files import write_atomically
+from twin.atomic_write import is_standard_output
 from twin.errors import InputError
 from twin.report import SimulationReport
 
@@ -15,8 +16,8 @@ METADATA_KEY = "placer_report"
 
 
 def require_report_path(path: Path) -> None:
-    """Raise InputError unless the suffix says how to write the report."""
-    if path.suffix not in SUFFIXES:
+    """Raise InputError unless the suffix says how to write the report; standard output gets JSON."""
+    if path.suffix not in SUFFIXES and not is_standard_output(path):
         raise InputError(
             f"a report must be written to a file ending in {' or '.join(SUFFIXES)}. Got {path}.",
             file=str(path),
@@ -28,7 +29,7 @@ def require_report_path(path: Path) -> None:
 def save_report(report: SimulationReport, path: Path) -> None:
     """Write a report whole or not at all (InputError when the path is not writable)."""
     require_report_path(path)
-    if path.suffix == ".json":
+    if path.suffix != ".parquet":
         write_atomically(path, report.model_dump_json(indent=2) + "\n")
     else:
         write_atomically(path, _parquet(report))

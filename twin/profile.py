@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from twin.atomic_write import write_atomically
 from twin.errors import ProfileError
 from twin.step_time import COEFFICIENT_NAMES
 
@@ -274,19 +274,8 @@ def load_profile(name: str, *, base_directory: Path | None = None) -> Performanc
 
 
 def save_profile(profile: PerformanceProfile, path: Path) -> None:
-    """Write a profile as JSON with sorted keys, through a temporary file and a rename (ProfileError if it cannot)."""
-    text = json.dumps(profile.model_dump(mode="json"), indent=2, sort_keys=True) + "\n"
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise ProfileError(
-            f"the profile's file must be writable. {path}: {error.strerror}.",
-            file=str(path),
-            hint="give a path in a folder that exists and that you may write to",
-        ) from error
+    """Write a profile as JSON with sorted keys, whole or not at all (InputError when the path is not writable)."""
+    write_atomically(path, json.dumps(profile.model_dump(mode="json"), indent=2, sort_keys=True) + "\n")
 
 
 def parse_profile(text: str, *, file: str) -> PerformanceProfile:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from placer.cli.exits import OK, print_note, print_warning, reports_errors
+from placer.cli.exits import OK, print_warning, print_written, reports_errors
 from placer.cli.options import JsonOption, VerboseOption, WorkersOption
 
 if TYPE_CHECKING:
@@ -56,13 +56,22 @@ def calibrate(
     """Fit a performance profile to measured steps, loads and memory, and say how far it can be believed."""
     from placer.calibration import CalibrationRequest, calibrate_profile
     from placer.cli.progress import ProgressDisplay
-    from placer.files import require_writable
+    from placer.output_paths import check_outputs, config_path, has_standard_output
     from twin.profile import save_profile
 
     _require_data_or_prior(data, is_prior_only=prior_only)
-    for path in (output, report):
-        if path is not None:
-            require_writable(path)
+    check_outputs(
+        {"--output": output, "--report": report} | _figure_paths(figures),
+        inputs={
+            "DATA": data,
+            "--model": config_path(model),
+            "--runs": runs,
+            "--host-profile": host_profile,
+            "--prior": prior,
+            "--settings": settings,
+        },
+        prints_json=json_output,
+    )
     if report is not None or figures is not None:
         from placer.html_page import require_report_libraries
 
@@ -85,7 +94,7 @@ def calibrate(
     with ProgressDisplay(is_verbose=verbose) as display:
         outcome = calibrate_profile(request, display)
     save_profile(outcome.profile, output)
-    print_note(f"wrote {output}")
+    print_written(output)
     _write_report(outcome, report=report, figures=figures)
     for warning in outcome.report.warnings:
         print_warning(warning)
@@ -93,7 +102,7 @@ def calibrate(
         from placer.calibration_document import report_to_json
 
         typer.echo(report_to_json(outcome.report), nl=False)
-    else:
+    elif not has_standard_output(output, report):
         _print_report(outcome.report)
     return OK
 
@@ -109,6 +118,13 @@ def _require_data_or_prior(data: Path | None, *, is_prior_only: bool) -> None:
             value=None if data is None else str(data),
             hint="give the folder with the tables, or --prior-only with --gpu",
         )
+
+
+def _figure_paths(folder: Path | None) -> dict[str, Path | None]:
+    """Return the figures that a folder will hold; of one that does not exist yet, nothing can be in the way."""
+    from placer.calibration_report import FIGURE_FILES
+
+    return {f"--figures {name}": folder / name for name in FIGURE_FILES} if folder and folder.is_dir() else {}
 
 
 def _make_folder(folder: Path) -> None:
@@ -133,13 +149,13 @@ def _write_report(outcome: Calibration, *, report: Path | None, figures: Path | 
         from placer.calibration_report import render_report
 
         write_atomically(report, render_report(outcome.report, outcome.points))
-        print_note(f"wrote {report}")
+        print_written(report)
     if figures is not None:
         from placer.calibration_report import render_figures
 
         for file, content in render_figures(outcome.report, outcome.points).items():
             write_atomically(figures / file, content)
-            print_note(f"wrote {figures / file}")
+            print_written(figures / file)
 
 
 def _print_report(report: CalibrationReport) -> None:

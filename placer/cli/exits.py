@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, ParamSpec
 import typer
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from placer.plan_document import Plan
     from twin.errors import PlacerError
 
@@ -70,6 +72,14 @@ def print_hint(message: str) -> None:
 def print_note(message: str) -> None:
     """Print progress, or what was done, for people."""
     typer.echo(message, err=True)
+
+
+def print_written(path: Path) -> None:
+    """Print that a file was written; of standard output the user sees it."""
+    from twin.atomic_write import is_standard_output
+
+    if not is_standard_output(path):
+        print_note(f"wrote {path}")
 
 
 def _print_labelled(label: str, message: str, color: str) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from placer.cli.exits import OK, print_note, print_warning, reports_errors
+from placer.cli.exits import OK, print_warning, print_written, reports_errors
 from placer.cli.options import EngineOption, JsonOption, OutputOption, ProfileOption, SeedOption, VerboseOption
 
 if TYPE_CHECKING:
@@ -39,7 +39,8 @@ def simulate(
 ) -> int:
     """Simulate one replica that serves all adapters of PROBLEM, or one GPU of a plan."""
     from placer.cli.progress import ProgressDisplay
-    from placer.files import load_problem, require_writable
+    from placer.files import load_problem
+    from placer.output_paths import check_outputs, has_standard_output, problem_inputs
     from placer.recheck import require_engine
     from placer.report_files import require_report_path, save_report
     from placer.simulation import replica_for, simulate_replica
@@ -47,7 +48,8 @@ def simulate(
 
     if output is not None:
         require_report_path(output)
-        require_writable(output)
+    inputs = problem_inputs(problem, output) | {"--plan": plan, "--profile": profile}
+    check_outputs({"--output": output}, inputs=inputs, prints_json=json_output)
     content = load_problem(problem, profile=profile)
     workload, replica = replica_for(content, plan=plan, gpu=gpu, max_loras=max_loras, max_lora_rank=max_lora_rank)
     with ProgressDisplay(is_verbose=verbose) as display:
@@ -67,10 +69,10 @@ def simulate(
         print_warning(warning)
     if output is not None:
         save_report(report, output)
-        print_note(f"wrote {output}")
+        print_written(output)
     if json_output:
         typer.echo(report.model_dump_json(indent=2))
-    else:
+    elif not has_standard_output(output):
         slots = f"{replica.engine.max_loras} slots of rank {replica.engine.max_lora_rank}"
         _print_report(report, f"{len(workload.adapters)} adapters on {replica.gpu.name}, {slots}")
     return OK

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from placer.cli.exits import exit_code_of, print_error, print_hint, print_note, print_warning, reports_errors
+from placer.cli.exits import (
+    exit_code_of,
+    print_error,
+    print_hint,
+    print_note,
+    print_warning,
+    print_written,
+    reports_errors,
+)
 from placer.cli.options import (
     HorizonOption,
     JsonOption,
@@ -48,11 +56,12 @@ def solve(
 ) -> int:
     """Place the adapters of PROBLEM on as few GPUs as possible, and check every GPU with the twin."""
     from placer.cli.progress import ProgressDisplay
-    from placer.files import load_problem, require_writable, save_plan
+    from placer.files import load_problem, save_plan
+    from placer.output_paths import check_outputs, has_standard_output, problem_inputs
     from placer.planning import plan as make_plan
 
-    if output is not None:
-        require_writable(output)
+    inputs = problem_inputs(problem, output) | {"--profile": profile, "--surrogate": surrogate}
+    check_outputs({"--output": output}, inputs=inputs, prints_json=json_output)
     with ProgressDisplay(is_verbose=verbose) as display:
         plan = make_plan(
             load_problem(problem, profile=profile),
@@ -71,10 +80,10 @@ def solve(
     try:
         if output is not None:
             save_plan(plan, output)
-            print_note(f"wrote {output}")
+            print_written(output)
     finally:
         # Also when the disk is full: what was computed must not be lost.
-        _print_result(plan, is_json=json_output)
+        _print_result(plan, is_json=json_output, is_shown=not has_standard_output(output))
     if plan.verdict == "none":
         print_error(f"there is no placement. {plan.message}".rstrip())
         if plan.termination != "proven":
@@ -90,9 +99,11 @@ def solve(
     return exit_code_of(plan)
 
 
-def _print_result(plan: Plan, *, is_json: bool) -> None:
+def _print_result(plan: Plan, *, is_json: bool, is_shown: bool) -> None:
     for warning in plan.warnings:
         print_warning(warning)
+    if not is_shown:
+        return
     if is_json:
         from placer.files import plan_to_json
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from placer.cli.exits import OK, print_note, reports_errors
+from placer.cli.exits import OK, print_written, reports_errors
 from placer.cli.options import EngineOption, JsonOption, ProfileOption, VerboseOption, WorkersOption
 
 if TYPE_CHECKING:
@@ -49,14 +49,17 @@ def validate(
 ) -> int:
     """Replay measured runs in the twin and say how far its predictions are from what was measured."""
     from placer.cli.progress import ProgressDisplay
-    from placer.files import require_writable, write_atomically
+    from placer.files import write_atomically
+    from placer.output_paths import check_outputs, has_standard_output
     from placer.recheck import require_engine
     from placer.validation import validate_twin, validation_to_json
     from twin.validation.predictions import predictions_to_csv
 
-    for path in (predictions, report):
-        if path is not None:
-            require_writable(path)
+    check_outputs(
+        {"--predictions": predictions, "--report": report},
+        inputs={"--runs": runs, "--profile": profile, "--published-twin": published_twin},
+        prints_json=json_output,
+    )
     if report is not None:
         from placer.html_page import require_report_libraries
 
@@ -78,15 +81,15 @@ def validate(
         )
     if predictions is not None:
         write_atomically(predictions, predictions_to_csv(outcome.predictions))
-        print_note(f"wrote {predictions}")
+        print_written(predictions)
     if report is not None:
         from placer.validation_report import render_report
 
         write_atomically(report, render_report(outcome.validation))
-        print_note(f"wrote {report}")
+        print_written(report)
     if json_output:
         typer.echo(validation_to_json(outcome.validation), nl=False)
-    else:
+    elif not has_standard_output(predictions, report):
         _print_validation(outcome.validation)
     return OK
 

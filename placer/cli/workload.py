@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from placer.cli.exits import OK, print_hint, print_note, reports_errors
+from placer.cli.exits import OK, print_hint, print_written, reports_errors
 from placer.cli.options import JsonOption, VerboseOption
 
 if TYPE_CHECKING:
     from twin.summary import LengthSummary, WorkloadSummary
-
-STANDARD_OUTPUT = Path("-")
 
 
 @reports_errors
@@ -49,15 +47,20 @@ def workload(
 ) -> int:
     """Summarise TRACE, give its requests to adapters, and write a problem file with their rates and lengths."""
     del verbose
-    from placer.files import require_writable, write_atomically
+    from placer.files import write_atomically
+    from placer.output_paths import check_outputs, config_path, has_standard_output
     from placer.workload_builder import build_problem_document, dump_problem
     from placer.workload_options import parse_columns, parse_ranks
     from twin.summary import summarise_trace, summarise_workload
     from twin.traces import read_trace
 
-    to_file = output is not None and output != STANDARD_OUTPUT
-    if output is not None and to_file:
-        require_writable(output)
+    inputs: dict[str, str | Path] = {
+        "TRACE": trace,
+        "--popularity": popularity.removeprefix("file:"),
+        "--model": config_path(model),
+    }
+    check_outputs({"--output": output}, inputs=inputs, prints_json=json_output)
+    to_file = output is not None and not has_standard_output(output)
     dealt_ranks = parse_ranks(ranks)
     mapping = None if columns is None else parse_columns(columns, time_unit)
     requests = read_trace(trace, trace_format=trace_format, columns=mapping, sort=sort, drop_empty=drop_empty)
@@ -79,12 +82,11 @@ def workload(
             output_name=str(output) if to_file else "workload.yaml",
         )
         summaries["workload"] = summarise_workload(document.workload, seed=seed)
-        if output == STANDARD_OUTPUT:
-            typer.echo(dump_problem(document), nl=False)
-            return OK
         if output is not None:
             write_atomically(output, dump_problem(document))
-            print_note(f"wrote {output}")
+            print_written(output)
+        if has_standard_output(output):
+            return OK
     _print_summaries(summaries, is_json=json_output)
     if output is None:
         print_hint("-o workload.yaml writes a problem file for `placer solve`")

@@ -224,10 +224,31 @@ def test_a_link_is_followed(tmp_path: Path) -> None:
     assert target.read_text(encoding="utf-8") == "new"
 
 
-def test_a_device_is_written_to_and_stays_a_device() -> None:
-    """`-o /dev/null` must not replace the device."""
-    write_atomically("/dev/null", "gone")
-    assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)
+def test_a_pipe_is_refused_and_stays_a_pipe(tmp_path: Path) -> None:
+    """What is no file must neither be replaced nor stop the program until somebody reads it."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for refuse in (require_writable, lambda target: write_atomically(target, "x")):
+        with pytest.raises(InputError, match="It is a pipe or a device"):
+            refuse(pipe)
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+
+
+def test_links_in_a_circle_are_refused_and_stay(tmp_path: Path) -> None:
+    """There is no file behind them that could be written."""
+    one, other = tmp_path / "one", tmp_path / "other"
+    one.symlink_to(other)
+    other.symlink_to(one)
+    with pytest.raises(InputError, match="Its links do not end at a file"):
+        write_atomically(one, "x")
+    assert one.is_symlink()
+
+
+@pytest.mark.parametrize("name", ["/dev/stderr", "/dev/fd/2", "/proc/self/fd/2"])
+def test_other_descriptors_are_refused(name: str) -> None:
+    """The file behind them must not be replaced while the program writes to it; none is opened here."""
+    with pytest.raises(InputError, match="It is a pipe or a device"):
+        require_writable(name)
 
 
 @pytest.mark.parametrize("make", ["folder", "no folder", "file as folder"])

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from twin.errors import ProfileError
+from twin.errors import InputError, ProfileError
 from twin.hardware import SHIPPED_MODELS
 from twin.profile import (
     LoadTime,
@@ -72,16 +72,16 @@ def test_profile_is_read_relative_to_the_base_directory(tmp_path: Path) -> None:
 def test_saving_into_a_missing_folder_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
     """The message names the path; no temporary file stays behind."""
     path = tmp_path / "absent" / "profile.json"
-    with pytest.raises(ProfileError, match="must be writable") as caught:
+    with pytest.raises(InputError, match="must be writable") as caught:
         save_profile(load_profile(PROFILES[0]), path)
     assert caught.value.file == str(path)
     assert not list(tmp_path.iterdir())
 
 
 def test_saving_over_a_folder_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
-    """The rename fails after the temporary file was written: it is removed."""
+    """No temporary file stays behind."""
     (tmp_path / "profile.json").mkdir()
-    with pytest.raises(ProfileError, match="must be writable"):
+    with pytest.raises(InputError, match="must be writable"):
         save_profile(load_profile(PROFILES[0]), tmp_path / "profile.json")
     assert [entry.name for entry in tmp_path.iterdir()] == ["profile.json"]
 
