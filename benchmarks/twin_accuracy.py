@@ -127,7 +127,7 @@ def sections(data: Path, *, num_seeds: int, horizon_s: float | None) -> dict[str
         ).validation
 
     profiles = [load_profile(name) for name in shipped_profiles()]
-    micro = calibrate(data, model=MODEL)
+    micro = calibrate(data, model=MODEL).profile
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "micro-benchmarks-only.json"
         save_profile(micro, path)

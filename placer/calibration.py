@@ -6,20 +6,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from placer.calibration_document import CalibrationReport, ResidualPoint, build_report, residual_points
 from placer.calibration_settings import SettingsReader
 from placer.events import FitIterated, PhaseStarted, PlanObserver, announce_compilation, ignore
 from twin.calibration.datasheets import DATASHEETS, datasheet_of
-from twin.calibration.evidence import read_evidence
-from twin.calibration.observations import StepObservations
+from twin.calibration.described_fit import CalibrationSources, ProfileFit
+from twin.calibration.evidence import file_hash, read_evidence
 from twin.calibration.prior import prior_profile
-from twin.calibration.profile_fit import GPU_MEMORY_GIB, GPU_NAME, CalibrationSources, calibrate
+from twin.calibration.profile_fit import GPU_MEMORY_GIB, GPU_NAME, calibrate
+from twin.calibration.step_fit import relative_design
 from twin.calibration.step_table import no_steps
-from twin.calibration.table_fit import TableCalibration, calibrate_tables
-from twin.calibration.tables import TABLE_MODELS, step_observations
+from twin.calibration.table_fit import calibrate_tables
+from twin.calibration.tables import TABLE_MODELS
 from twin.errors import InputError
 from twin.hardware import ModelArchitecture, load_model
 from twin.profile import PerformanceProfile, load_profile
@@ -95,18 +93,21 @@ def calibrate_profile(request: CalibrationRequest, observer: PlanObserver = igno
     model = load_model(MODELS.get(request.model, request.model))
     source = f"datasheet of {request.gpu}" if request.data is None else f"tables of {request.data}"
     observer(PhaseStarted("load", source))
-    rows: NDArray[np.float64] | None = None
     if request.data is None:
         _refuse_without_data(request)
-        profile, observations = _prior(request, model), no_steps()
-        if request.name is not None:
-            profile = profile.model_copy(update={"name": request.name})
+        fit = _unmeasured(request, model)
     elif _is_published(request.data):
-        profile, observations = _calibrate_published(request, model, observer)
+        fit = _calibrate_published(request, model, observer)
     else:
-        outcome = _calibrate_own(request, model, observer)
-        profile, observations, rows = outcome.profile, outcome.observations, outcome.rows
-    return Calibration(profile, build_report(profile, observations, rows), residual_points(profile, observations))
+        fit = _calibrate_own(request, model, observer)
+    if request.name is not None:
+        fit = replace(fit, profile=fit.profile.model_copy(update={"name": request.name}))
+    return Calibration(fit.profile, build_report(fit), residual_points(fit.profile, fit.observations))
+
+
+def _unmeasured(request: CalibrationRequest, model: ModelArchitecture) -> ProfileFit:
+    observations = no_steps()
+    return ProfileFit(_prior(request, model), observations, relative_design(observations))
 
 
 def _refuse_without_data(request: CalibrationRequest) -> None:
@@ -126,9 +127,7 @@ def _is_published(data: Path) -> bool:
     return any((folder / PUBLISHED_TABLE).is_file() for folder in (data, data / "calibration"))
 
 
-def _calibrate_published(
-    request: CalibrationRequest, model: ModelArchitecture, observer: PlanObserver
-) -> tuple[PerformanceProfile, StepObservations]:
+def _calibrate_published(request: CalibrationRequest, model: ModelArchitecture, observer: PlanObserver) -> ProfileFit:
     assert request.data is not None
     if model.name not in TABLE_MODELS:
         raise InputError(
@@ -160,20 +159,16 @@ def _calibrate_published(
         )
     sources = _sources(request, model, observer)
     observer(PhaseStarted("fit", f"{model.name} to {request.data}"))
-    profile = calibrate(
+    return calibrate(
         request.data,
         model=model.name,
         sources=sources,
         workers=request.workers,
         on_iteration=_reporter(observer),
     )
-    if request.name is not None:
-        profile = profile.model_copy(update={"name": request.name})
-    folder = request.data / "calibration"
-    return profile, step_observations(folder if folder.is_dir() else request.data, model.name)
 
 
-def _calibrate_own(request: CalibrationRequest, model: ModelArchitecture, observer: PlanObserver) -> TableCalibration:
+def _calibrate_own(request: CalibrationRequest, model: ModelArchitecture, observer: PlanObserver) -> ProfileFit:
     assert request.data is not None
     prior = _prior(request, model)
     sources = _sources(request, model, observer)
@@ -239,7 +234,7 @@ def _sources(request: CalibrationRequest, model: ModelArchitecture, observer: Pl
                 value=str(request.runs),
                 hint="give runs with a time per output token, choose others with --split, or leave out --runs",
             )
-        sources = replace(sources, runs=kept)
+        sources = replace(sources, runs=kept, hashes={request.runs.name: file_hash(request.runs)})
         announce_compilation(observer)
     elif request.split is not None:
         raise InputError(

@@ -6,14 +6,13 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from twin.calibration.coverage import RunCoverage, coverage_warnings, identification_warnings
-from twin.calibration.prior import bands_of, is_prior
+from twin.calibration.described_fit import ProfileFit
 from twin.calibration.observations import StepObservations
-from twin.calibration.step_fit import predicted_ms, relative_design
+from twin.calibration.prior import bands_of, is_prior
+from twin.calibration.step_fit import predicted_ms
 from twin.profile import PerformanceProfile, StepTimeCoefficients
 from twin.step_time import COEFFICIENT_NAMES
 
@@ -27,9 +26,6 @@ ORIGINS: dict[Origin, str] = {
     "prior": "the measurements say little or nothing about it: datasheet, and measured profiles of other hardware",
     "no data": "nothing measured depends on it: 0",
 }
-
-
-# What a calibration scales when it takes over how much more context costs in serving than in benchmarks.
 
 
 class _Document(BaseModel):
@@ -130,21 +126,13 @@ class ResidualPoint:
     predicted_ms: float
 
 
-def build_report(
-    profile: PerformanceProfile, observations: StepObservations, rows: NDArray[np.float64] | None = None
-) -> CalibrationReport:
-    """Return the report of a profile that was fitted to `observations`.
-
-    Parameters
-    ----------
-    rows
-        float64 [rows, len(COEFFICIENT_NAMES)], what the step times were fitted to
-        (`twin.calibration.table_fit.TableCalibration`); ``None``: known of the observations only, not of serving runs.
-    """
+def build_report(fit: ProfileFit) -> CalibrationReport:
+    """Return the report of a fitted profile."""
+    profile, observations = fit.profile, fit.observations
     provenance = profile.provenance
     steps: dict[str, Any] = provenance.get("step_time", {})
     prior: dict[str, Any] = provenance.get("prior", {})
-    parameters = tuple(_parameter(name, profile, observations) for name in COEFFICIENT_NAMES)
+    parameters = tuple(_parameter(name, fit) for name in COEFFICIENT_NAMES)
     unmeasured = is_prior(profile)
     return CalibrationReport(
         name=profile.name,
@@ -162,7 +150,7 @@ def build_report(
         left_out=_scores(steps.get("left_out_percent", {})),
         serving_runs=steps.get("serving_runs"),
         parameters=parameters,
-        warnings=_warnings(profile, observations, rows, parameters),
+        warnings=_warnings(fit, parameters),
     )
 
 
@@ -188,7 +176,8 @@ def calibration_schema() -> dict[str, Any]:
     return CalibrationReport.model_json_schema(mode="serialization")
 
 
-def _parameter(name: str, profile: PerformanceProfile, observations: StepObservations) -> CalibratedParameter:
+def _parameter(name: str, fit: ProfileFit) -> CalibratedParameter:
+    profile = fit.profile
     steps: dict[str, Any] = profile.provenance.get("step_time", {})
     value = float(getattr(profile.step_time, name))
     low, high = steps.get("intervals_95", {}).get(name, (None, None))
@@ -197,7 +186,7 @@ def _parameter(name: str, profile: PerformanceProfile, observations: StepObserva
         band = bands_of(profile)[name]
         low, high = value / band, value * band
     prior_values: dict[str, float] = profile.provenance.get("prior", {}).get("values", {})
-    if origin == "fitted" and value == 0 and high == 0 and len(observations.time_ms):
+    if origin == "fitted" and value == 0 and high == 0 and len(fit.observations.time_ms):
         origin, low, high = "no data", None, None
     return CalibratedParameter(
         name=name,
@@ -233,12 +222,8 @@ def _scores(table: dict[str, dict[str, float]]) -> tuple[RegimeScore, ...]:
     )
 
 
-def _warnings(
-    profile: PerformanceProfile,
-    observations: StepObservations,
-    rows: NDArray[np.float64] | None,
-    parameters: tuple[CalibratedParameter, ...],
-) -> tuple[str, ...]:
+def _warnings(fit: ProfileFit, parameters: tuple[CalibratedParameter, ...]) -> tuple[str, ...]:
+    profile = fit.profile
     warnings = []
     tables = profile.provenance.get("prior", {}).get("tables", ())
     if tables:
@@ -260,25 +245,8 @@ def _warnings(
         warnings.append(
             f"The measurements do not identify these coefficients, which stay the prior's: {', '.join(kept)}."
         )
-    warnings += _regime_warnings(profile, observations)
-    # Without a prior, nothing but data moves a coefficient from 0: runs whose rows are not at hand show these.
-    shown = bounds if rows is None and _serving_runs(profile) else ()
-    fitted = relative_design(observations) if rows is None else rows
-    return (*warnings, *identification_warnings(fitted, profile.step_time.model_dump(), bounds, shown=shown))
-
-
-def _regime_warnings(profile: PerformanceProfile, observations: StepObservations) -> tuple[str, ...]:
-    """Return what no measured step shows, less what the serving runs are known to add."""
-    runs = _serving_runs(profile)
-    coverage = RunCoverage.from_report(runs["coverage"]) if "coverage" in runs else None
-    fixed = profile.provenance.get("step_time", {}).get("not_fitted", ())
-    warnings = coverage_warnings(observations, fixed=fixed, runs=coverage)
-    if warnings and runs and coverage is None:
-        warnings += ("What the serving runs had in them is not known: regimes without steps may be in their means.",)
-    return warnings
-
-
-def _serving_runs(profile: PerformanceProfile) -> dict[str, Any]:
-    """Return what a joint fit says about its serving runs; nothing without any."""
-    runs: dict[str, Any] = profile.provenance.get("step_time", {}).get("serving_runs", {})
-    return runs
+    steps: dict[str, Any] = profile.provenance.get("step_time", {})
+    runs: dict[str, Any] = steps.get("serving_runs", {})
+    coverage = RunCoverage.from_report(runs["coverage"]) if runs else None
+    warnings += coverage_warnings(fit.observations, fixed=steps.get("not_fitted", ()), runs=coverage)
+    return (*warnings, *identification_warnings(fit.rows, profile.step_time.model_dump(), bounds))

@@ -1,15 +1,13 @@
 """Reports of calibrations with serving runs: as honest about what nothing shows as those without."""
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 
 from placer.calibration import CalibrationRequest, calibrate_profile
-from placer.calibration_document import build_report
 from tests.twin.calibration_tables import write_tables
 from tests.twin.run_tables import RUN, write_runs
 from tests.twin.test_step_table import drawn_rows, write
-from twin.calibration.tables import step_observations
-from twin.profile import load_profile
 
 
 def test_runs_do_not_hide_what_nothing_shows(tmp_path: Path) -> None:
@@ -45,14 +43,27 @@ def test_runs_alone_are_said_to_be_means(tmp_path: Path) -> None:
     assert {"fitted", "prior"} == {entry.origin for entry in report.parameters}
 
 
-def test_published_tables_with_runs_have_their_warnings_too(tmp_path: Path) -> None:
-    """What the runs had in them is not known there, and said so where the tables lack something."""
-    profile = load_profile("llama-3.1-8b-h100-64gb")
-    assert "serving_runs" in profile.provenance["step_time"]
+def test_published_tables_with_runs_say_what_the_runs_had_in_them(tmp_path: Path) -> None:
+    """The same rows and the same coverage as with own tables: what was fitted is what is judged."""
     write_tables(tmp_path)
-    observations = step_observations(tmp_path, "llama-3.1-8b")
-    dense = observations.select(observations.means(observations.steps.slots) == 0)
-    warnings = build_report(profile, dense).warnings
-    assert "No steps with LoRA: every LoRA cost is extrapolated." in warnings
-    assert "What the serving runs had in them is not known: regimes without steps may be in their means." in warnings
-    assert not any("No step has what these coefficients" in text for text in warnings)
+    runs = write_runs(tmp_path / "runs.csv", [RUN])
+    outcome = calibrate_profile(CalibrationRequest(data=tmp_path, model="llama-3.1-8b", runs=runs, workers=1))
+    steps = outcome.profile.provenance["step_time"]
+    assert steps["serving_runs"]["coverage"]["max_loras"] == [2]
+    assert outcome.report.num_measurements == steps["in_sample_percent"]["all"]["rows"]
+    assert not any("is not known" in text for text in outcome.report.warnings)
+
+
+def test_the_runs_table_is_a_source_like_any_other(tmp_path: Path) -> None:
+    """Name and hash of every table that the numbers depend on, of own and of published tables."""
+    runs = write_runs(tmp_path / "served.csv", [RUN])
+    digest = "sha256:" + hashlib.sha256(runs.read_bytes()).hexdigest()
+    own, published = tmp_path / "own", tmp_path / "published"
+    own.mkdir()
+    write(own / "steps.csv", drawn_rows(50, seed=1))
+    write_tables(published)
+    for data in (own, published):
+        request = CalibrationRequest(data=data, model="llama-3.1-8b", runs=runs, workers=1)
+        sources = calibrate_profile(request).profile.provenance["sources"]
+        assert sources["served.csv"] == digest
+        assert len(sources) > 1

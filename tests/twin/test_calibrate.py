@@ -20,7 +20,8 @@ from tests.twin.calibration_tables import (
 )
 from tests.twin.random_steps import EVERY_COEFFICIENT
 from twin.calibration.closed_loop import reconstruct_closed_loop, replay_closed_loop
-from twin.calibration.profile_fit import HOST_TERMS, CalibrationSources, calibrate
+from twin.calibration.described_fit import HOST_TERMS, CalibrationSources
+from twin.calibration.profile_fit import calibrate
 from twin.calibration.step_fit import design_matrix, error_table, predicted_ms
 from twin.calibration.tables import expected_distinct, idle_slots, join_steps, step_observations
 from twin.errors import ProfileError
@@ -118,7 +119,7 @@ def test_measurements_of_several_rows_are_weighted_means() -> None:
 
 def test_calibration_recovers_what_the_tables_were_made_from(tables: Path) -> None:
     """Step times, memory, loads and start-up of a whole synthetic folder."""
-    profile = calibrate(tables, model="llama-3.1-8b")
+    profile = calibrate(tables, model="llama-3.1-8b").profile
     report = profile.provenance["step_time"]
     assert report["in_sample_percent"]["all"]["rows"] == 60
     assert max(row["mape"] for row in report["in_sample_percent"].values()) < 0.3
@@ -146,8 +147,8 @@ def test_calibration_recovers_what_the_tables_were_made_from(tables: Path) -> No
 
 def test_intervals_hold_their_values_and_regimes_left_out_are_judged(tables: Path) -> None:
     """The report says how sure each coefficient is, and how far a regime is off that was not measured."""
-    report = calibrate(tables, model="llama-3.1-8b").provenance["step_time"]
-    profile = calibrate(tables, model="llama-3.1-8b")
+    profile = calibrate(tables, model="llama-3.1-8b").profile
+    report = profile.provenance["step_time"]
     for name, (low, high) in report["intervals_95"].items():
         value = getattr(profile.step_time, name)
         assert low - 1e-6 <= value <= high + 1e-6 or high - low < 0.1 * value, name
@@ -159,9 +160,9 @@ def test_intervals_hold_their_values_and_regimes_left_out_are_judged(tables: Pat
 
 def test_host_terms_are_taken_over_from_a_profile(tables: Path) -> None:
     """Five terms as they are, whatever the tables say of them; the others are fitted around them."""
-    alone = calibrate(tables, model="llama-3.1-8b")
+    alone = calibrate(tables, model="llama-3.1-8b").profile
     host = alone.model_copy(update={"step_time": EVERY_COEFFICIENT})
-    taken = calibrate(tables, model="llama-3.1-8b", sources=CalibrationSources(host_profile=host))
+    taken = calibrate(tables, model="llama-3.1-8b", sources=CalibrationSources(host_profile=host)).profile
     assert [getattr(taken.step_time, name) for name in HOST_TERMS] == [
         getattr(EVERY_COEFFICIENT, name) for name in HOST_TERMS
     ]
@@ -172,7 +173,7 @@ def test_host_terms_are_taken_over_from_a_profile(tables: Path) -> None:
 
 def test_reported_errors_are_those_of_the_profile(tables: Path) -> None:
     """What a profile says of its errors is what its coefficients give on the same measurements."""
-    profile = calibrate(tables, model="llama-3.1-8b")
+    profile = calibrate(tables, model="llama-3.1-8b").profile
     errors = error_table(step_observations(tables, "llama-3.1-8b"), profile.step_time.model_dump())
     reported = profile.provenance["step_time"]["in_sample_percent"]
     assert reported == {
@@ -197,7 +198,7 @@ def test_replicas_refused_for_their_context_have_a_measured_capacity(tables: Pat
     """A capacity too small for the model's length is known; no memory at all is None."""
     measured = {
         (entry.max_loras, entry.max_lora_rank): entry.kv_tokens
-        for entry in calibrate(tables, model="llama-3.1-8b").memory.measured
+        for entry in calibrate(tables, model="llama-3.1-8b").profile.memory.measured
     }
     assert len(measured) == 15
     short = measured[128, 32]
@@ -208,7 +209,8 @@ def test_replicas_refused_for_their_context_have_a_measured_capacity(tables: Pat
 
 def test_same_tables_give_the_same_profile(tables: Path) -> None:
     """The fit is deterministic, and the folder above is as good as the folder itself."""
-    assert calibrate(tables, model="llama-3.1-8b") == calibrate(tables.parent, model="llama-3.1-8b")
+    profiles = [calibrate(folder, model="llama-3.1-8b").profile for folder in (tables, tables.parent)]
+    assert profiles[0] == profiles[1]
 
 
 def test_unknown_model_is_refused(tables: Path) -> None:
@@ -277,7 +279,7 @@ def test_idle_slots_are_steps_of_one_token_without_an_adapter(tables: Path) -> N
 @pytest.mark.parametrize(("model", "mape"), [("llama-3.1-8b", 1.4), ("qwen2.5-7b", 1.5)])
 def test_the_form_explains_the_real_benchmarks(data_dir: Path, model: str, mape: float) -> None:
     """The public micro-benchmarks alone, without serving runs."""
-    profile = calibrate(data_dir, model=model)
+    profile = calibrate(data_dir, model=model).profile
     errors = profile.provenance["step_time"]["in_sample_percent"]
     assert errors["all"]["mape"] < mape
     assert errors["logged decode"]["max"] < 3.0
@@ -290,7 +292,7 @@ def test_shipped_profile_without_runs_is_what_the_real_tables_give(data_dir: Pat
     """
     shipped = load_profile("qwen2.5-7b-h100-64gb")
     sources = CalibrationSources(host_profile=load_profile("llama-3.1-8b-h100-64gb"))
-    made = calibrate(data_dir, model="qwen2.5-7b", sources=sources)
+    made = calibrate(data_dir, model="qwen2.5-7b", sources=sources).profile
     assert made.step_time.as_array() == pytest.approx(shipped.step_time.as_array(), rel=1e-3, abs=1e-6)
     rest = {"step_time": shipped.step_time, "provenance": shipped.provenance}
     assert made.model_copy(update=rest) == shipped

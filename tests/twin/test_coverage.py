@@ -1,7 +1,6 @@
 """What measurements do not say: regimes without data, coefficients that the data do not tell apart."""
 
 import numpy as np
-import pytest
 
 from tests.twin.random_steps import EVERY_COEFFICIENT, as_values, observed, random_steps
 from twin.calibration.coverage import (
@@ -146,13 +145,3 @@ def test_rows_of_runs_show_and_tell_apart_what_steps_do_not() -> None:
     ]
     assert ["lora_base_ms" in names for names in unseen] == [True, False]
     assert ["adapter_ms" in names for names in unseen] == [True, True]
-
-
-@pytest.mark.parametrize("shown", [(), ("lora_base_ms",)])
-def test_what_other_measurements_show_is_not_called_unseen(shown: tuple[str, ...]) -> None:
-    """Rows that are not at hand count by their names."""
-    values = as_values(EVERY_COEFFICIENT)
-    bounds = {name: (0.9 * value, 1.1 * value) for name, value in values.items()}
-    text = " ".join(identification_warnings(relative_design(_dense()), values, bounds, shown=shown))
-    assert ("lora_base_ms" in text) == (not shown)
-    assert "lora_active_ms" in text

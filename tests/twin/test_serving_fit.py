@@ -10,12 +10,11 @@ from tests.twin.random_steps import EVERY_COEFFICIENT, observed, random_steps
 from tests.twin.run_tables import measured_run
 from tests.twin.test_step_table import as_rows, calibrated, write
 from twin.calibration.coverage import RunCoverage
+from twin.calibration.described_fit import LEAST_DATA_SHARE, CalibrationSources
 from twin.calibration.observations import StepObservations
 from twin.calibration.prior import coefficient_prior
-from twin.calibration.profile_fit import CalibrationSources
 from twin.calibration.serving_fit import RUN_WEIGHT, ServingFit, fit_with_runs
 from twin.calibration.step_fit import CoefficientPrior, fit_step_time, relative_design
-from twin.calibration.table_fit import LEAST_DATA_SHARE
 from twin.errors import InputError
 from twin.profile import PerformanceProfile, load_profile
 from twin.step_time import COEFFICIENT_NAMES

@@ -8,12 +8,12 @@ import pandas as pd
 import pytest
 
 from tests.twin.random_steps import EVERY_COEFFICIENT, as_values, observed, random_steps
+from twin.calibration.described_fit import HOST_TERMS, CalibrationSources, ProfileFit
 from twin.calibration.observations import StepObservations
 from twin.calibration.prior import is_prior, prior_profile
-from twin.calibration.profile_fit import HOST_TERMS, CalibrationSources
 from twin.calibration.step_fit import design_matrix
 from twin.calibration.step_table import find_tables, read_measurements, read_steps
-from twin.calibration.table_fit import TableCalibration, calibrate_tables
+from twin.calibration.table_fit import calibrate_tables
 from twin.errors import InputError
 from twin.hardware import SHIPPED_MODELS
 from twin.memory import GIB, slot_bytes
@@ -78,7 +78,7 @@ def drawn_rows(num_rows: int, seed: int) -> list[dict[str, Any]]:
     return as_rows(observed(type(steps)(**({name: getattr(steps, name) for name in names} | fewer))))
 
 
-def calibrated(data: Path, **options: Any) -> TableCalibration:
+def calibrated(data: Path, **options: Any) -> ProfileFit:
     """Calibrate Llama on an A100 from a folder."""
     return calibrate_tables(
         data, model=LLAMA, prior=PRIOR, gpu="a100-80gb", gpu_memory_gib=78.4, name="mine", **options

@@ -171,8 +171,6 @@ def identification_warnings(
     rows: NDArray[np.float64],
     coefficients: Mapping[str, float],
     bounds: Mapping[str, tuple[float, float]],
-    *,
-    shown: Collection[str] = (),
 ) -> tuple[str, ...]:
     """Return one sentence per finding about fitted coefficients (those in `bounds`) that the data do not identify.
 
@@ -183,15 +181,12 @@ def identification_warnings(
         or the rows of a joint fit.
     bounds
         95 % intervals by coefficient, in ms.
-    shown
-        Coefficients that measurements without a row here show.
     """
     if len(rows) == 0:
         return ()
     column = {name: rows[:, index] for index, name in enumerate(COEFFICIENT_NAMES) if name in bounds}
     unseen = [name for name, values in column.items() if not values.any()]
-    unknown = [name for name in unseen if name not in shown]
-    warnings = [f"No step has what these coefficients stand for: {', '.join(unknown)}."] if unknown else []
+    warnings = [f"No step has what these coefficients stand for: {', '.join(unseen)}."] if unseen else []
     seen = {name: values / np.linalg.norm(values) for name, values in column.items() if name not in unseen}
     names = list(seen)
     warnings += [
@@ -204,7 +199,7 @@ def identification_warnings(
     for name in column:
         low, high = bounds[name]
         value = coefficients[name]
-        if name not in unknown and low <= TOUCHES_ZERO * value and high > WIDE_INTERVAL * value and high > 0:
+        if name not in unseen and low <= TOUCHES_ZERO * value and high > WIDE_INTERVAL * value and high > 0:
             warnings.append(f"`{name}` may as well be 0: its interval is {low:.3g} to {high:.3g} ms.")
     return tuple(warnings)
 

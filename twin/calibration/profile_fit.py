@@ -7,24 +7,22 @@ fixed seeds.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from twin.calibration.described_fit import CalibrationSources, ProfileFit, fit_described
 from twin.calibration.memory import fit_memory
 from twin.calibration.observations import StepObservations
-from twin.calibration.step_fit import RegimeError, StepFit, fit_step_time, intervals, leave_one_out, solve_least_squares
-from twin.calibration.step_reports import errors_report, intervals_report, rounded, runs_report
+from twin.calibration.step_fit import fit_step_time, solve_least_squares
+from twin.calibration.step_reports import rounded
 from twin.calibration.tables import model_rows, read_table, step_observations
 from twin.errors import ProfileError
 from twin.hardware import SHIPPED_MODELS
 from twin.profile import LoadTime, PerformanceProfile, Startup, StepTimeCoefficients
-from twin.validation.front_end import FrontEnd
-from twin.validation.runs import MeasuredRun
 
 GPU_NAME = "h100-64gb"
 GPU_MEMORY_GIB = 63.43
@@ -39,43 +37,18 @@ TABLES = (
     "calib_scheduler_runs.csv.gz",
 )
 
-# What the engine's Python code does in a step: it depends on the host and on vLLM, not on the model or the GPU. Closed
-# loops of equal requests hardly show it, so it may be taken over from a profile that was fitted to serving runs.
-HOST_TERMS = (
-    "changed_request_ms",
-    "adapter_request_ms",
-    "cached_adapter_ms",
-    "slot_lookup_ms",
-    "blocked_waiting_ms",
-)
 # Scheduler runs whose batches hold at least this share of the slots' adapters look at the whole queue in a step.
 FULL_SLOTS_SHARE = 0.95
-
-
-@dataclass(frozen=True)
-class CalibrationSources:
-    """What a profile is fitted to besides the folder of micro-benchmarks.
-
-    Attributes
-    ----------
-    runs
-        Serving runs of the model on the GPU, none of them kept for judging.
-    host_profile
-        A profile fitted to serving runs of another model on the same host: gives the `HOST_TERMS`.
-    """
-
-    runs: tuple[MeasuredRun, ...] = ()
-    host_profile: PerformanceProfile | None = None
 
 
 def calibrate(
     data: Path,
     *,
     model: str,
-    sources: CalibrationSources = CalibrationSources(),
+    sources: CalibrationSources = CalibrationSources(),  # noqa: B008 - frozen
     workers: int | None = None,
     on_iteration: Callable[[int, float], None] | None = None,
-) -> PerformanceProfile:
+) -> ProfileFit:
     """Fit a profile of a shipped model to a folder of calibration tables.
 
     Parameters
@@ -102,56 +75,42 @@ def calibrate(
     startup, startup_report = _startup(folder, model)
     load_times, load_report = _load_times(folder, model)
     scan_ms, scan_report = _queue_scan(folder)
-    fixed = {"blocked_waiting_ms": scan_ms}
-    if sources.host_profile is not None:
-        fixed |= {name: getattr(sources.host_profile.step_time, name) for name in HOST_TERMS}
-    fit = fit_step_time(steps, fixed=fixed)
+    fixed = {"blocked_waiting_ms": scan_ms} | sources.host_terms()
+    alone = fit_step_time(steps, fixed=fixed)
     profile = PerformanceProfile(
         name=f"{model}-{GPU_NAME}",
         model=model,
         gpu=GPU_NAME,
         gpu_memory_gib=GPU_MEMORY_GIB,
         vllm_version=VLLM_VERSION,
-        step_time=_rounded_coefficients(fit),
+        step_time=StepTimeCoefficients(**alone.coefficients),
         load_times=load_times,
         memory=memory,
         startup=startup,
         provenance={
             "tool": "placer calibrate",
-            "sources": _sources(folder),
+            "sources": _sources(folder) | dict(sources.hashes),
             "memory": memory_report,
             "load_times": load_report,
             "startup": startup_report,
         },
     )
-    report: dict[str, Any] = {
-        "method": "non-negative least squares of relative errors (weights 1/y), one row per measurement",
-        "context_ms_in_benchmarks": rounded(fit.coefficients["context_token_ms"]),
-        "queue_scan": scan_report,
-    }
-    bounds = intervals(steps, fixed=fixed)
-    if sources.runs:
-        # The engines are compiled code; without runs nothing is simulated.
-        from twin.calibration.serving_fit import fit_with_runs  # noqa: PLC0415
-
-        joint = fit_with_runs(
-            steps, sources.runs, profile, FrontEnd(), fixed=fixed, workers=workers, on_iteration=on_iteration
-        )
-        fit, bounds = joint.fit, joint.intervals
-        report["serving_runs"] = runs_report(joint.run_ids, joint.tpot_error_percent)
-    elif sources.host_profile is not None:
-        report["taken_over"] = {
-            "profile": sources.host_profile.name,
-            "terms": list(HOST_TERMS),
-            "reason": "host terms do not depend on the model; serving runs of this model were not available",
-        }
-    report |= _step_report(fit, bounds, leave_one_out(steps, regimes_to_leave_out(steps), fixed=fixed))
-    return profile.model_copy(
-        update={
-            "step_time": _rounded_coefficients(fit),
-            "provenance": profile.provenance | {"step_time": report},
-        }
+    described = fit_described(
+        *(steps, profile, sources),
+        fixed=fixed,
+        left_out=regimes_to_leave_out(steps),
+        workers=workers,
+        on_iteration=on_iteration,
     )
+    report = described.report | {
+        "method": "non-negative least squares of relative errors (weights 1/y), one row per measurement",
+        "context_ms_in_benchmarks": rounded(alone.coefficients["context_token_ms"]),
+        "queue_scan": scan_report,
+        "in_sample_note": "errors on the micro-benchmarks",
+    }
+    provenance = profile.provenance | {"step_time": report}
+    fitted = profile.model_copy(update={"step_time": described.coefficients, "provenance": provenance})
+    return ProfileFit(fitted, steps, described.rows)
 
 
 def regimes_to_leave_out(observations: StepObservations) -> dict[str, NDArray[np.bool_]]:
@@ -170,18 +129,6 @@ def regimes_to_leave_out(observations: StepObservations) -> dict[str, NDArray[np
     regimes["prefill with LoRA"] = (slots > 0) & (prefill > 0)
     regimes["prefill without LoRA"] = (slots == 0) & (prefill > 0)
     return regimes
-
-
-def _step_report(
-    fit: StepFit, bounds: dict[str, tuple[float, float]], left_out: Sequence[RegimeError]
-) -> dict[str, Any]:
-    return {
-        "intervals_95": intervals_report(bounds),
-        "not_fitted": sorted(fit.fixed),
-        "in_sample_percent": errors_report(fit.errors),
-        "left_out_percent": errors_report(left_out),
-        "in_sample_note": "errors on the micro-benchmarks",
-    }
 
 
 def _queue_scan(folder: Path) -> tuple[float, dict[str, Any]]:
@@ -259,7 +206,3 @@ def _startup(folder: Path, model: str) -> tuple[Startup, dict[str, Any]]:
 
 def _sources(folder: Path) -> dict[str, str]:
     return {name: "sha256:" + hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in TABLES}
-
-
-def _rounded_coefficients(fit: StepFit) -> StepTimeCoefficients:
-    return StepTimeCoefficients(**{name: rounded(value) for name, value in fit.coefficients.items()})
