@@ -26,6 +26,8 @@ from twin.validation.runs import MODELS, read_runs
 # The table by which a folder of the published micro-benchmarks is known.
 PUBLISHED_TABLE = "calib_runs.csv"
 AUTOMATIC_PRIOR = "auto"
+# Of one GPU; the largest that are sold have less than a tenth of the most.
+LEAST_MEMORY_GIB, MOST_MEMORY_GIB = 1.0, 4096.0
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,7 @@ def calibrate_profile(request: CalibrationRequest, observer: PlanObserver = igno
     ProfileError
         When a profile is unreadable, or a library that fitting needs is not installed.
     """
+    _require_possible_memory(request.gpu_memory_gib)
     model = load_model(MODELS.get(request.model, request.model))
     source = f"datasheet of {request.gpu}" if request.data is None else f"tables of {request.data}"
     observer(PhaseStarted("load", source))
@@ -108,6 +111,17 @@ def calibrate_profile(request: CalibrationRequest, observer: PlanObserver = igno
 def _unmeasured(request: CalibrationRequest, model: ModelArchitecture) -> ProfileFit:
     observations = no_steps()
     return ProfileFit(_prior(request, model), observations, relative_design(observations))
+
+
+def _require_possible_memory(memory_gib: float | None) -> None:
+    if memory_gib is None or LEAST_MEMORY_GIB <= memory_gib <= MOST_MEMORY_GIB:
+        return
+    raise InputError(
+        f"`--gpu-memory-gib` must be from {LEAST_MEMORY_GIB:g} to {MOST_MEMORY_GIB:g} GiB. Got {memory_gib:g}.",
+        field="gpu-memory-gib",
+        value=memory_gib,
+        hint="give what `torch.cuda.get_device_properties(0).total_memory` says, in GiB, or leave it out",
+    )
 
 
 def _refuse_without_data(request: CalibrationRequest) -> None:

@@ -142,7 +142,7 @@ def _check_settings(
             field="horizon_s",
             value=horizon_s,
         )
-    if sample_interval_s != 0 and not horizon_s / MAX_SAMPLES <= sample_interval_s < math.inf:
+    if sample_interval_s != 0 and not horizon_s / MAX_SAMPLES <= sample_interval_s <= horizon_s:
         raise InputError(
             f"`sample_interval_s` must be 0 (no time series) or at least {horizon_s / MAX_SAMPLES:g} for this horizon. "
             f"Got {sample_interval_s}.",

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import difflib
 import json
+import lzma
+import tarfile
 import warnings
+import zipfile
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,6 +23,24 @@ from twin.errors import InputError
 SHOWN_CHARACTERS = 60
 # How the markers of an absent value (None, NaN, NaT, NA) print.
 ABSENT_VALUES = frozenset({"None", "nan", "NaT", "<NA>"})
+
+
+# What reading raises: the system, and the decoders of compressed files, of text and of Parquet for what is damaged or
+# cut off. ValueError covers undecodable text, rows of another length (pandas) and foreign file formats (pyarrow).
+READ_ERRORS: tuple[type[Exception], ...] = (
+    OSError,
+    # Some compressions need a library of their own.
+    ImportError,
+    ValueError,
+    EOFError,
+    LookupError,
+    RuntimeError,
+    zlib.error,
+    lzma.LZMAError,
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    pd.errors.ParserWarning,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +130,12 @@ def read_csv_table(path: Path) -> Table:
         with warnings.catch_warnings():
             # Rows longer than the header would otherwise lose their last fields with a warning only.
             warnings.simplefilter("error", pd.errors.ParserWarning)
-            return pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False, encoding="utf-8-sig")
+            options: Any = {"dtype": str, "keep_default_na": False, "index_col": False, "encoding": "utf-8-sig"}
+            # The reader renames repeated columns: the header is looked at as a row first.
+            header = pd.read_csv(path, header=None, nrows=1, **options)
+            require_plain_header(header.iloc[0].tolist(), str(path))
+            frame: pd.DataFrame = pd.read_csv(path, **options)
+            return frame
 
     return _read(path, "CSV with a header", read)
 
@@ -134,7 +161,35 @@ def read_json_lines_table(path: Path) -> Table:
 
 def read_parquet_table(path: Path) -> Table:
     """Read a Parquet file."""
-    return _read(path, "Parquet", lambda: pd.read_parquet(path, engine="pyarrow"))
+
+    def read() -> pd.DataFrame:
+        import pyarrow as pa  # noqa: PLC0415 - takes half a second, and CSV does without
+        import pyarrow.parquet as pq  # noqa: PLC0415
+
+        try:
+            with pq.ParquetFile(path) as file:
+                # What pandas noted about its index in the file says nothing about the table.
+                content = file.read()
+                require_plain_header(content.column_names, str(path))
+                frame: pd.DataFrame = content.to_pandas(ignore_metadata=True)
+        except pa.ArrowException as error:
+            raise ValueError(str(error)) from error
+        return frame
+
+    return _read(path, "Parquet", read)
+
+
+def require_plain_header(columns: Sequence[str], file: str) -> None:
+    """Raise InputError when a column stands in a table twice; spaces around a name do not count."""
+    names = [column.strip() for column in columns]
+    twice = [name for name in names if name and names.count(name) > 1]
+    if twice:
+        raise InputError(
+            f"a column must stand in a table once. {file} has `{twice[0]}` twice.",
+            file=file,
+            field=twice[0],
+            hint="remove or rename one of them",
+        )
 
 
 def _read(path: Path, kind: str, read: Callable[[], pd.DataFrame]) -> Table:
@@ -150,10 +205,13 @@ def _read(path: Path, kind: str, read: Callable[[], pd.DataFrame]) -> Table:
         raise InputError(
             f"{file} must be readable. {reason}.", file=file, hint="check the path and the permissions"
         ) from error
-    except (ValueError, EOFError, zlib.error, pd.errors.ParserWarning) as error:
-        # ValueError covers undecodable text, rows of another length (pandas) and foreign file formats (pyarrow).
-        reason = " ".join(str(error).split())
-        raise InputError(f"{file} must be {kind}. It cannot be read: {reason}", file=file) from error
+    except READ_ERRORS as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise InputError(
+            f"{file} must be {kind}. It cannot be read: {reason}.",
+            file=file,
+            hint="the file may be cut off, damaged or of another format: get or save it again",
+        ) from error
     if len(frame) == 0:
         raise InputError(f"{file} must hold at least one row below its header. It holds none.", file=file)
     return Table(frame, file)

@@ -29,7 +29,7 @@ def calibrate(
     output: Annotated[Path, typer.Option("--output", "-o", help="Profile to write, JSON.", show_default=False)],
     gpu: Annotated[str, typer.Option("--gpu", help="GPU that was measured, or to make a prior for.")] = "h100-64gb",
     gpu_memory_gib: Annotated[
-        float | None, typer.Option("--gpu-memory-gib", min=1.0, help="Memory that an engine sees; default: datasheet.")
+        float | None, typer.Option("--gpu-memory-gib", help="Memory that an engine sees; default: datasheet.")
     ] = None,
     name: Annotated[str | None, typer.Option("--name", help="Of the profile; default: MODEL-GPU.")] = None,
     prior_only: Annotated[

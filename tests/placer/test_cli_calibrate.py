@@ -252,7 +252,11 @@ def test_serving_runs_are_fitted_too(own: Path, tmp_path: Path) -> None:
         (["{published}", "--gpu", "a100-80gb"], "were measured on h100-64gb"),
         (["{published}", "--prior", "{prior}"], "are fitted without a prior"),
         (["{own}", "--model", "nothing"], "`model` must be one of"),
-        (["{own}", "--gpu-memory-gib", "0"], "Invalid value for '--gpu-memory-gib'"),
+        (["{own}", "--gpu-memory-gib", "0"], "`--gpu-memory-gib` must be from 1 to 4096 GiB. Got 0."),
+        (["--prior-only", "--gpu-memory-gib", "inf"], "`--gpu-memory-gib` must be from 1 to 4096 GiB. Got inf."),
+        (["--prior-only", "--gpu-memory-gib", "nan"], "`--gpu-memory-gib` must be from 1 to 4096 GiB. Got nan."),
+        (["--prior-only", "--gpu-memory-gib", "-80"], "`--gpu-memory-gib` must be from 1 to 4096 GiB. Got -80."),
+        (["--prior-only", "--gpu-memory-gib", "1e300"], "`--gpu-memory-gib` must be from 1 to 4096 GiB. Got 1e+300."),
     ],
 )
 def test_bad_input_is_reported_and_nothing_is_written(

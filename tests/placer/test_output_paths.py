@@ -165,7 +165,7 @@ def test_a_profile_is_written_through_a_link(places: dict[str, Path]) -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        "solve {problem} --surrogate exact --no-verify --output {name}",
+        "solve {problem} --surrogate exact --budget 600 --no-verify --output {name}",
         "simulate {problem} --horizon 20 --output {name}",
         "calibrate --prior-only --model llama-3.1-8b --output {name}",
         "workload {trace} --adapters 3 --popularity uniform --output {name}",

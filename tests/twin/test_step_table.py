@@ -216,11 +216,11 @@ def test_two_columns_for_the_same_thing_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("steps.csv", b"", "must be CSV in UTF-8 or Parquet"),
-        ("steps.csv", b"tokens\n", "must have rows"),
-        ("steps.csv", b"tokens\n\xff\xfe\n", "must be CSV in UTF-8 or Parquet"),
-        ("steps.parquet", b"no parquet", "must be CSV in UTF-8 or Parquet"),
-        ("steps.csv.gz", b"no gzip", "must be a readable file"),
+        ("steps.csv", b"", "must be CSV with a header. It is empty"),
+        ("steps.csv", b"tokens\n", "must hold at least one row"),
+        ("steps.csv", b"tokens\n\xff\xfe\n", "must be CSV with a header"),
+        ("steps.parquet", b"no parquet", "must be Parquet"),
+        ("steps.csv.gz", b"no gzip", "must be readable"),
     ],
 )
 def test_file_that_is_no_table_is_refused(tmp_path: Path, name: str, content: bytes, message: str) -> None:

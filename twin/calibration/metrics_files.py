@@ -13,11 +13,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from twin.calibration.metrics_names import KNOWN_METRICS, vllm_name
 from twin.calibration.metrics_series import SampleCollector
 from twin.errors import InputError, TwinError
+from twin.tables import read_parquet_table
 
 # Columns of the table that `placer measure` writes (twin/measurement/records.py).
 TABLE_COLUMNS = ("time_s", "name", "labels", "value")
@@ -120,12 +119,7 @@ def read_metrics_table(path: Path, collector: SampleCollector) -> None:
 
     Each segment starts with a server of its own, as far as the table knows.
     """
-    try:
-        frame = pd.read_parquet(path)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"metrics must be readable Parquet. {path}: {error}.", file=str(path), hint="write it again"
-        ) from error
+    frame = read_parquet_table(path).frame
     missing = [name for name in TABLE_COLUMNS if name not in frame]
     if missing:
         raise InputError(

@@ -44,6 +44,7 @@ from numpy.typing import NDArray
 
 from twin.calibration.observations import StepObservations, Steps
 from twin.errors import InputError
+from twin.tables import read_csv_table, read_parquet_table
 
 TABLE_NAMES = ("steps", "loads", "memory", "startup")
 SUFFIXES = (".csv", ".csv.gz", ".parquet")
@@ -187,37 +188,9 @@ def find_tables(data: Path) -> dict[str, Table]:
 
 def read_measurements(path: Path) -> Table:
     """Read a table with at least one row (InputError)."""
-    try:
-        if path.suffix == ".parquet":
-            frame = pd.read_parquet(path)
-        else:
-            # Cells stay text, so that a message shows them as they are written.
-            frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise InputError(
-            f"a table must be a readable file. {path}: {reason}.", file=str(path), hint="check the path"
-        ) from error
-    except ValueError as error:
-        raise InputError(
-            f"a table must be CSV in UTF-8 or Parquet. {path}: {error}.", file=str(path), hint="save it again"
-        ) from error
-    frame = frame.rename(columns=lambda name: str(name).strip())
-    if frame.columns.duplicated().any():
-        twice = str(frame.columns[frame.columns.duplicated()][0])
-        raise InputError(
-            f"a column must stand in a table once. {path} has `{twice}` twice.",
-            file=str(path),
-            field=twice,
-            hint="remove or rename one of them",
-        )
-    if frame.empty:
-        raise InputError(
-            f"a table must have rows. {path} has none.",
-            file=str(path),
-            hint="remove the file: what is not measured comes from the prior",
-        )
-    return Table(str(path), frame)
+    # Cells of CSV stay text, so that a message shows them as they are written.
+    read = read_parquet_table if path.suffix == ".parquet" else read_csv_table
+    return Table(str(path), read(path).frame.rename(columns=lambda name: str(name).strip()))
 
 
 def read_steps(table: Table) -> StepObservations:

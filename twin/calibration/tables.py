@@ -18,6 +18,7 @@ import pandas as pd
 from twin.calibration.closed_loop import TOKENS_PER_STEP, reconstruct_closed_loop, replay_closed_loop
 from twin.calibration.observations import StepObservations, Steps
 from twin.errors import ProfileError
+from twin.tables import READ_ERRORS
 
 # Names that the tables use for the shipped models.
 TABLE_MODELS = {"llama-3.1-8b": "llama-3.1-8b-instruct", "qwen2.5-7b": "qwen-2.5-7b-instruct"}
@@ -102,7 +103,7 @@ def read_table(folder: Path, name: str) -> pd.DataFrame:
     path = folder / name
     try:
         return pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
-    except (OSError, ValueError) as error:
+    except READ_ERRORS as error:
         raise ProfileError(
             f"a calibration folder must hold the table {name}. It cannot be read in {folder}: {error}.",
             file=str(path),

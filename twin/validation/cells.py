@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from twin.errors import InputError
+from twin.tables import require_plain_header
 
 RUN_ID = "run_id"
 # What spreadsheets and data frames write where there is no value.
@@ -112,6 +113,7 @@ def read_cells(path: str | Path, *, required: Sequence[str]) -> tuple[Cells, ...
     try:
         with Path(path).open(encoding="utf-8-sig", newline="") as stream:
             reader = csv.DictReader(stream, restval="")
+            require_plain_header(reader.fieldnames or (), file)
             _require_columns(file, reader.fieldnames or (), required)
             rows = [
                 Cells(file, reader.line_num, {name: text.strip() for name, text in row.items() if name is not None})
