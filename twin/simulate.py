@@ -144,8 +144,8 @@ def _check_settings(
         )
     if sample_interval_s != 0 and not horizon_s / MAX_SAMPLES <= sample_interval_s <= horizon_s:
         raise InputError(
-            f"`sample_interval_s` must be 0 (no time series) or at least {horizon_s / MAX_SAMPLES:g} for this horizon. "
-            f"Got {sample_interval_s}.",
+            f"`sample_interval_s` must be 0 (no time series) or from {horizon_s / MAX_SAMPLES:g} to {horizon_s:g} for "
+            f"this horizon. Got {sample_interval_s}.",
             field="sample_interval_s",
             value=sample_interval_s,
         )

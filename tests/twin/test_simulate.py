@@ -167,6 +167,7 @@ def test_bad_windows_are_refused(horizon_s: float, warmup_s: float) -> None:
         ("sample_interval_s", -1.0),
         ("sample_interval_s", float("nan")),
         ("sample_interval_s", 1e-6),
+        ("sample_interval_s", 1e300),
         ("starvation_tolerance", -0.1),
         ("starvation_tolerance", 1.5),
         ("seed", -1),
