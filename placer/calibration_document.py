@@ -11,21 +11,14 @@ from pydantic import BaseModel, ConfigDict
 from twin.calibration.coverage import RunCoverage, coverage_warnings, identification_warnings
 from twin.calibration.described_fit import ProfileFit
 from twin.calibration.observations import StepObservations
+from twin.calibration.origins import Origin
 from twin.calibration.prior import bands_of, is_prior
 from twin.calibration.step_fit import predicted_ms
 from twin.profile import PerformanceProfile, StepTimeCoefficients
 from twin.step_time import COEFFICIENT_NAMES
 
-Origin = Literal["fitted", "taken over", "other table", "prior", "no data"]
-
-# What the words of `CalibratedParameter.origin` mean.
-ORIGINS: dict[Origin, str] = {
-    "fitted": "the measurements decide",
-    "taken over": "of another profile",
-    "other table": "fitted to measurements other than step times",
-    "prior": "the measurements say little or nothing about it: datasheet, and measured profiles of other hardware",
-    "no data": "nothing measured depends on it: 0",
-}
+# Origins of coefficients about which the measurements should say something.
+_JUDGED: frozenset[Origin] = frozenset({"fitted", "at bound", "joint", "no data"})
 
 
 class _Document(BaseModel):
@@ -181,13 +174,13 @@ def _parameter(name: str, fit: ProfileFit) -> CalibratedParameter:
     steps: dict[str, Any] = profile.provenance.get("step_time", {})
     value = float(getattr(profile.step_time, name))
     low, high = steps.get("intervals_95", {}).get(name, (None, None))
-    origin = _origin(name, profile)
+    origin: Origin = steps.get("origins", {}).get(name, "prior")
     if is_prior(profile):
         band = bands_of(profile)[name]
-        low, high = value / band, value * band
+        origin, low, high = "prior", value / band, value * band
+    if origin == "no data":
+        low, high = None, None
     prior_values: dict[str, float] = profile.provenance.get("prior", {}).get("values", {})
-    if origin == "fitted" and value == 0 and high == 0 and len(fit.observations.time_ms):
-        origin, low, high = "no data", None, None
     return CalibratedParameter(
         name=name,
         unit="ms",
@@ -198,15 +191,6 @@ def _parameter(name: str, fit: ProfileFit) -> CalibratedParameter:
         origin=origin,
         prior=prior_values.get(name),
     )
-
-
-def _origin(name: str, profile: PerformanceProfile) -> Origin:
-    steps: dict[str, Any] = profile.provenance.get("step_time", {})
-    if is_prior(profile) or name in steps.get("from_prior", ()):
-        return "prior"
-    if name in steps.get("not_fitted", ()):
-        return "taken over" if name in steps.get("taken_over", {}).get("terms", ()) else "other table"
-    return "fitted"
 
 
 def _scores(table: dict[str, dict[str, float]]) -> tuple[RegimeScore, ...]:
@@ -235,11 +219,7 @@ def _warnings(fit: ProfileFit, parameters: tuple[CalibratedParameter, ...]) -> t
         for kind, ranks in estimated.items()
         if ranks
     ]
-    bounds = {
-        entry.name: (entry.low, entry.high)
-        for entry in parameters
-        if entry.origin in {"fitted", "no data"} and entry.low is not None and entry.high is not None
-    }
+    bounds = {entry.name: (entry.low or 0.0, entry.high or 0.0) for entry in parameters if entry.origin in _JUDGED}
     kept = [entry.name for entry in parameters if entry.origin == "prior"]
     if kept and not is_prior(profile):
         warnings.append(

@@ -12,6 +12,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from placer.calibration_document import CalibratedParameter, CalibrationReport, ResidualPoint
 from placer.drawing import FIGURE_SETTINGS, LIMIT_COLOR
+from twin.calibration.origins import Origin
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,8 +33,10 @@ MOST_ERROR_PERCENT = 30.0
 # More points than this are drawn as an image inside the vector graphic.
 MOST_VECTOR_POINTS = 2000
 _PLAIN_NUMBERS = FuncFormatter(lambda value, _: f"{value:,g}")
-_ORIGIN_COLORS = {
+_ORIGIN_COLORS: dict[Origin, str] = {
     "fitted": "#0072b2",
+    "at bound": "#000000",
+    "joint": "#56b4e9",
     "taken over": "#e69f00",
     "other table": "#009e73",
     "prior": "#777777",
@@ -90,8 +93,8 @@ def agreement_figure(points: Sequence[ResidualPoint]) -> Figure:
 
 
 def coefficient_figure(report: CalibrationReport) -> Figure:
-    """Return the intervals of the coefficients relative to their values, and their priors."""
-    shown = [entry for entry in report.parameters if entry.value > 0][::-1]
+    """Return the intervals of the coefficients relative to their values, and their priors; none of those at 0."""
+    shown = [entry for entry in report.parameters if entry.value > 0 and entry.origin != "at bound"][::-1]
     with mpl.rc_context(FIGURE_SETTINGS):
         figure = Figure(figsize=(7.2, 0.6 + 0.24 * len(shown)), layout="constrained")
         axes = figure.subplots()

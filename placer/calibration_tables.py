@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from placer.calibration_document import ORIGINS, CalibrationReport, RegimeScore
+from placer.calibration_document import CalibrationReport, RegimeScore
 from placer.validation_tables import NO_VALUE, TextTable
+from twin.calibration.origins import ORIGINS
 
 
 def calibration_tables(report: CalibrationReport) -> tuple[TextTable, ...]:

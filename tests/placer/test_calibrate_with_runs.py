@@ -40,7 +40,7 @@ def test_runs_alone_are_said_to_be_means(tmp_path: Path) -> None:
     text = " ".join(report.warnings)
     assert "step times rest on the mean times per token of serving runs" in text
     assert "all step times are extrapolated" not in text
-    assert {"fitted", "prior"} == {entry.origin for entry in report.parameters}
+    assert {"joint", "prior"} == {entry.origin for entry in report.parameters}
 
 
 def test_published_tables_with_runs_say_what_the_runs_had_in_them(tmp_path: Path) -> None:

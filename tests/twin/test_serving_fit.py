@@ -10,8 +10,9 @@ from tests.twin.random_steps import EVERY_COEFFICIENT, observed, random_steps
 from tests.twin.run_tables import measured_run
 from tests.twin.test_step_table import as_rows, calibrated, write
 from twin.calibration.coverage import RunCoverage
-from twin.calibration.described_fit import LEAST_DATA_SHARE, CalibrationSources
+from twin.calibration.described_fit import CalibrationSources
 from twin.calibration.observations import StepObservations
+from twin.calibration.origins import LEAST_DATA_SHARE
 from twin.calibration.prior import coefficient_prior
 from twin.calibration.serving_fit import RUN_WEIGHT, ServingFit, fit_with_runs
 from twin.calibration.step_fit import CoefficientPrior, fit_step_time, relative_design

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twin.calibration.observations import StepObservations
+from twin.calibration.origins import coefficient_origins
 from twin.calibration.step_fit import (
     CoefficientPrior,
     StepFit,
@@ -33,8 +34,6 @@ HOST_TERMS = (
     "slot_lookup_ms",
     "blocked_waiting_ms",
 )
-# Below this share of its prior variance that the data remove, a coefficient is the prior's, not theirs.
-LEAST_DATA_SHARE = 0.2
 
 
 @dataclass(frozen=True)
@@ -157,11 +156,14 @@ def fit_described(
         fit = fit_step_time(observations, fixed=fixed, prior=prior)
         bounds, rows = intervals(observations, fixed=fixed, prior=prior), relative_design(observations)
     if prior is not None:
-        shares = data_shares(rows, prior, fixed=fixed)
+        shares = data_shares(rows, prior, fixed=fit.fixed)
         report["data_shares"] = {term: round(share, 4) for term, share in shares.items()}
-        report["from_prior"] = sorted(term for term, share in shares.items() if share < LEAST_DATA_SHARE)
+    taken_over = () if sources.host_profile is None else HOST_TERMS
+    origins = coefficient_origins(fit, rows, num_steps=len(observations.time_ms), prior=prior, taken_over=taken_over)
     judged = leave_one_out(observations, left_out, fixed=fixed, prior=prior)
     report |= {
+        "origins": origins,
+        "from_prior": sorted(term for term, origin in origins.items() if origin == "prior"),
         "intervals_95": intervals_report(bounds),
         "not_fitted": sorted(fit.fixed),
         "in_sample_percent": errors_report(fit.errors),

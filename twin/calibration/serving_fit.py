@@ -22,6 +22,7 @@ from twin.calibration.observations import StepObservations, Steps
 from twin.calibration.step_fit import (
     CoefficientPrior,
     StepFit,
+    at_bound,
     bootstrap_intervals,
     error_table,
     fit_step_time,
@@ -136,7 +137,7 @@ def fit_with_runs(
     run_ids = [run.run_id for run, _ in tasks]
     with joblib.Parallel(n_jobs=workers or joblib.cpu_count()) as parallel:
         inputs = parallel(joblib.delayed(_prepare)(run, seed, profile, front_end, vector) for run, seed in tasks)
-        matrix, target = micro, np.ones(len(micro))
+        matrix, target, solution = micro, np.ones(len(micro)), vector
         group = np.concatenate([observations.group, np.array([f"run {run.run_id}" for run in chosen])])
         for iteration in range(iterations):
             replayed = parallel(joblib.delayed(_replay)(*one, vector) for one in zip(run_ids, inputs, strict=True))
@@ -154,7 +155,7 @@ def fit_with_runs(
         tpot_ms, _, _ = _means_over_seeds(replayed, len(seeds))
     coefficients = dict(zip(COEFFICIENT_NAMES, vector.tolist(), strict=True))
     return ServingFit(
-        fit=StepFit(coefficients, frozenset(fixed), error_table(observations, coefficients)),
+        fit=StepFit(coefficients, frozenset(fixed), at_bound(solution, fixed), error_table(observations, coefficients)),
         intervals=bootstrap_intervals(matrix, target, group, fixed=fixed, resamples=200, seed=0, prior=prior),
         run_ids=tuple(run.run_id for run in chosen),
         tpot_error_percent=tuple((100.0 * (tpot_ms / measured_ms - 1.0)).tolist()),

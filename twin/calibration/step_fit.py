@@ -7,7 +7,7 @@ rows.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,12 +81,15 @@ class StepFit:
         By name, in ms per unit.
     fixed
         Names of the coefficients that were given, not fitted.
+    at_bound
+        Names of the fitted coefficients that would be negative if they could.
     errors
         One row per regime, and one named "all".
     """
 
     coefficients: dict[str, float]
     fixed: frozenset[str]
+    at_bound: frozenset[str]
     errors: tuple[RegimeError, ...]
 
 
@@ -155,7 +158,12 @@ def fit_step_time(
     matrix = relative_design(observations)
     vector = solve_relative(matrix, np.ones(len(matrix)), fixed=given, prior=prior)
     coefficients = dict(zip(COEFFICIENT_NAMES, vector.tolist(), strict=True))
-    return StepFit(coefficients, frozenset(given), error_table(observations, coefficients))
+    return StepFit(coefficients, frozenset(given), at_bound(vector, given), error_table(observations, coefficients))
+
+
+def at_bound(solution: NDArray[np.float64], fixed: Collection[str]) -> frozenset[str]:
+    """Return the names of the coefficients that are 0 in a solution of `solve_relative` and were free."""
+    return frozenset(name for name, value in zip(COEFFICIENT_NAMES, solution, strict=True) if not value) - {*fixed}
 
 
 def solve_relative(
@@ -258,7 +266,7 @@ def bootstrap_intervals(
 
 
 def data_shares(
-    matrix: NDArray[np.float64], prior: CoefficientPrior, *, fixed: Mapping[str, float] | None = None
+    matrix: NDArray[np.float64], prior: CoefficientPrior, *, fixed: Collection[str] = ()
 ) -> dict[str, float]:
     """Return, by name, how much of each coefficient's prior variance the rows remove: 0 nothing, 1 all.
 
@@ -269,7 +277,7 @@ def data_shares(
     matrix
         float64 [rows, len(COEFFICIENT_NAMES)], as `solve_relative` takes them: each row is known to `RELATIVE_NOISE`.
     """
-    free = np.array([name not in (fixed or {}) for name in COEFFICIENT_NAMES])
+    free = np.array([name not in fixed for name in COEFFICIENT_NAMES])
     scaled = matrix[:, free] * prior.deviations[free] / RELATIVE_NOISE
     remaining = np.diag(np.linalg.inv(scaled.T @ scaled + np.eye(int(free.sum()))))
     names = [name for name, is_free in zip(COEFFICIENT_NAMES, free.tolist(), strict=True) if is_free]
