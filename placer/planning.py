@@ -41,6 +41,12 @@ EXACT_HORIZON_S = 900.0
 EXACT_WARMUP_S = 150.0
 # Unavoidable work of one adapter, in GPUs, about which the twin is not asked: its verdict is clear.
 HOPELESS_GPUS = 2.0
+ASK_THE_TWIN_HINT = "ask the twin itself, with the surrogate `exact`"
+# The twin disagrees with itself over another horizon.
+NEAR_A_LIMIT_HINT = (
+    "alone on a GPU it is at a limit, where the margin and the simulated time decide: lower the margin or its rate, "
+    "give it a larger GPU, or loosen the limits"
+)
 
 
 def plan(
@@ -189,7 +195,7 @@ class _Planning:
             try:
                 result = self._solve(surrogate)
             except InputError as error:
-                self._require_agreement(error)
+                self._require_agreement(error, surrogate)
                 raise
             is_interrupted = result.termination is Termination.INTERRUPTED
             if is_interrupted and result.placement is None:
@@ -259,7 +265,7 @@ class _Planning:
                 return replace(_best_of(problem, results), termination=Termination.INTERRUPTED)
         return _best_of(problem, results)
 
-    def _require_agreement(self, error: InputError) -> None:
+    def _require_agreement(self, error: InputError, surrogate: Surrogate) -> None:
         """Raise SurrogateError if `error` is about an adapter that the surrogate rejects alone and the twin accepts."""
         match = re.fullmatch(r"adapters\.(\d+)\.rate_rps", error.field or "")
         if match is None:
@@ -278,7 +284,7 @@ class _Planning:
                 f"{problem.adapters[adapter].name!r}, which the twin accepts: {error.message}",
                 field=error.field,
                 value=error.value,
-                hint="ask the twin itself, with the surrogate `exact`",
+                hint=NEAR_A_LIMIT_HINT if uses_simulation(surrogate) else ASK_THE_TWIN_HINT,
             ) from error
 
     def _solve_type(self, surrogate: Surrogate, gpu_type: int) -> SolveResult | InputError:

@@ -68,7 +68,7 @@ class SolverRun:
         if incumbent is None and termination in _ENDED:
             self.notes.append(
                 f"{_ENDED[termination]} with {self.num_placed} of {len(self.problem.adapters)} adapters placed, "
-                "which is no answer: a plan must place them all."
+                f"which is no answer: a plan must place them all.{self._pace(termination)}"
             )
         return SolveResult(
             solution=Solution.NONE if incumbent is None else Solution.FEASIBLE,
@@ -83,3 +83,10 @@ class SolverRun:
             ),
             message=" ".join(self.notes),
         )
+
+    def _pace(self, termination: Termination) -> str:
+        """Return how long all adapters would take at the pace so far, where time was short."""
+        if termination is not Termination.TIME_LIMIT or not self.num_placed:
+            return ""
+        needed_s = self._budget.elapsed_s * len(self.problem.adapters) / self.num_placed
+        return f" At that pace all of them need {needed_s:,.0f} s, and more GPUs make it slower."

@@ -244,6 +244,14 @@ def test_an_adapter_that_only_the_surrogate_rejects_is_no_bad_input(problem: Pro
     assert "exact" in str(caught.value.hint)
 
 
+def test_nobody_who_asked_the_twin_is_told_to_ask_the_twin(tmp_path: Path) -> None:
+    """The exact surrogate rejects for the margin what the twin accepts without one."""
+    with pytest.raises(SurrogateError, match="which the twin accepts") as caught:
+        plan(small_problem(tmp_path, num_adapters=5, total_rps=12.0), surrogate="exact", margin=9.0)
+    assert "exact" not in str(caught.value.hint)
+    assert "lower the margin" in str(caught.value.hint)
+
+
 def test_an_unknown_solver_is_refused_with_the_nearest_name(problem: ProblemFromFile) -> None:
     """A typing error costs a second, not a search."""
     with pytest.raises(SolverError) as caught:
