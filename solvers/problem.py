@@ -138,7 +138,7 @@ def parse_problem(data: Any, *, file: str, base_directory: Path) -> Problem:
         fixed_max_lora_rank=content.engine.max_lora_rank if "max_lora_rank" in given else None,
         objective=content.objective,
         limits=content.limits,
-        workload=_load_workload(content, source, base_directory),
+        workload=load_workload(content, source, base_directory),
     )
     _check_engine(problem, source)
     _check_gpu_types(problem, source)
@@ -190,7 +190,8 @@ def _matches(profile: PerformanceProfile, model: ModelArchitecture, gpu_type: Gp
     return True
 
 
-def _load_workload(content: ProblemFile, source: ProblemSource, base_directory: Path) -> Workload:
+def load_workload(content: ProblemFile, source: ProblemSource, base_directory: Path) -> Workload:
+    """Return the adapters of a problem file with their traffic, or those of its trace (InputError)."""
     if content.trace is not None:
         from solvers.trace_workload import workload_from_trace  # noqa: PLC0415 - loads pandas, for traces only
 

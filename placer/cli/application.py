@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 
 from placer.cli.calibrate import calibrate
 from placer.cli.exits import BAD_INPUT, OK, print_error
+from placer.cli.measure import measure
 from placer.cli.schema import schema
 from placer.cli.simulate import simulate
 from placer.cli.solve import solve
@@ -48,7 +49,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (solve, verify, simulate, validate, calibrate, workload, solvers, schema):
+for command in (solve, verify, simulate, validate, calibrate, measure, workload, solvers, schema):
     app.command()(command)
 
 

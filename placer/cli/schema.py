@@ -13,11 +13,11 @@ from placer.cli.options import VerboseOption
 
 @reports_errors
 def schema(
-    document: Annotated[str, typer.Argument(help="problem, plan, validation or calibration.")] = "problem",
+    document: Annotated[str, typer.Argument(help="problem, plan, validation, calibration or measurement.")] = "problem",
     *,
     verbose: VerboseOption = False,
 ) -> int:
-    """Print the JSON Schema of a problem file, of plan.json, or of what `validate` or `calibrate` print with --json."""
+    """Print the JSON Schema of a problem file, of plan.json, or of what other commands print with --json."""
     del verbose
     from twin.errors import InputError
 
@@ -29,9 +29,11 @@ def schema(
         from placer.validation import validation_schema as make
     elif document == "calibration":
         from placer.calibration_document import calibration_schema as make
+    elif document == "measurement":
+        from twin.measurement.manifest import manifest_schema as make
     else:
         raise InputError(
-            f"the document must be one of problem, plan, validation, calibration. Got {document!r}.",
+            f"the document must be one of problem, plan, validation, calibration, measurement. Got {document!r}.",
             field="document",
             value=document,
         )

@@ -103,11 +103,14 @@ def test_servers_that_know_the_standard_only(tmp_path: Path) -> None:
 
 def test_several_tokens_in_a_chunk(tmp_path: Path) -> None:
     """By continuous usage each is counted; the mean time per token is right, and no time is made up."""
-    with CompletionServer(Behaviour(tokens_per_chunk=4)) as server:
+    with CompletionServer(Behaviour(tokens_per_chunk=4, token_s=0.01)) as server:
         folder, _ = _measure(tmp_path, server)
     requests = _requests(folder)
     assert requests["chunk_tokens"].map(list).tolist() == [[4, 2]] * len(requests)
-    assert requests["itl_s"].map(np.count_nonzero).eq(1).all()
+    waits = np.stack(requests["itl_s"].to_list())
+    assert waits.shape == (len(requests), 5)
+    # A busy client may read both chunks at once, but not those of all requests.
+    assert np.flatnonzero(waits.any(axis=0)).tolist() == [3]
 
 
 def test_several_tokens_in_a_chunk_that_nobody_counts(tmp_path: Path) -> None:

@@ -18,7 +18,15 @@ from twin.measurement.folder import MeasurementFolder, open_folder
 from twin.measurement.interrupts import StopRequest, signals_stop
 from twin.measurement.manifest import Manifest, manifest_schema, manifest_to_json
 from twin.measurement.records import SENT, TABLES, ShardReader, ShardWriter, shard_path
-from twin.measurement.session import KILLED, SegmentOutcome, SegmentTask, run_segment, settle, unsent_rows
+from twin.measurement.session import (
+    KILLED,
+    SegmentOutcome,
+    SegmentTask,
+    complete_without_rest,
+    run_segment,
+    settle,
+    unsent_rows,
+)
 from twin.measurement.tables import load_schedule, read_table, save_schedule, schema_of
 from twin.workload import RequestTable
 
@@ -301,3 +309,28 @@ def test_who_listens_late_hears_at_once() -> None:
     with stop.listener(lambda: heard.append(stop.reason)):
         pass
     assert heard == ["early"]
+
+
+def test_a_measurement_without_a_rest_can_be_declared_complete(tmp_path: Path) -> None:
+    """What has no outcome stays so, and is said; shards are not needed any more."""
+    folder = new_folder(tmp_path / "m", small_workload(rates_rps=(2.0,), output=200), horizon_s=5.0)
+    _run(folder, QueueDriver(stops_at=100))
+    assert complete_without_rest(folder).status == "complete"
+    manifest = open_folder(folder.path).manifest
+    assert manifest.reason is None
+    assert not folder.shards.exists()
+    assert [warning for warning in manifest.warnings if "have no outcome and are not sent again" in warning]
+
+
+def test_warnings_are_those_of_the_present_tables(tmp_path: Path) -> None:
+    """A count that has grown does not stand beside the old one; what a segment said stays."""
+    folder = new_folder(tmp_path / "m", small_workload(), horizon_s=40.0)
+    _run(folder, QueueDriver(stops_at=12))
+    (segment,) = folder.manifest.segments
+    folder.update(segments=(segment.model_copy(update={"warnings": ("said by the driver",)}),))
+    _run(folder, QueueDriver(stops_at=12))
+    counts = [warning for warning in folder.manifest.warnings if "have no outcome" in warning]
+    assert len(counts) == 1
+    assert folder.manifest.summary is not None
+    assert counts[0].startswith(f"{folder.manifest.summary.requests['unfinished']} requests")
+    assert "said by the driver" in folder.manifest.warnings

@@ -211,12 +211,13 @@ def _workload_text(names: Sequence[str], ranks: Sequence[int], rate_rps: float) 
     """Return a problem-like file: skewed rates, and settings with which slots and queue are exercised."""
     weights = 1.0 / np.arange(1, len(names) + 1)
     rates = rate_rps * weights / weights.sum()
-    settings = f"max_num_seqs: 32, max_num_batched_tokens: 512, max_model_len: {MAX_MODEL_LEN}"
+    settings = "max_num_seqs: 32, max_num_batched_tokens: 512, gpu_memory_utilization: 0.1"
     lines = [
         "# A tiny random model and random adapters: what they say has no meaning, how long it takes has.",
         "schema_version: 1",
         f"model: {MODEL_FOLDER}",
-        f"engine: {{max_loras: {min(len(names), 4)}, max_lora_rank: {max(ranks)}, {settings}}}",
+        f"engine: {{max_loras: {min(len(names), 4)}, max_lora_rank: {max(ranks)}, max_model_len: {MAX_MODEL_LEN},",
+        f"         {settings}}}",
         "adapters:",
     ]
     lengths = "prompt_tokens: {mean: 48, std: 24, max: 256}, output_tokens: {mean: 24, std: 12, max: 128}"

@@ -109,7 +109,7 @@ def create_folder(path: Path, manifest: Manifest, requests: RequestTable, worklo
                 field="output",
                 value=str(path),
                 hint="give another folder"
-                + (", or go on with the measurement in it: --resume" if has_manifest else ""),
+                + (f", or go on with the measurement in it: placer measure --resume {path}" if has_manifest else ""),
             )
         path.mkdir(parents=True, exist_ok=True)
         folder = MeasurementFolder(path, manifest)

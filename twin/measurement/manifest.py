@@ -157,6 +157,8 @@ class Segment(_Part):
         UTC, ISO 8601.
     reason
         Why it is partial.
+    warnings
+        What a reader of its records should know.
     """
 
     number: int
@@ -165,6 +167,7 @@ class Segment(_Part):
     started_at: str
     status: Status = "running"
     reason: str | None = None
+    warnings: tuple[str, ...] = ()
 
 
 class Lateness(_Part):
@@ -225,7 +228,7 @@ class Manifest(_Part):
     tables
         Rows by table.
     warnings
-        What a reader of the numbers should know.
+        What a reader of the numbers should know, those of all segments included.
     """
 
     schema_version: Literal[1] = 1

@@ -152,7 +152,8 @@ def close(folder: MeasurementFolder, outcome: SegmentOutcome) -> Manifest:
     status: Status = "complete" if outcome.reason is None else "partial"
     *earlier, last = manifest.segments
     end_s = last_recorded_s(folder.shards, last.number, last.start_s) if outcome.end_s is None else outcome.end_s
-    ended = last.model_copy(update={"end_s": end_s, "status": status, "reason": outcome.reason})
+    said = tuple(dict.fromkeys((*last.warnings, *outcome.warnings)))
+    ended = last.model_copy(update={"end_s": end_s, "status": status, "reason": outcome.reason, "warnings": said})
     # Until the tables are there, a measurement is not complete.
     folder.update(
         status="partial",
@@ -161,12 +162,13 @@ def close(folder: MeasurementFolder, outcome: SegmentOutcome) -> Manifest:
         server=outcome.server if outcome.server != ServerFacts() else manifest.server,
         versions=manifest.versions | outcome.versions,
         machine=manifest.machine | outcome.machine,
-        warnings=tuple(dict.fromkeys((*manifest.warnings, *outcome.warnings))),
     )
     rows, unreadable = consolidate(folder.shards, folder.path)
     manifest = folder.manifest
     summary = summarise(folder.path, folder.schedule(), manifest.segments, manifest.workload.horizon_s)
-    warnings = [*manifest.warnings, *summary_warnings(summary, folder.path)]
+    # What earlier tables showed may not hold any more.
+    warnings = [warning for segment in manifest.segments for warning in segment.warnings]
+    warnings += summary_warnings(summary, folder.path)
     if unreadable:
         warnings.append(f"{unreadable} records were cut off when a process was killed")
     # An earlier interruption is no reason any more once the rest is done; the segments keep theirs.
@@ -190,6 +192,14 @@ def settle(folder: MeasurementFolder) -> Manifest:
     last = manifest.segments[-1]
     reason = KILLED if last.status == "running" else last.reason
     return close(folder, SegmentOutcome(end_s=last.end_s, reason=reason, cause="failed"))
+
+
+def complete_without_rest(folder: MeasurementFolder) -> Manifest:
+    """Declare a measurement complete that was ended after its last request was sent: there is no rest to send."""
+    assert len(unsent_rows(folder, folder.schedule())) == 0
+    folder.update(status="complete", reason=None)
+    folder.remove_shards()
+    return folder.manifest
 
 
 def unsent_rows(folder: MeasurementFolder, requests: RequestTable) -> NDArray[np.int64]:

@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from twin.measurement.manifest import Lateness, MeasurementSummary, Segment
-from twin.measurement.records import FAILURES, OK
+from twin.measurement.records import FAILURES, LOST, OK, UNFINISHED
 from twin.measurement.tables import read_table
 from twin.report import LatencySummary
 from twin.workload import NANOSECONDS, RequestTable
@@ -57,6 +57,10 @@ def summary_warnings(summary: MeasurementSummary, folder: Path) -> list[str]:
     if num_failed:
         reasons = ", ".join(f"{count} x {what}" for what, count in summary.failures.items())
         warnings.append(f"{num_failed} attempts failed: {reasons}")
+    cut_off = {status: count for status, count in summary.requests.items() if status in {UNFINISHED, LOST}}
+    if cut_off:
+        counts = ", ".join(f"{count} {status}" for status, count in cut_off.items())
+        warnings.append(f"{sum(cut_off.values())} requests have no outcome and are not sent again: {counts}")
     lateness = summary.lateness
     if lateness is not None and max(lateness.p99_s or 0.0, lateness.timer_max_s or 0.0) > LATE_S:
         warnings.append(

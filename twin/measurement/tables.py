@@ -89,7 +89,7 @@ def read_table(folder: Path, table: str) -> pd.DataFrame:
         raise InputError(
             f"a measurement's table must be readable Parquet. {path}: {error}.",
             file=str(path),
-            hint="make the tables again from the shards: `placer measure --finish`",
+            hint="make the tables again while there are shards: `placer measure --finish FOLDER`; else measure again",
         ) from error
 
 
@@ -173,7 +173,7 @@ def _samples(record: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
         raise TwinError(
             "prometheus_client must be installed to read the recorded metrics. It is not.",
             field="prometheus_client",
-            hint="install the extra: pip install 'lora-placer[measure]'; then `placer measure --finish`",
+            hint="install the extra: pip install 'lora-placer[measure]'; then `placer measure --finish FOLDER`",
         ) from error
     try:
         for name, labels, value in samples_of(record["text"]):

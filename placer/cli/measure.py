@@ -1,0 +1,282 @@
+"""`placer measure`: run a workload against a real vLLM, and write down what the twin would report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from placer.cli.exits import BACKEND_FAILED, INTERRUPTED, OK, print_error, print_hint, print_note, reports_errors
+from placer.cli.options import JsonOption, VerboseOption
+
+if TYPE_CHECKING:
+    from placer.measure_demo import Demo
+    from placer.measurement import MeasurementOutcome
+    from twin.measurement.session import Progress
+
+# Options that go with one way of measuring only, by what they are called in the settings.
+IN_PROCESS_OPTIONS = ("model", "adapter_directory", "clock", "warmup_requests")
+ENDPOINT_OPTIONS = (
+    "base_model",
+    "load_adapters",
+    "prompt",
+    "vocab_size",
+    "standard_fields_only",
+    "timeout",
+    "retries",
+    "wait",
+    "give_up",
+    "metrics_url",
+    "metrics_interval",
+)
+# Names in the settings, where they are others than the options'.
+FIELD_OF = {
+    "load_adapters": "adapter_directory",
+    "standard_fields_only": "has_standard_fields_only",
+    "timeout": "timeout_s",
+    "wait": "wait_s",
+    "give_up": "give_up_s",
+    "metrics_interval": "metrics_interval_s",
+}
+DEFAULT_HORIZON_S = 60.0
+
+
+@reports_errors
+def measure(
+    workload: Annotated[
+        Path | None, typer.Argument(help="Problem file; GPU types may be left out.", show_default=False)
+    ] = None,
+    *,
+    in_process: Annotated[bool, typer.Option("--in-process", help="Run vLLM's engine, and see every step.")] = False,
+    endpoint: Annotated[
+        str | None, typer.Option("--endpoint", help="URL of an OpenAI-compatible server to measure.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder to write; new or empty.", show_default=False)
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option("--resume", help="Go on with an interrupted measurement in this folder.")
+    ] = None,
+    finish: Annotated[
+        Path | None, typer.Option("--finish", help="Make the tables of a measurement that was killed.")
+    ] = None,
+    demo: Annotated[
+        Path | None, typer.Option("--demo", help="Make a tiny model and adapters in this folder, and measure them.")
+    ] = None,
+    plan: Annotated[Path | None, typer.Option("--plan", help="Measure one GPU of this plan.json (with --gpu).")] = None,
+    gpu: Annotated[str | None, typer.Option("--gpu", help="GPU of the plan.")] = None,
+    horizon: Annotated[
+        float, typer.Option("--horizon", min=0.001, help="Seconds in which requests arrive.")
+    ] = DEFAULT_HORIZON_S,
+    drain: Annotated[float | None, typer.Option("--drain", min=0, help="Seconds after that to finish; 60.")] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of arrivals, lengths and prompts.")] = 0,
+    model: Annotated[
+        str | None, typer.Option("--model", help="In process: folder of the model; default: the file's.")
+    ] = None,
+    adapter_directory: Annotated[
+        Path | None, typer.Option("--adapter-directory", help="In process: a folder per adapter; default: adapters.")
+    ] = None,
+    clock: Annotated[
+        str | None, typer.Option("--clock", help="In process: wall, or on a CPU also cpu or steady.")
+    ] = None,
+    warmup_requests: Annotated[
+        int | None, typer.Option("--warmup-requests", min=0, help="In process: served before, unrecorded; 4.")
+    ] = None,
+    max_loras: Annotated[int | None, typer.Option("--max-loras", help="As vLLM's.")] = None,
+    max_lora_rank: Annotated[int | None, typer.Option("--max-lora-rank", help="As vLLM's.")] = None,
+    max_cpu_loras: Annotated[int | None, typer.Option("--max-cpu-loras", help="As vLLM's.")] = None,
+    max_num_seqs: Annotated[int | None, typer.Option("--max-num-seqs", help="As vLLM's.")] = None,
+    max_num_batched_tokens: Annotated[int | None, typer.Option("--max-num-batched-tokens", help="As vLLM's.")] = None,
+    max_model_len: Annotated[int | None, typer.Option("--max-model-len", help="As vLLM's.")] = None,
+    block_size: Annotated[int | None, typer.Option("--block-size", help="As vLLM's.")] = None,
+    gpu_memory_utilization: Annotated[float | None, typer.Option("--gpu-memory-utilization", help="As vLLM's.")] = None,
+    engine_argument: Annotated[
+        list[str] | None, typer.Option("--engine-argument", help="Any other of vLLM's, NAME=VALUE; may be repeated.")
+    ] = None,
+    base_model: Annotated[
+        str | None, typer.Option("--base-model", help="Endpoint: its model without adapter; default: the first.")
+    ] = None,
+    load_adapters: Annotated[
+        str | None, typer.Option("--load-adapters", help="Endpoint: load adapters from this folder of the server's.")
+    ] = None,
+    prompt: Annotated[str | None, typer.Option("--prompt", help="Endpoint: tokens (default) or text.")] = None,
+    vocab_size: Annotated[
+        int | None, typer.Option("--vocab-size", min=2, help="Endpoint: token ids are below it; default: the model's.")
+    ] = None,
+    standard_fields_only: Annotated[
+        bool | None, typer.Option("--standard-fields-only", help="Endpoint: leave out vLLM's own request fields.")
+    ] = None,
+    timeout: Annotated[
+        float | None, typer.Option("--timeout", min=0.001, help="Endpoint: seconds of one attempt; 600.")
+    ] = None,
+    retries: Annotated[
+        int | None, typer.Option("--retries", min=0, help="Endpoint: further attempts, each of them recorded; 0.")
+    ] = None,
+    wait: Annotated[
+        float | None, typer.Option("--wait", min=0, help="Endpoint: seconds to wait until it is ready; 30.")
+    ] = None,
+    give_up: Annotated[
+        float | None, typer.Option("--give-up", min=0, help="Endpoint: seconds without an answer until it is gone; 30.")
+    ] = None,
+    metrics_url: Annotated[
+        str | None, typer.Option("--metrics-url", help="Endpoint: page of metrics; default: its /metrics.")
+    ] = None,
+    metrics_interval: Annotated[
+        float | None, typer.Option("--metrics-interval", min=0, help="Endpoint: seconds between pages; 5, 0: none.")
+    ] = None,
+    adapters: Annotated[int, typer.Option("--adapters", min=1, help="Demo: how many adapters.")] = 16,
+    ranks: Annotated[str, typer.Option("--ranks", help="Demo: dealt to the adapters.")] = "8,16",
+    json_output: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> int:
+    """Run WORKLOAD against vLLM's engine (--in-process) or a server (--endpoint), and record requests and steps."""
+    given = {name: value for name, value in locals().items() if value is not None}
+    del verbose
+    from placer.cli.measure_progress import MeasureProgress
+
+    _require_one_subject(given)
+    with MeasureProgress() as display:
+        if resume is not None:
+            from placer.measurement import resume_measurement
+
+            outcome = resume_measurement(resume, display)
+        elif finish is not None:
+            from placer.measurement import finish_measurement
+
+            outcome = finish_measurement(finish)
+        elif demo is not None:
+            result = _run_demo(given, display)
+            if result.outcome is None:
+                return OK
+            outcome = result.outcome
+        else:
+            outcome = _measure_new(given, is_in_process=in_process, display=display)
+    return _report(outcome, is_json=json_output)
+
+
+def _require_one_subject(given: dict[str, Any]) -> None:
+    """Refuse what does not go together."""
+    from twin.errors import InputError
+
+    subjects = [name for name in ("workload", "resume", "finish", "demo") if name in given]
+    if len(subjects) != 1:
+        names = " and ".join("WORKLOAD" if name == "workload" else f"--{name}" for name in subjects)
+        raise InputError(
+            f"one of WORKLOAD, --resume, --finish and --demo must be given. Got {names or 'none'}.",
+            field="workload",
+            hint="`placer measure --demo FOLDER` shows how it looks",
+        )
+    if subjects != ["workload"]:
+        return
+    if given["in_process"] == ("endpoint" in given):
+        raise InputError(
+            f"one of --in-process and --endpoint URL must be given. Got {'both' if given['in_process'] else 'none'}.",
+            field="endpoint",
+            hint="--in-process runs vLLM here; --endpoint URL measures a server",
+        )
+    if "output" not in given:
+        raise InputError("the folder to write must be given: --output FOLDER. It is missing.", field="output")
+    others = ENDPOINT_OPTIONS if given["in_process"] else IN_PROCESS_OPTIONS
+    for name in others:
+        if name in given:
+            option, way = f"--{name.replace('_', '-')}", "--endpoint" if given["in_process"] else "--in-process"
+            raise InputError(f"`{option}` must come with {way}. It is given without.", field=option.strip("-"))
+
+
+def _measure_new(
+    given: dict[str, Any], *, is_in_process: bool, display: Callable[[Progress], None]
+) -> MeasurementOutcome:
+    from placer.measure_workload import load_measured_workload
+    from placer.measurement import endpoint_settings, in_process_settings, start_measurement
+
+    content = load_measured_workload(given["workload"], plan=given.get("plan"), gpu=given.get("gpu"))
+    engine = _engine_arguments(given)
+    options = {"drain_s": given["drain"]} if "drain" in given else {}
+    if is_in_process:
+        _require_choice("clock", given.get("clock", "wall"), ("wall", "cpu", "steady"))
+        options |= {name: given[name] for name in ("clock", "warmup_requests") if name in given}
+        settings: Any = in_process_settings(
+            content,
+            model=given.get("model"),
+            adapter_directory=given.get("adapter_directory"),
+            engine=engine,
+            seed=given["seed"],
+            options=options,
+        )
+    else:
+        _require_choice("prompt", given.get("prompt", "tokens"), ("tokens", "text"))
+        options |= {FIELD_OF.get(name, name): given[name] for name in ENDPOINT_OPTIONS if name in given}
+        settings = endpoint_settings(content, url=given["endpoint"], engine=engine, options=options)
+    return start_measurement(
+        given["output"],
+        content,
+        settings,
+        horizon_s=given["horizon"],
+        seed=given["seed"],
+        on_progress=display,
+    )
+
+
+def _engine_arguments(given: dict[str, Any]) -> dict[str, Any]:
+    from placer.measure_workload import parse_engine_arguments
+    from twin.measurement.preparation import ENGINE_ARGUMENTS
+
+    named = {name: given[name] for name in ENGINE_ARGUMENTS if name in given}
+    return named | parse_engine_arguments(given.get("engine_argument", ()))
+
+
+def _require_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
+    from twin.errors import InputError
+
+    if value not in choices:
+        raise InputError(f"`--{option}` must be one of {', '.join(choices)}. Got {value!r}.", field=option, value=value)
+
+
+def _run_demo(given: dict[str, Any], display: Callable[[Progress], None]) -> Demo:
+    from placer.measure_demo import DEMO_HORIZON_S, run_demo
+    from placer.workload_options import parse_ranks
+
+    horizon_s = given["horizon"] if given["horizon"] != DEFAULT_HORIZON_S else DEMO_HORIZON_S
+    result = run_demo(
+        given["demo"],
+        num_adapters=given["adapters"],
+        ranks=parse_ranks(given["ranks"]),
+        horizon_s=horizon_s,
+        seed=given["seed"],
+        on_progress=display,
+        on_made=print_note,
+    )
+    for hint in result.hints:
+        print_hint(hint)
+    return result
+
+
+def _report(outcome: MeasurementOutcome, *, is_json: bool) -> int:
+    from placer.measure_report import outcome_lines, outcome_tables
+    from twin.measurement.manifest import manifest_to_json
+
+    manifest = outcome.manifest
+    for warning in manifest.warnings:
+        from placer.cli.exits import print_warning
+
+        print_warning(warning)
+    if is_json:
+        typer.echo(manifest_to_json(manifest), nl=False)
+    else:
+        from placer.cli.tables import print_lines, print_table
+
+        print_lines(outcome_lines(outcome.path, manifest))
+        for table in outcome_tables(manifest):
+            print_lines([""])
+            print_table(table.columns, table.rows)
+    print_note(f"wrote {outcome.path}")
+    if manifest.status != "complete":
+        print_error(
+            f"the measurement is partial: {manifest.reason}. What was recorded until then is in the tables.",
+            hint=f"go on with `placer measure --resume {outcome.path}`",
+        )
+    if outcome.cause is None:
+        return OK if manifest.status == "complete" or manifest.summary is not None else BACKEND_FAILED
+    return INTERRUPTED if outcome.cause == "interrupted" else BACKEND_FAILED

