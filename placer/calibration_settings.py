@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from placer.files import read_document
+from twin.calibration.evidence_files import is_measurement
 from twin.calibration.serving_settings import ServingSettings, parse_settings
 from twin.engine import EngineConfig
+from twin.measurement.folder import MANIFEST, open_folder
 
 SUFFIXES = (".yaml", ".yml")
 # In the folder of the measurements.
 SHARED_NAME = "settings"
-# What `placer measure` writes about itself (twin/measurement/manifest.py).
-MANIFEST = "manifest.json"
 
 
 class SettingsReader:
@@ -46,25 +45,21 @@ class SettingsReader:
         for path in (*beside, *given, *shared):
             if path.is_file() or path in given:
                 return parse_settings(read_document(path)[0], file=str(path))
-        manifest = folder / MANIFEST
-        if manifest.is_file():
-            return _of_manifest(read_document(manifest)[0], str(manifest))
-        return ServingSettings()
+        return settings_of_measurement(folder) if is_measurement(folder) else ServingSettings()
 
 
-def _of_manifest(content: Any, file: str) -> ServingSettings:
-    """Return what a measurement's manifest says; nothing if the file is something else."""
-    parts = content if isinstance(content, dict) else {}
-    workload, server, settings = (
-        part if isinstance(part, dict) else {}
-        for part in (parts.get(name) for name in ("workload", "server", "settings"))
-    )
-    if "adapters" not in workload:
-        return ServingSettings()
-    known = server.get("engine") or {}
-    declared = settings.get("engine") or {}
+def settings_of_measurement(folder: Path) -> ServingSettings:
+    """Return what the manifest of a measurement says about its server (InputError for a damaged one)."""
+    manifest = open_folder(folder).manifest
+    declared, known = manifest.settings.engine, manifest.server.engine
     # In process, vLLM said all of them; of a server over HTTP, only what was declared is known.
-    is_told = settings.get("kind") == "in_process"
-    names = set(EngineConfig.model_fields) & set(known if is_told else declared)
-    engine = {name: value for name in sorted(names) if (value := known.get(name, declared.get(name))) is not None}
-    return parse_settings({"engine": engine, "adapters": workload["adapters"]}, file=file)
+    names = set(EngineConfig.model_fields) & set(declared)
+    values = {name: declared[name] for name in names}
+    if known is not None:
+        told = EngineConfig.model_fields if manifest.settings.kind == "in_process" else names
+        values |= {name: value for name in told if (value := getattr(known, name)) is not None}
+    adapters = [adapter.model_dump(mode="json") for adapter in manifest.workload.adapters]
+    # Of a recorded trace, requests are known and rates are not.
+    has_rates = any(adapter.rate_rps > 0 for adapter in manifest.workload.adapters)
+    content = {"engine": values, "adapters": adapters if has_rates else None}
+    return parse_settings(content, file=str(folder / MANIFEST))

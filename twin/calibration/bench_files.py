@@ -40,8 +40,8 @@ class BenchResult(BaseModel):
         Requests.
     total_input_tokens, total_output_tokens
         Of the requests that completed.
-    mean_tpot_ms
-        Mean over requests of (latency - time to first token) / (output tokens - 1).
+    mean_tpot_ms, mean_itl_ms
+        Mean over requests of (latency - time to first token) / (output tokens - 1); and over all gaps between chunks.
     input_lens, output_lens
         Tokens per request; a failed one has no output.
     ttfts, itls
@@ -63,6 +63,7 @@ class BenchResult(BaseModel):
     total_input_tokens: int = Field(ge=0)
     total_output_tokens: int = Field(ge=0)
     mean_tpot_ms: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    mean_itl_ms: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     input_lens: tuple[int, ...] = ()
     output_lens: tuple[int, ...] = ()
     ttfts: tuple[float, ...] = ()
@@ -111,27 +112,32 @@ def parse_results(contents: list[Any], *, file: str) -> tuple[BenchResult, ...]:
     return tuple(_parse(content, file, index, len(contents)) for index, content in enumerate(contents))
 
 
-def read_json_values(path: Path) -> list[Any] | None:
-    """Return the JSON values of a file, one after the other; ``None`` if it holds none (InputError: unreadable)."""
+def read_json_values(path: Path) -> list[Any]:
+    """Return the JSON values of a file, one after the other (InputError: unreadable, damaged, or cut off)."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        return None
+        text = path.read_text(encoding="utf-8-sig").strip()
     except OSError as error:
         raise InputError(
             f"measurements must be readable. {path}: {error.strerror}.", file=str(path), hint="check the path"
         ) from error
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"JSON must be UTF-8 text. {path}: {error}.", file=str(path), hint="save it again, or remove it"
+        ) from error
     decoder = json.JSONDecoder()
     values, position = [], 0
-    text = text.strip()
     try:
         while position < len(text):
             value, position = decoder.raw_decode(text, position)
             values.append(value)
             while position < len(text) and text[position].isspace():
                 position += 1
-    except (ValueError, RecursionError):
-        return None
+    except (ValueError, RecursionError) as error:
+        raise InputError(
+            f"a file of JSON must be whole and valid. {path}, after {len(values)} values: {error}.",
+            file=str(path),
+            hint="save it again (it may be cut off), or remove it",
+        ) from error
     return values
 
 

@@ -52,12 +52,14 @@ def closed_loop_windows(result: BenchResult, settings: ServingSettings, group: s
     """Return the one window of a closed loop, or why there is none."""
     assert result.max_concurrency is not None
     decoded = result.total_output_tokens - result.completed
-    if not result.mean_tpot_ms or decoded <= 0:
+    # Requests with short answers, which prompts interrupt most, count as much as long ones in a time per output token.
+    gap_ms = result.mean_itl_ms or result.mean_tpot_ms
+    if not gap_ms or decoded <= 0:
         return "no time per output token"
     places = min(result.max_concurrency, settings.engine.max_num_seqs) if _limits(settings) else result.max_concurrency
     if result.completed < LEAST_ROUNDS * places:
         return f"fewer than {LEAST_ROUNDS:g} requests per place of the closed loop"
-    seconds = decoded * result.mean_tpot_ms / 1000.0
+    seconds = decoded * gap_ms / 1000.0
     decoding = min(max(seconds / result.duration, 1.0), float(places))
     load = _Load(
         steps=decoded / decoding,
@@ -65,7 +67,7 @@ def closed_loop_windows(result: BenchResult, settings: ServingSettings, group: s
         first_tokens=float(result.completed),
         prompt_tokens=float(result.total_input_tokens),
         finished=float(result.completed),
-        time_ms=result.mean_tpot_ms,
+        time_ms=gap_ms,
         # One request in so many places begins while no other decodes.
         busy_share=1.0 - 1.0 / places,
         context_per_request=(result.total_input_tokens + 0.5 * decoded) / result.completed,

@@ -10,7 +10,7 @@ from typing import Any
 
 from twin.calibration import bench_runs, bench_windows
 from twin.calibration.bench_files import BenchResult
-from twin.calibration.evidence_files import EvidenceFiles, recognise
+from twin.calibration.evidence_files import EvidenceFiles, is_measurement, recognise
 from twin.calibration.metrics_files import read_metrics_table, read_prometheus, read_text_pages
 from twin.calibration.metrics_series import SampleCollector
 from twin.calibration.metrics_windows import SOURCE as METRICS
@@ -129,6 +129,8 @@ def read_evidence(data: Path, *, model: str, settings_of: SettingsOf = no_settin
     """
     files = recognise(data)
     if not files.metrics and not files.results:
+        if is_measurement(data) and not files.has_tables:
+            raise _nothing_measured(data)
         return Evidence(tables=find_tables(data), unread=tuple(files.unread))
     tables = find_tables(data) if files.has_tables else {}
     reading = _Reading(model, settings_of)
@@ -159,7 +161,7 @@ class _Reading:
     def __init__(self, model: str, settings_of: SettingsOf) -> None:
         self._model = model
         self._settings_of = settings_of
-        self._served: dict[str, str] = {}
+        self._served: dict[tuple[str, str], str] = {}
         self.windows: list[ServingWindow] = []
         self.runs: list[MeasuredRun] = []
         self.num_read = {METRICS: 0, BENCH: 0}
@@ -177,7 +179,7 @@ class _Reading:
         for path in files.metrics_tables:
             read_metrics_table(path, collector)
         for name in sorted(collector.models):
-            self._require_one_model(name, str(files.metrics[0]))
+            self._require_one_model(METRICS, name, str(files.metrics[0]))
         reading = read_windows(collector.series(), self._settings_of(data))
         if modified:
             reading.assume(
@@ -195,7 +197,7 @@ class _Reading:
         for index, result in enumerate(results):
             self.num_read[BENCH] += 1
             if result.model_id:
-                self._require_one_model(result.model_id, str(path))
+                self._require_one_model(BENCH, result.model_id, str(path))
             settings = general.updated(result.metadata, file=str(path))
             run_id = path.name if len(results) == 1 else f"{path.name} {index + 1}"
             reason = self._read_result(result, settings, run_id)
@@ -267,10 +269,13 @@ class _Reading:
         self.assumed |= dict.fromkeys(assumed)
         return None
 
-    def _require_one_model(self, name: str, file: str) -> None:
-        """Raise InputError where another model was served before: a profile is of one."""
-        for other, where in self._served.items():
-            if other != name:
+    def _require_one_model(self, kind: str, name: str, file: str) -> None:
+        """Raise InputError where another model was served before: a profile is of one.
+
+        Metrics and results of one server may call it differently, by ``--served-model-name`` and by its folder.
+        """
+        for (of_kind, other), where in self._served.items():
+            if of_kind == kind and other != name:
                 raise InputError(
                     f"all measurements must be of one model. {where} has {other!r}, {file} has {name!r}.",
                     file=file,
@@ -278,7 +283,7 @@ class _Reading:
                     value=name,
                     hint='leave one of them out; in a query, select one by {model_name="..."}',
                 )
-        self._served[name] = file
+        self._served[kind, name] = file
 
 
 def _require_lora(settings: ServingSettings) -> None:
@@ -294,6 +299,16 @@ def _require_lora(settings: ServingSettings) -> None:
             field="adapters",
             hint="write how many --lora-modules there were, such as `adapters: 16`, or the list of a workload file",
         )
+
+
+def _nothing_measured(folder: Path) -> InputError:
+    return InputError(
+        f"a measurement must have recorded steps or metrics. {folder} has neither.",
+        file=str(folder),
+        field="data",
+        value=str(folder),
+        hint="if it was cut off, `placer measure --finish` makes its tables; over HTTP, record the page of metrics",
+    )
 
 
 def file_hash(path: Path) -> str:

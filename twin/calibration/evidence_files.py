@@ -13,12 +13,17 @@ from twin.calibration.bench_files import BenchResult, parse_results, read_json_v
 from twin.calibration.metrics_files import TABLE_COLUMNS, is_metrics_text, is_prometheus_answer
 from twin.calibration.step_table import SUFFIXES, TABLE_NAMES
 from twin.errors import InputError
+from twin.measurement.folder import MANIFEST
+from twin.measurement.records import TABLES
+from twin.measurement.tables import SCHEDULE, table_path
 
 JSON_SUFFIXES = (".json", ".jsonl")
 TEXT_SUFFIXES = ("", ".txt", ".prom", ".metrics", ".text")
 # Files of settings, which are read when asked for.
 SETTINGS_SUFFIXES = (".yaml", ".yml")
 HEAD_BYTES = 65536
+# What `placer measure` writes, and gives no step time unless it is a table that is read.
+MEASUREMENT_FILES = frozenset({MANIFEST, "engine.log", *(f"{name}.parquet" for name in (SCHEDULE, *TABLES))})
 
 
 @dataclass
@@ -68,14 +73,20 @@ def recognise(data: Path) -> EvidenceFiles:
             raise _unrecognised(data)
         return files
     own_tables = {f"{name}{suffix}" for name in TABLE_NAMES for suffix in SUFFIXES}
+    known = MEASUREMENT_FILES if is_measurement(data) else frozenset()
     for path in sorted(data.iterdir()) if data.is_dir() else ():
         if not path.is_file() or path.name.startswith(".") or path.suffix in SETTINGS_SUFFIXES:
             continue
         if path.name in own_tables:
             files.has_tables = True
-        elif not _recognise(path, files):
+        elif not _recognise(path, files) and path.name not in known:
             files.unread.append(path.name)
     return files
+
+
+def is_measurement(folder: Path) -> bool:
+    """Return whether `placer measure` wrote the folder (twin/measurement/folder.py)."""
+    return (folder / MANIFEST).is_file() and table_path(folder, SCHEDULE).is_file()
 
 
 def _recognise(path: Path, files: EvidenceFiles) -> bool:

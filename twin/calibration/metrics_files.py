@@ -131,7 +131,8 @@ def read_metrics_table(path: Path, collector: SampleCollector) -> None:
     if "segment" not in frame:
         frame = frame.assign(segment=1)
     # A page that could not be had is a row without a name.
-    frame = frame[frame["name"].notna() & frame["name"].map(_is_known)]
+    frame = frame[frame["name"].notna()]
+    frame = frame[[_is_known(str(name)) for name in frame["name"]]]
     labels: dict[str, dict[str, str]] = {}
     columns = (frame[name].tolist() for name in ("segment", *TABLE_COLUMNS))
     for segment, time_s, name, text, value in zip(*columns, strict=True):
@@ -213,10 +214,13 @@ def _scrape_time(line: str, where: str, file: str) -> float:
 def _pair(pair: object, file: str, where: str) -> tuple[float, float]:
     if isinstance(pair, list) and len(pair) == 2:
         try:
-            return float(pair[0]), float(pair[1])
+            time_s, value = float(pair[0]), float(pair[1])
         except (TypeError, ValueError):
-            pass
-    raise _bad_answer(file, where, pair, "must be [time, value]")
+            time_s = value = math.nan
+        # A value may be NaN, such as that of a histogram without samples; a time may not.
+        if math.isfinite(time_s):
+            return time_s, value
+    raise _bad_answer(file, where, pair, "must be [time, value], both numbers, and the time finite")
 
 
 def _parse_labels(text: str, file: str) -> dict[str, str]:

@@ -49,5 +49,6 @@ OF_PROCESS = frozenset({"process_start_time_seconds", LORA_INFO})
 
 
 def vllm_name(name: str) -> str:
-    """Return a metric's name as vLLM writes it: some collectors allow no colon."""
-    return f"vllm:{name.removeprefix('vllm_')}" if name.startswith("vllm_") else name
+    """Return a metric's name as vLLM writes it: some collectors allow no colon, or take ``_total`` off counters."""
+    own = f"vllm:{name.removeprefix('vllm_')}" if name.startswith("vllm_") else name
+    return f"{own}_total" if f"{own}_total" in KNOWN_METRICS else own

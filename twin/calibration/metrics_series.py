@@ -166,7 +166,8 @@ def _frame(rows: pd.DataFrame) -> pd.DataFrame:
     """Return a row per time and a column per value; series of a column that differ in other labels add up."""
     is_setting = rows["column"].isin(CACHE_LABELS)
     settings = rows[is_setting].groupby(["time_s", "column"])["value"].last()
-    sums = rows[~is_setting].groupby(["time_s", "column"])["value"].sum()
+    # What is not a number is no zero.
+    sums = rows[~is_setting].groupby(["time_s", "column"])["value"].sum(min_count=1)
     frame: pd.DataFrame = pd.concat([settings, sums]).unstack("column").sort_index()
     return frame
 
