@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from placer.calibration_document import CalibratedParameter, CalibrationReport, ResidualPoint
-from placer.drawing import FIGURE_SETTINGS, LIMIT_COLOR
+from placer.drawing import FIGURE_SETTINGS, LIMIT_COLOR, add_legend_below
 from twin.calibration.origins import Origin
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def residual_figure(points: Sequence[ResidualPoint]) -> Figure:
             axes.set_xlabel(label)
         for row in panels:
             row[0].set_ylabel("error (%)")
-        _add_legend(figure, panels.flat[0], num_columns=4)
+        add_legend_below(figure)
         return figure
 
 
@@ -88,7 +88,7 @@ def agreement_figure(points: Sequence[ResidualPoint]) -> Figure:
         _use_plain_numbers(axes)
         axes.set_xlabel("measured (ms)")
         axes.set_ylabel("predicted (ms)")
-        _add_legend(figure, axes, num_columns=3)
+        add_legend_below(figure)
         return figure
 
 
@@ -115,7 +115,7 @@ def coefficient_figure(report: CalibrationReport) -> Figure:
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel("interval / value")
-        _add_legend(figure, axes, num_columns=4)
+        add_legend_below(figure)
         return figure
 
 
@@ -153,9 +153,3 @@ def _use_plain_numbers(axes: Axes) -> None:
             axis.set_major_locator(LogLocator(subs=(1.0,) if high > 1000.0 * low else (1.0, 2.0, 5.0)))
             axis.set_major_formatter(_PLAIN_NUMBERS)
             axis.set_minor_formatter(NullFormatter())
-
-
-def _add_legend(figure: Figure, axes: Axes, *, num_columns: int) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    if labels:
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(num_columns, len(labels)), frameon=False)

@@ -1,4 +1,4 @@
-"""Figures of a validation as SVG: predictions against measurements, errors over slots, goodput. Needs matplotlib."""
+"""Figures of a validation: predictions against measurements, errors over slots, goodput. Needs matplotlib."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import NDArray
 
-from placer.drawing import FIGURE_SETTINGS, LIMIT_COLOR, svg_of
+from placer.drawing import FIGURE_SETTINGS, LIMIT_COLOR, add_legend_below
 from placer.validation import ValidatedRun
 from twin.validation.quantities import LEAST_GOODPUT_RATIO
 
@@ -39,7 +39,7 @@ _SCATTERED = {
 MOST_ERROR_PERCENT = 50.0
 
 
-def scatter_figure(rows: Sequence[ValidatedRun]) -> str:
+def scatter_figure(rows: Sequence[ValidatedRun]) -> Figure:
     """Return predictions against measurements of runs whose client kept up, one panel per quantity.
 
     Filled marks are headline runs, hollow ones the others.
@@ -56,10 +56,10 @@ def scatter_figure(rows: Sequence[ValidatedRun]) -> str:
         axes.set_xlabel("measured")
         axes.set_ylabel("predicted")
 
-    return _panels(draw, prefix="scatter")
+    return _panels(draw)
 
 
-def slots_figure(rows: Sequence[ValidatedRun]) -> str:
+def slots_figure(rows: Sequence[ValidatedRun]) -> Figure:
     """Return the relative errors of headline runs over the slots, with their median; one panel per quantity.
 
     Errors beyond `MOST_ERROR_PERCENT` are drawn at it: one run that is off by a factor must not flatten all others.
@@ -85,10 +85,10 @@ def slots_figure(rows: Sequence[ValidatedRun]) -> str:
         axes.set_xlabel("slots")
         axes.set_ylabel("error (%)")
 
-    return _panels(draw, prefix="slots")
+    return _panels(draw)
 
 
-def goodput_figure(rows: Sequence[ValidatedRun]) -> str:
+def goodput_figure(rows: Sequence[ValidatedRun]) -> Figure:
     """Return predicted against measured goodput of all runs that served, with the limit of starvation."""
     with mpl.rc_context(FIGURE_SETTINGS):
         figure = Figure(figsize=(4.2, 3.6), layout="constrained")
@@ -99,11 +99,11 @@ def goodput_figure(rows: Sequence[ValidatedRun]) -> str:
         axes.plot([0.0, 1.0], [0.0, 1.0], color=LIMIT_COLOR, linewidth=0.8)
         axes.set_xlabel("measured goodput / offered load")
         axes.set_ylabel("predicted")
-        _add_legend(figure, axes, num_columns=2)
-        return svg_of(figure, "goodput")
+        add_legend_below(figure)
+        return figure
 
 
-def _panels(draw: Callable[[Axes, str], None], *, prefix: str) -> str:
+def _panels(draw: Callable[[Axes, str], None]) -> Figure:
     """Return a figure of one panel per quantity of `_SCATTERED`."""
     with mpl.rc_context(FIGURE_SETTINGS):
         figure = Figure(figsize=(9.6, 6.2), layout="constrained")
@@ -111,8 +111,8 @@ def _panels(draw: Callable[[Axes, str], None], *, prefix: str) -> str:
         for axes, (quantity, title) in zip(panels.flat, _SCATTERED.items(), strict=True):
             draw(axes, quantity)
             axes.set_title(title, fontsize=9)
-        _add_legend(figure, panels.flat[0], num_columns=5)
-        return svg_of(figure, prefix)
+        add_legend_below(figure)
+        return figure
 
 
 def _draw_by_regime(
@@ -159,12 +159,3 @@ def _use_logarithmic_axes(axes: Axes, values: Floats) -> None:
         axis.set_major_locator(LogLocator(subs=(1.0,) if is_wide else (1.0, 2.0, 5.0)))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
         axis.set_minor_formatter(NullFormatter())
-
-
-def _add_legend(figure: Figure, axes: Axes, *, num_columns: int) -> None:
-    """Name the regimes below the panels, each once."""
-    handles, labels = axes.get_legend_handles_labels()
-    # Headline runs are drawn last: their filled marks stand in the legend.
-    by_label = dict(zip(labels, handles, strict=True))
-    if by_label:
-        figure.legend(by_label.values(), by_label.keys(), loc="outside lower center", ncols=num_columns, frameon=False)

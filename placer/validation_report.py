@@ -20,10 +20,11 @@ def render_report(validation: Validation) -> str:
     """
     require_report_libraries()
     from placer import validation_figures as drawings  # noqa: PLC0415 - comes with an extra
+    from placer.drawing import svg_of  # noqa: PLC0415
 
     headline, *tables = validation_tables(validation)
     figures = {
-        name: draw(validation.rows)
+        name: svg_of(draw(validation.rows), name)
         for name, draw in (
             ("scatter", drawings.scatter_figure),
             ("slots", drawings.slots_figure),
