@@ -12,6 +12,7 @@ from placer.events import FitIterated, PhaseStarted, PlanObserver, announce_comp
 from twin.calibration.datasheets import DATASHEETS, datasheet_of
 from twin.calibration.described_fit import CalibrationSources, ProfileFit
 from twin.calibration.evidence import file_hash, read_evidence
+from twin.calibration.plausibility import plausibility_warnings
 from twin.calibration.prior import prior_profile
 from twin.calibration.profile_fit import GPU_MEMORY_GIB, GPU_NAME, calibrate
 from twin.calibration.step_fit import relative_design
@@ -105,7 +106,8 @@ def calibrate_profile(request: CalibrationRequest, observer: PlanObserver = igno
         fit = _calibrate_own(request, model, observer)
     if request.name is not None:
         fit = replace(fit, profile=fit.profile.model_copy(update={"name": request.name}))
-    return Calibration(fit.profile, build_report(fit), residual_points(fit.profile, fit.observations))
+    report = build_report(fit, plausibility_warnings(fit, model))
+    return Calibration(fit.profile, report, residual_points(fit.profile, fit.observations))
 
 
 def _unmeasured(request: CalibrationRequest, model: ModelArchitecture) -> ProfileFit:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -83,7 +84,7 @@ class CalibrationReport(_Document):
     serving_runs
         What the fit to serving runs says about them, if there were any.
     warnings
-        What was not measured, or cannot be told from the measurements.
+        What is doubtful about the measurements, what was not measured, and what cannot be told from them.
     """
 
     schema_version: Literal[1] = 1
@@ -119,8 +120,8 @@ class ResidualPoint:
     predicted_ms: float
 
 
-def build_report(fit: ProfileFit) -> CalibrationReport:
-    """Return the report of a fitted profile."""
+def build_report(fit: ProfileFit, doubts: Sequence[str] = ()) -> CalibrationReport:
+    """Return the report of a fitted profile; `doubts` about the measurements come first in its warnings."""
     profile, observations = fit.profile, fit.observations
     provenance = profile.provenance
     steps: dict[str, Any] = provenance.get("step_time", {})
@@ -143,7 +144,7 @@ def build_report(fit: ProfileFit) -> CalibrationReport:
         left_out=_scores(steps.get("left_out_percent", {})),
         serving_runs=steps.get("serving_runs"),
         parameters=parameters,
-        warnings=_warnings(fit, parameters),
+        warnings=(*doubts, *_warnings(fit, parameters)),
     )
 
 

@@ -96,6 +96,16 @@ def test_own_tables_become_a_profile_and_a_report(own: Path, tmp_path: Path) -> 
     assert "warning" not in printed
 
 
+def test_doubts_about_the_measurements_come_first(own: Path, tmp_path: Path) -> None:
+    """Seconds in the column of milliseconds: said before what was not measured."""
+    frame = pd.read_csv(own / "steps.csv")
+    frame.assign(time_ms=frame["time_ms"] / 1000.0).to_csv(tmp_path / "steps.csv", index=False)
+    code, printed, errors = _calibrate(tmp_path / "steps.csv", tmp_path / "profile.json", "--json")
+    assert code == 0
+    assert "is `time_ms` in seconds?" in json.loads(printed)["warnings"][0]
+    assert "is `time_ms` in seconds?" in errors
+
+
 def test_json_is_the_report_and_alone_on_standard_output(own: Path, tmp_path: Path) -> None:
     """It has the published schema; every coefficient has a unit, a meaning, an interval and an origin."""
     code, printed, _ = _calibrate(own, tmp_path / "profile.json", "--gpu", "l4-24gb", "--name", "mine", "--json")

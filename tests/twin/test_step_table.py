@@ -17,7 +17,7 @@ from twin.calibration.table_fit import calibrate_tables
 from twin.errors import InputError
 from twin.hardware import SHIPPED_MODELS
 from twin.memory import GIB, slot_bytes
-from twin.profile import load_profile
+from twin.profile import StepTimeCoefficients, load_profile
 
 LLAMA = SHIPPED_MODELS["llama-3.1-8b"]
 PRIOR = prior_profile(LLAMA, "a100-80gb")
@@ -70,12 +70,15 @@ def as_rows(observations: StepObservations) -> list[dict[str, Any]]:
     return rows
 
 
-def drawn_rows(num_rows: int, seed: int) -> list[dict[str, Any]]:
-    """Return rows timed by `EVERY_COEFFICIENT`, with no more adapters than requests."""
+def drawn_rows(
+    num_rows: int, seed: int, truth: StepTimeCoefficients = EVERY_COEFFICIENT, *, noise: float = 0.0
+) -> list[dict[str, Any]]:
+    """Return rows timed by `truth`, with no more adapters than requests."""
     steps = random_steps(num_rows, seed)
     fewer = {"adapters": np.minimum(steps.adapters, steps.requests)}
     names = type(steps).__dataclass_fields__
-    return as_rows(observed(type(steps)(**({name: getattr(steps, name) for name in names} | fewer))))
+    drawn = type(steps)(**({name: getattr(steps, name) for name in names} | fewer))
+    return as_rows(observed(drawn, truth, noise=noise))
 
 
 def calibrated(data: Path, **options: Any) -> ProfileFit:

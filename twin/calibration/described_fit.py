@@ -72,11 +72,14 @@ class ProfileFit:
     rows
         float64 [rows, len(COEFFICIENT_NAMES)], what the step times were fitted to: `relative_design` of the steps, then
         the rows of serving runs (`twin.calibration.serving_fit.ServingFit`) where some were given.
+    prior
+        What the fit was drawn towards; ``None``: nothing.
     """
 
     profile: PerformanceProfile
     observations: StepObservations
     rows: NDArray[np.float64]
+    prior: PerformanceProfile | None = None
 
 
 @dataclass(frozen=True)

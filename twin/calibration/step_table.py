@@ -137,6 +137,23 @@ class Table:
             hint="correct the cell, or remove the row",
         )
 
+    def _refuse_times(self, column: str) -> None:
+        """Raise InputError for a column of durations or dates: as numbers they are counts of an unknown unit."""
+        kinds = {"m": "durations", "M": "dates"}
+        kind = kinds.get(self.frame[column].dtype.kind)
+        if kind is not None:
+            unit = "seconds" if column == "seconds" else "milliseconds"
+            scale = "" if column == "seconds" else " * 1000"
+            raise InputError(
+                f"`{column}` must have numbers, not {kind}. Got {self.frame[column].tolist()[0]!r} ({self.file}).",
+                file=self.file,
+                field=column,
+                value=str(self.frame[column].tolist()[0]),
+                hint=f"write {unit} as numbers, such as `frame[{column!r}].dt.total_seconds(){scale}`"
+                if kind == "durations"
+                else "choose another column",
+            )
+
     def _is_empty(self, column: str) -> NDArray[np.bool_]:
         cells = self.frame[column]
         is_empty = cells.isna() | (cells.astype(str).str.strip() == "")
@@ -144,6 +161,7 @@ class Table:
 
     def _parsed(self, column: str) -> Floats:
         self.require(column)
+        self._refuse_times(column)
         values: Floats = np.asarray(pd.to_numeric(self.frame[column], errors="coerce"), dtype=np.float64)
         return values
 

@@ -113,7 +113,7 @@ def calibrate_tables(
         provenance["load_times"] = {"ranks_from_prior": ranks_from_prior}
     provenance.setdefault("kind", MEASURED_KIND)
     fitted = profile.model_copy(update={"step_time": described.coefficients, "provenance": provenance})
-    return ProfileFit(fitted, observations, described.rows)
+    return ProfileFit(fitted, observations, described.rows, prior)
 
 
 def _left_out_regimes(observations: StepObservations) -> dict[str, NDArray[np.bool_]]:
