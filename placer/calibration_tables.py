@@ -40,9 +40,11 @@ def summary_lines(report: CalibrationReport) -> tuple[str, ...]:
             f"{len(report.left_out)} left out in turn ({worst.regime})"
         )
     if report.serving_runs is not None:
+        runs, alone = report.serving_runs, report.serving_runs["steps_alone"]
         lines.append(
-            f"serving runs: {len(report.serving_runs['run_ids'])}, time per output token off by "
-            f"{report.serving_runs['tpot_mape_percent']:.2f} % (bias {report.serving_runs['tpot_bias_percent']:+.2f} %)"
+            f"serving runs: {len(runs['run_ids'])}, time per output token off by {runs['tpot_mape_percent']:.2f} % "
+            f"(bias {runs['tpot_bias_percent']:+.2f} %); without them in the fit by {alone['tpot_mape_percent']:.1f} % "
+            f"(bias {alone['tpot_bias_percent']:+.1f} %)"
         )
     if report.prior is not None:
         lines.append(f"drawn towards {report.prior}")

@@ -4,7 +4,10 @@ import hashlib
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from placer.calibration import CalibrationRequest, calibrate_profile
+from placer.calibration_tables import summary_lines
 from tests.twin.calibration_tables import write_tables
 from tests.twin.run_tables import RUN, write_runs
 from tests.twin.test_step_table import drawn_rows, write
@@ -67,3 +70,27 @@ def test_the_runs_table_is_a_source_like_any_other(tmp_path: Path) -> None:
         sources = calibrate_profile(request).profile.provenance["sources"]
         assert sources["served.csv"] == digest
         assert len(sources) > 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "question"),
+    [
+        ({}, None),
+        ({"tpot_mean_ms": 0.0165}, "is `tpot_mean_ms` in seconds?"),
+        ({"tpot_mean_ms": 16_500}, "is `tpot_mean_ms` in microseconds?"),
+        ({"tpot_mean_ms": 55.0}, "check that steps and runs are of one server"),
+    ],
+)
+def test_runs_that_contradict_the_steps_are_doubted(
+    tmp_path: Path, changes: dict[str, float], question: str | None
+) -> None:
+    """Another GPU, or other units: what the steps alone give is far from the runs."""
+    write(tmp_path / "steps.csv", drawn_rows(300, seed=1))
+    runs = write_runs(tmp_path / "runs.csv", [RUN | changes])
+    report = calibrate_profile(CalibrationRequest(data=tmp_path, model="llama-3.1-8b", runs=runs, workers=1)).report
+    assert report.serving_runs is not None
+    assert report.serving_runs["steps_alone"]["measured_over_predicted"] > 0
+    doubts = [text for text in report.warnings if "output token" in text]
+    assert bool(doubts) == (question is not None)
+    assert (question or "") in " ".join(doubts)
+    assert "without them in the fit by" in " ".join(summary_lines(report))

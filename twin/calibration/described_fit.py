@@ -153,7 +153,7 @@ def fit_described(
             on_iteration=on_iteration,
         )
         fit, bounds, rows = joint.fit, joint.intervals, joint.rows
-        report["serving_runs"] = runs_report(joint.run_ids, joint.tpot_error_percent)
+        report["serving_runs"] = runs_report(joint.run_ids, joint.tpot_error_percent, joint.alone_error_percent)
         report["serving_runs"]["coverage"] = joint.coverage.as_report()
     else:
         fit = fit_step_time(observations, fixed=fixed, prior=prior)

@@ -23,6 +23,9 @@ from twin.step_time import COEFFICIENT_NAMES
 # Both shipped profiles err by 1.8 % on all of their measurements, and by 6.6 % in the worst regime
 # (docs/twin-model.md); single steps are off by about 3 %.
 MOST_USUAL_ERROR_PERCENT = 10.0
+# Of serving runs, measured / predicted by a fit to steps alone: for the shipped Llama profile's runs 1.09 in the mean
+# (docs/twin-model.md), more than double of which is no noise.
+RUNS_RANGE = (0.8, 1.25)
 # A coefficient this many deviations above its prior is three times as far away as the end of its band.
 FAR_DEVIATIONS = 3.0 * DEVIATIONS_PER_BAND
 # Loads depend on the host's disk and memory more than on the GPU: only what is beyond the band of the band is named.
@@ -55,6 +58,7 @@ def plausibility_warnings(fit: ProfileFit, model: ModelArchitecture) -> tuple[st
     warnings = [
         *_memory_warnings(fit.profile),
         *_error_warnings(fit.profile.provenance.get("step_time", {})),
+        *_run_warnings(fit),
     ]
     if fit.prior is None:
         return tuple(warnings)
@@ -128,6 +132,34 @@ def _error_warnings(steps: Mapping[str, Any]) -> list[str]:
     words = ", ".join(f"{name} {mape:.0f} %" for name, mape in sorted(large.items(), key=lambda item: -item[1]))
     question = "Do all rows have the same units, and are they of one model on one GPU?"
     return [f"The fit errs by far more than the usual 2 to 7 %: {words}. {question}"]
+
+
+def _run_warnings(fit: ProfileFit) -> list[str]:
+    """Return what does not agree between the serving runs and the steps, or the runs and the joint fit."""
+    steps: dict[str, Any] = fit.profile.provenance.get("step_time", {})
+    if "serving_runs" not in steps:
+        return []
+    runs: dict[str, Any] = steps["serving_runs"]
+    usual = RUNS_RANGE
+    has_lora_steps = bool((fit.observations.steps.slots > 0).any())
+    if fit.prior is not None and not has_lora_steps and runs["coverage"]["max_loras"] != [0]:
+        # What the steps do not show is the prior's in a fit to them.
+        usual = step_time_band(fit.prior)
+    warnings = scale_warnings(
+        "Times per output token of the serving runs",
+        runs["steps_alone"]["measured_over_predicted"],
+        usual=usual,
+        units=MILLISECOND_FACTORS,
+        column="tpot_mean_ms",
+        otherwise="that steps and runs are of one server, and --gpu",
+    )
+    error = runs["tpot_median_percent"]
+    if error > MOST_USUAL_ERROR_PERCENT:
+        warnings.append(
+            f"The fit errs by {error:.0f} % on the runs' time per output token (median; usual is 2 %): no coefficients "
+            "give both the steps and the runs."
+        )
+    return warnings
 
 
 def _coefficient_warnings(fit: ProfileFit, prior: PerformanceProfile) -> list[str]:

@@ -65,6 +65,8 @@ class ServingFit:
         Of the fitted coefficients, from resampling benchmarks and runs, in the last linearisation.
     run_ids, tpot_error_percent
         Of the runs: predicted / measured TPOT - 1 at the end.
+    alone_error_percent
+        The same under the fit to the micro-benchmarks alone.
     rows
         float64 [N + runs, len(COEFFICIENT_NAMES)], what the last iteration solved: the benchmarks' `relative_design`,
         then a row per run, weighed against them.
@@ -76,6 +78,7 @@ class ServingFit:
     intervals: dict[str, tuple[float, float]]
     run_ids: tuple[str, ...]
     tpot_error_percent: tuple[float, ...]
+    alone_error_percent: tuple[float, ...]
     rows: NDArray[np.float64]
     coverage: RunCoverage
 
@@ -137,13 +140,15 @@ def fit_with_runs(
     run_ids = [run.run_id for run, _ in tasks]
     with joblib.Parallel(n_jobs=workers or joblib.cpu_count()) as parallel:
         inputs = parallel(joblib.delayed(_prepare)(run, seed, profile, front_end, vector) for run, seed in tasks)
+        errors_percent: list[NDArray[np.float64]] = []
         matrix, target, solution = micro, np.ones(len(micro)), vector
         group = np.concatenate([observations.group, np.array([f"run {run.run_id}" for run in chosen])])
         for iteration in range(iterations):
             replayed = parallel(joblib.delayed(_replay)(*one, vector) for one in zip(run_ids, inputs, strict=True))
             tpot_ms, terms, gain = _means_over_seeds(replayed, len(seeds))
+            errors_percent.append(100.0 * (tpot_ms / measured_ms - 1.0))
             if on_iteration is not None:
-                on_iteration(iteration, float(np.mean(np.abs(100.0 * (tpot_ms / measured_ms - 1.0)))))
+                on_iteration(iteration, float(np.mean(np.abs(errors_percent[-1]))))
             residual_ms = np.clip(measured_ms - tpot_ms, -MOST_RESIDUAL * measured_ms, MOST_RESIDUAL * measured_ms)
             sensitivity = gain[:, None] * terms
             weight = RUN_WEIGHT / gain / measured_ms
@@ -159,6 +164,7 @@ def fit_with_runs(
         intervals=bootstrap_intervals(matrix, target, group, fixed=fixed, resamples=200, seed=0, prior=prior),
         run_ids=tuple(run.run_id for run in chosen),
         tpot_error_percent=tuple((100.0 * (tpot_ms / measured_ms - 1.0)).tolist()),
+        alone_error_percent=tuple(errors_percent[0].tolist()),
         rows=matrix,
         coverage=_coverage(inputs, replayed, len(seeds)),
     )
