@@ -207,6 +207,25 @@ def _scores(table: dict[str, dict[str, float]]) -> tuple[RegimeScore, ...]:
     )
 
 
+def _capacity_warnings(profile: PerformanceProfile) -> list[str]:
+    """Return what happened to the rows of a table of KV capacities that cannot all be kept."""
+    report: dict[str, int] = profile.provenance.get("memory", {})
+    memory, warnings = profile.memory, []
+    if report.get("other_settings"):
+        warnings.append(
+            f"{report['other_settings']} of {report['rows']} measured KV capacities are not of the most frequent "
+            f"settings (gpu_memory_utilization {memory.measured_utilization:g}, max_num_seqs "
+            f"{memory.measured_max_num_seqs}): they count in the overhead, and capacities of other settings are "
+            "computed with it."
+        )
+    if report.get("contradicting"):
+        warnings.append(
+            f"{report['contradicting']} measured KV capacities differ although their settings are the same: the least "
+            "of each setting is kept."
+        )
+    return warnings
+
+
 def _warnings(fit: ProfileFit, parameters: tuple[CalibratedParameter, ...]) -> tuple[str, ...]:
     profile = fit.profile
     warnings = []
@@ -220,6 +239,7 @@ def _warnings(fit: ProfileFit, parameters: tuple[CalibratedParameter, ...]) -> t
         for kind, ranks in estimated.items()
         if ranks
     ]
+    warnings += _capacity_warnings(profile)
     bounds = {entry.name: (entry.low or 0.0, entry.high or 0.0) for entry in parameters if entry.origin in _JUDGED}
     kept = [entry.name for entry in parameters if entry.origin == "prior"]
     if kept and not is_prior(profile):

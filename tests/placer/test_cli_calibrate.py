@@ -106,6 +106,17 @@ def test_doubts_about_the_measurements_come_first(own: Path, tmp_path: Path) -> 
     assert "is `time_ms` in seconds?" in errors
 
 
+def test_capacities_that_are_not_kept_are_counted(tmp_path: Path) -> None:
+    """Two values of gpu_memory_utilization in one table, and a repeated setting with another capacity."""
+    columns = ("max_loras", "max_lora_rank", "max_num_seqs", "gpu_memory_utilization", "kv_tokens")
+    cells = [(8, 16, 256, 0.9, 300_000), (8, 16, 256, 0.9, 290_000), (8, 16, 256, 0.8, 220_000)]
+    write(tmp_path / "memory.csv", [dict(zip(columns, row, strict=True)) for row in cells])
+    code, _, errors = _calibrate(tmp_path, tmp_path / "profile.json", "--gpu", "a100-80gb")
+    assert code == 0
+    assert "1 of 3 measured KV capacities are not of the most frequent settings (gpu_memory_utilization 0.9" in errors
+    assert "2 measured KV capacities differ although their settings are the same" in errors
+
+
 def test_json_is_the_report_and_alone_on_standard_output(own: Path, tmp_path: Path) -> None:
     """It has the published schema; every coefficient has a unit, a meaning, an interval and an origin."""
     code, printed, _ = _calibrate(own, tmp_path / "profile.json", "--gpu", "l4-24gb", "--name", "mine", "--json")

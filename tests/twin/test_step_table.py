@@ -381,6 +381,25 @@ def test_memory_gives_the_overhead_and_keeps_the_capacities(tmp_path: Path) -> N
     ]
 
 
+def test_capacities_that_cannot_all_be_kept_are_counted(tmp_path: Path) -> None:
+    """Other settings count in the overhead; of repeated settings the least capacity is kept."""
+    rows: list[dict[str, Any]] = [
+        *(MEMORY | {"kv_tokens": tokens} for tokens in (300_000, 290_000, 290_000)),
+        *(MEMORY | {"max_loras": 16, "kv_tokens": tokens} for tokens in ("", 250_000)),
+        *(MEMORY | {"max_loras": 32, "kv_tokens": tokens} for tokens in (200_000, 200_000)),
+        *(MEMORY | {"gpu_memory_utilization": 0.8, "kv_tokens": tokens} for tokens in (230_000, 220_000)),
+    ]
+    outcomes = []
+    for part in (rows[:-2], rows):
+        write(tmp_path / "memory.csv", part)
+        outcomes.append(calibrated(tmp_path).profile)
+    kept = [(entry.max_loras, entry.kv_tokens) for entry in outcomes[1].memory.measured]
+    assert kept == [(8, 290_000), (16, None), (32, 200_000)]
+    assert outcomes[1].provenance["memory"] == {"rows": 9, "other_settings": 2, "contradicting": 5}
+    assert outcomes[0].provenance["memory"] == {"rows": 7, "other_settings": 0, "contradicting": 5}
+    assert outcomes[0].memory.overhead_gib != outcomes[1].memory.overhead_gib
+
+
 def test_startup_is_a_line_over_slots_or_the_priors_slope(tmp_path: Path) -> None:
     """One number of slots says nothing about the time per slot."""
     write(tmp_path / "startup.csv", [{"max_loras": slots, "seconds": 60 + 2 * slots} for slots in (8, 16, 64)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -94,10 +95,15 @@ class _Capacities:
 
 def fit_memory_table(
     table: Table | None, model: ModelArchitecture, prior: PerformanceProfile, gpu_memory_gib: float
-) -> MemoryCalibration:
+) -> tuple[MemoryCalibration, dict[str, Any]]:
     """Return the prior's memory with the overhead, and the slots' extra bytes if their number varies, as measured.
 
-    The capacities of the most frequent `gpu_memory_utilization` and `max_num_seqs` are kept as they are.
+    All rows count in these. The capacities of the most frequent `gpu_memory_utilization` and `max_num_seqs` are kept as
+    they are; of repeated settings the least, which is that of a replica that did not start.
+
+    Returns
+    -------
+    The memory, and which rows were used how, for the provenance; nothing without a table.
 
     Raises
     ------
@@ -105,7 +111,7 @@ def fit_memory_table(
         When a cell cannot be used, or the capacities leave too little memory for the weights.
     """
     if table is None:
-        return prior.memory.model_copy(update={"measured": ()})
+        return prior.memory.model_copy(update={"measured": ()}), {}
     rows = _read_capacities(table)
     overhead_gib, extra_mib = _fit_overhead(rows, model, prior.memory, gpu_memory_gib)
     if overhead_gib < 0:
@@ -118,12 +124,12 @@ def fit_memory_table(
         )
     settings = list(zip(rows.utilization.tolist(), rows.sequences.astype(int).tolist(), strict=True))
     chosen = max(sorted(set(settings)), key=settings.count)
-    capacities = {
-        (int(slots), int(rank)): None if np.isnan(tokens) else int(tokens)
-        for slots, rank, tokens, setting in zip(rows.slots, rows.ranks, rows.kv_tokens, settings, strict=True)
-        if slots > 0 and setting == chosen
-    }
-    return prior.memory.model_copy(
+    capacities: dict[tuple[int, int], list[int | None]] = {}
+    for slots, rank, tokens, setting in zip(rows.slots, rows.ranks, rows.kv_tokens, settings, strict=True):
+        if slots > 0 and setting == chosen:
+            capacities.setdefault((int(slots), int(rank)), []).append(None if np.isnan(tokens) else int(tokens))
+    kept = {key: None if None in values else min(value or 0 for value in values) for key, values in capacities.items()}
+    memory = prior.memory.model_copy(
         update={
             "overhead_gib": round(overhead_gib, 4),
             "slot_overhead_mib": round(extra_mib, 4),
@@ -131,10 +137,16 @@ def fit_memory_table(
             "measured_max_num_seqs": chosen[1],
             "measured": tuple(
                 MeasuredKvTokens(max_loras=slots, max_lora_rank=rank, kv_tokens=tokens)
-                for (slots, rank), tokens in sorted(capacities.items())
+                for (slots, rank), tokens in sorted(kept.items())
             ),
         }
     )
+    report = {
+        "rows": len(settings),
+        "other_settings": len(settings) - settings.count(chosen),
+        "contradicting": sum(len(values) for values in capacities.values() if len(set(values)) > 1),
+    }
+    return memory, report
 
 
 def _completed(measured: Mapping[int, float], believed: Mapping[int, float]) -> dict[int, float]:

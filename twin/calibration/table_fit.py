@@ -71,6 +71,7 @@ def calibrate_tables(
     observations = joined(own, window_observations(evidence.windows))
     sources = replace(sources, runs=(*sources.runs, *evidence.runs))
     load_times, ranks_from_prior = fit_load_times(tables.get("loads"), prior)
+    memory, memory_report = fit_memory_table(tables.get("memory"), model, prior, gpu_memory_gib)
     profile = PerformanceProfile(
         name=name,
         model=model.name,
@@ -79,7 +80,7 @@ def calibrate_tables(
         vllm_version=prior.vllm_version,
         step_time=prior.step_time,
         load_times=load_times,
-        memory=fit_memory_table(tables.get("memory"), model, prior, gpu_memory_gib),
+        memory=memory,
         startup=fit_startup(tables.get("startup"), prior),
     )
     described = fit_described(
@@ -111,6 +112,8 @@ def calibrate_tables(
         provenance["serving"] = evidence.as_report()
     if "loads" in tables:
         provenance["load_times"] = {"ranks_from_prior": ranks_from_prior}
+    if memory_report:
+        provenance["memory"] = memory_report
     provenance.setdefault("kind", MEASURED_KIND)
     fitted = profile.model_copy(update={"step_time": described.coefficients, "provenance": provenance})
     return ProfileFit(fitted, observations, described.rows, prior)
