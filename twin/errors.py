@@ -56,3 +56,7 @@ class SolverError(PlacerError):
 
 class TwinError(PlacerError):
     """The simulation cannot go on: a replica that does not start was simulated, or a step made no progress."""
+
+
+class VllmError(TwinError):
+    """vLLM is missing, too old or incompatible, or its process failed: nothing was learned about the replica."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -12,6 +13,9 @@ from twin.errors import InputError
 from twin.replica import Replica, ReplicaInputs, ReplicaTrace, build_inputs
 from twin.report import SimulationReport, build_report
 from twin.workload import NANOSECONDS, RequestTable, Workload
+
+# Called with the simulated time in s.
+Progress = Callable[[float], None]
 
 EngineName = Literal["fast", "simpy", "vllm"]
 
@@ -31,11 +35,15 @@ MAX_REQUESTS = 20_000_000
 
 @dataclass(frozen=True)
 class Simulation:
-    """One simulated replica: what the engine was given, its raw outcome, and the report of it."""
+    """One simulated replica: what the engine was given, its raw outcome, the report of it, and the engine's CPU time.
+
+    That time, in s, has no part in the report. It includes the loading of compiled code, but not the start of vLLM.
+    """
 
     inputs: ReplicaInputs
     trace: ReplicaTrace
     report: SimulationReport
+    engine_cpu_s: float
 
 
 def simulate(
@@ -75,7 +83,7 @@ def simulate(
         For an unknown engine, a setting outside of its range, or requests that the replica cannot take (see
         `build_inputs`).
     TwinError
-        When the replica does not start, or vLLM is missing or fails.
+        When the replica does not start; as VllmError when vLLM is missing or fails.
     """
     return simulate_in_detail(
         workload,
@@ -100,6 +108,7 @@ def simulate_in_detail(
     sample_interval_s: float = 0.0,
     starvation_tolerance: float = 0.1,
     requests: RequestTable | None = None,
+    progress: Progress | None = None,
 ) -> Simulation:
     """Simulate as `simulate` does, and keep the times of every request.
 
@@ -107,18 +116,20 @@ def simulate_in_detail(
     ----------
     requests
         To be served instead of those of `workload` under `seed`; they name its adapters.
+    progress
+        Called now and then, by the engine ``vllm`` only, with the simulated time in s.
     workload and others
         See `simulate`; also for the errors raised.
     """
     _check_settings(horizon_s, warmup_s, seed, sample_interval_s, starvation_tolerance)
     _check_size(workload, horizon_s)
-    run = load_engine(engine)
+    load_engine(engine)
     if requests is None:
         requests = workload.requests(horizon_s=horizon_s, seed=seed)
     inputs = build_inputs(
         workload, requests, replica, horizon_s=horizon_s, sample_interval_s=sample_interval_s, hash_seed=seed
     )
-    trace = run(inputs)
+    trace, cpu_s = _run_timed(engine, inputs, progress)
     report = build_report(
         workload,
         inputs,
@@ -128,7 +139,24 @@ def simulate_in_detail(
         warmup_s=warmup_s,
         starvation_tolerance=starvation_tolerance,
     )
-    return Simulation(inputs, trace, report)
+    return Simulation(inputs, trace, report, cpu_s)
+
+
+def _run_timed(engine: EngineName, inputs: ReplicaInputs, progress: Progress | None) -> tuple[ReplicaTrace, float]:
+    """Run an engine; return also the CPU time that it took, in s."""
+    if engine == "vllm":
+        from twin.vllm_engine import run_vllm_timed  # noqa: PLC0415 - as `load_engine` does
+
+        tell = progress or _ignore
+        return run_vllm_timed(inputs, progress=lambda now_ns: tell(now_ns / NANOSECONDS))
+    run = load_engine(engine)
+    started_s = time.thread_time()
+    trace = run(inputs)
+    return trace, time.thread_time() - started_s
+
+
+def _ignore(_: float) -> None:
+    """Do nothing with the simulated time."""
 
 
 def _check_settings(

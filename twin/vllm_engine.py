@@ -13,8 +13,8 @@ from functools import cache
 
 from twin.errors import InputError
 from twin.replica import ReplicaInputs, ReplicaTrace
-from twin.vllm_process import ProcessPool, Progress
-from twin.vllm_python import PYTHON_VARIABLE, VllmPython, find_vllm_python
+from twin.vllm_process import ProcessPool, Progress, ignore
+from twin.vllm_python import PYTHON_VARIABLE, VllmPython, find_vllm_python, require_supported
 
 
 def run_vllm(
@@ -22,9 +22,22 @@ def run_vllm(
     *,
     log_steps: bool = False,
     keep_step_table: bool = False,
-    progress: Progress = lambda _: None,
+    progress: Progress = ignore,
 ) -> ReplicaTrace:
-    """Simulate one replica with vLLM's own code.
+    """Simulate one replica with vLLM's own code; see `run_vllm_timed`."""
+    return run_vllm_timed(inputs, log_steps=log_steps, keep_step_table=keep_step_table, progress=progress)[0]
+
+
+def run_vllm_timed(
+    inputs: ReplicaInputs,
+    *,
+    log_steps: bool = False,
+    keep_step_table: bool = False,
+    progress: Progress = ignore,
+) -> tuple[ReplicaTrace, float]:
+    """Simulate one replica with vLLM's own code; return also the CPU time that it took there, in s.
+
+    Starting vLLM's process, which waits for further questions, is not part of that time.
 
     Parameters
     ----------
@@ -39,9 +52,10 @@ def run_vllm(
     ------
     InputError
         When vLLM cannot express a setting.
+    VllmError
+        When vLLM is not installed, not compatible or fails.
     TwinError
-        When vLLM is not installed, not compatible or fails, or when a step schedules nothing although requests run or
-        wait.
+        When a step schedules nothing although requests run or wait.
     """
     require_expressible(inputs)
     with _pool().process(vllm_python(), inputs.hash_seed) as process:
@@ -61,6 +75,14 @@ def require_expressible(inputs: ReplicaInputs) -> None:
             value=True,
             hint="set long_prefill_threshold_when_alone to false or the threshold to 0, or take the engine `fast`",
         )
+    if inputs.long_prefill_token_threshold > inputs.max_model_len:
+        raise InputError(
+            f"vLLM wants `long_prefill_token_threshold` to be at most `max_model_len` ({inputs.max_model_len}). "
+            f"It is {inputs.long_prefill_token_threshold}.",
+            field="long_prefill_token_threshold",
+            value=inputs.long_prefill_token_threshold,
+            hint="set it to 0: a threshold that no sequence reaches limits nothing",
+        )
     if inputs.evicts_adapters and not inputs.load_in_set_order:
         raise InputError(
             'vLLM loads a step\'s adapters in the order of a set. `lora_load_order` is "batch".',
@@ -78,7 +100,7 @@ def require_expressible(inputs: ReplicaInputs) -> None:
 
 
 def vllm_python() -> VllmPython:
-    """Return the interpreter that has vLLM; it is asked once (TwinError when there is none)."""
+    """Return the interpreter that has vLLM; it is asked once (VllmError when there is none, or vLLM is too old)."""
     return _ask(os.environ.get(PYTHON_VARIABLE) or sys.executable)
 
 
@@ -87,6 +109,7 @@ def _ask(executable: str) -> VllmPython:
     """Remember what `find_vllm_python` found for `executable`, which it gets from the same variable."""
     found = find_vllm_python()
     assert found.executable == executable
+    require_supported(found)
     return found
 
 

