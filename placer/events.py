@@ -40,6 +40,14 @@ class KernelCompiling:
 
 
 @dataclass(frozen=True)
+class TimeSimulated:
+    """A slow engine has come so far with the GPUs of this batch; simulated seconds, of all of them together."""
+
+    simulated_s: float
+    total_s: float
+
+
+@dataclass(frozen=True)
 class GpuVerified:
     """The twin has simulated a GPU: the `done`-th of `total` in this batch."""
 
@@ -96,6 +104,7 @@ PlanEvent = (
     PhaseStarted
     | IncumbentFound
     | KernelCompiling
+    | TimeSimulated
     | GpuVerified
     | GpuAssessed
     | RepairRound

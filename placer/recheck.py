@@ -8,11 +8,12 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from placer.events import PhaseStarted, PlanObserver
+from placer.events import GpuVerified, PhaseStarted, PlanObserver
 from placer.files import ProblemFromFile, load_problem
 from placer.plan_document import Plan, PlannedGpu, Verification
 from placer.stability import confirm_verdicts, instabilities
-from placer.verify import TwinSettings, simulate_replicas
+from placer.verify import TwinSettings, check_replicas
+from placer.verify_agreement import EngineAgreement
 from twin.errors import InputError
 from twin.replica import Replica
 from twin.simulate import ENGINES, EngineName
@@ -20,12 +21,19 @@ from twin.workload import Workload
 
 
 class CheckedGpu(BaseModel):
-    """A GPU of the plan, and what the twin says about it now."""
+    """A GPU of the plan, and what the twin says about it now.
+
+    Attributes
+    ----------
+    agreement
+        Whether the fast engine simulates the same; ``None``: it was not asked, or the GPU does not start.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     verification: Verification
+    agreement: EngineAgreement | None = None
 
 
 class Recheck(BaseModel):
@@ -49,6 +57,7 @@ def recheck_plan(
     horizon_s: float | None,
     seed: int | None,
     workers: int | None,
+    compares: bool,
     observer: PlanObserver,
 ) -> Recheck:
     """Simulate GPUs of a plan.
@@ -65,13 +74,15 @@ def recheck_plan(
         Of the twin.
     horizon_s, seed
         ``None``: those of the plan.
-    workers, observer
+    workers, compares, observer
         See `placer.verify.TwinSettings`.
 
     Raises
     ------
     InputError
         When the problem is not found or does not have the plan's adapters, or a GPU has no such name.
+    VllmError
+        When the engine is vLLM, and it is missing or fails.
     """
     problem, warnings = load_problem_of(plan, plan_path=plan_path, problem_path=problem_path)
     gpus = select_gpus(plan, names)
@@ -83,18 +94,26 @@ def recheck_plan(
         warmup_s=configuration.warmup_s if horizon_s is None else min(configuration.warmup_s, horizon_s / 6.0),
         seed=plan.seed if seed is None else seed,
         workers=workers,
+        compares=compares,
     )
     replicas = [replica_of(problem, gpu) for gpu in gpus]
     observer(PhaseStarted("verify", f"GPUs of the plan, {len(gpus)}"))
-    verdicts = simulate_replicas(replicas, problem.limits, settings, observer=observer)
+    checked = {}
+    for index, outcome in check_replicas(replicas, problem.limits, settings, observer=observer):
+        checked[index] = outcome
+        observer(GpuVerified(outcome.verification.is_accepted, len(checked), len(gpus), outcome.reasons))
+    verdicts = {index: outcome.verification for index, outcome in checked.items()}
     confirm_verdicts(
         replicas, dict(verdicts), problem.limits, workers=workers, observer=observer, keep=verdicts.__setitem__
     )
     judged = [(gpu.name, verdicts[index]) for index, gpu in enumerate(gpus)]
     warnings += instabilities(judged, margin=configuration.margin)
-    checked = tuple(CheckedGpu(name=gpu.name, verification=verdicts[index]) for index, gpu in enumerate(gpus))
-    is_accepted = all(entry.verification.is_accepted for entry in checked)
-    return Recheck(verdict="accepted" if is_accepted else "rejected", gpus=checked, warnings=tuple(warnings))
+    entries = tuple(
+        CheckedGpu(name=gpu.name, verification=verdicts[index], agreement=checked[index].agreement)
+        for index, gpu in enumerate(gpus)
+    )
+    is_accepted = all(entry.verification.is_accepted for entry in entries)
+    return Recheck(verdict="accepted" if is_accepted else "rejected", gpus=entries, warnings=tuple(warnings))
 
 
 def load_problem_of(plan: Plan, *, plan_path: Path, problem_path: Path | None) -> tuple[ProblemFromFile, list[str]]:
@@ -150,6 +169,8 @@ def require_engine(name: str) -> EngineName:
         return "fast"
     if name == "simpy":
         return "simpy"
+    if name == "vllm":
+        return "vllm"
     raise InputError(f"`engine` must be one of {', '.join(ENGINES)}. Got {name!r}.", field="engine", value=name)
 
 

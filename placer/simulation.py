@@ -7,12 +7,13 @@ from pathlib import Path
 from placer.events import PhaseStarted, PlanObserver, announce_compilation
 from placer.files import ProblemFromFile, load_plan
 from placer.recheck import replica_of, select_gpus
+from placer.verify_progress import SimulatedTime
 from solvers.slots import SlotTables
 from twin.engine import SUPPORTED_RANKS
 from twin.errors import InputError
 from twin.replica import Replica
 from twin.report import SimulationReport
-from twin.simulate import EngineName, simulate
+from twin.simulate import EngineName, simulate_in_detail
 from twin.stability import assess_stability
 from twin.workload import Workload
 
@@ -84,7 +85,7 @@ def simulate_replica(
     if engine == "fast":
         announce_compilation(observer)
     observer(PhaseStarted("verify", f"{horizon_s:g} s of {len(workload.adapters)} adapters"))
-    report = simulate(
+    report = simulate_in_detail(
         workload,
         replica,
         engine=engine,
@@ -93,7 +94,8 @@ def simulate_replica(
         seed=seed,
         sample_interval_s=interval_s,
         starvation_tolerance=starvation_tolerance,
-    )
+        progress=SimulatedTime([horizon_s], observer).of(0),
+    ).report
     if num_seeds == 1:
         return report
     observer(PhaseStarted("verify", f"the same with {num_seeds} seeds and after a backlog"))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from placer.events import GpuVerified, PlanObserver, announce_compilation, ignore
@@ -12,12 +12,14 @@ from placer.judge import judge_report
 from placer.parallel import each_in_parallel
 from placer.plan_document import Verification
 from placer.stability import confirm_verdicts
+from placer.verify_agreement import EngineAgreement, compare_with_fast
+from placer.verify_progress import SimulatedTime
 from solvers.placement import GpuAssignment
 from solvers.problem import Problem
 from solvers.problem_file import Limits
-from twin.errors import InputError, TwinError
+from twin.errors import InputError, TwinError, VllmError
 from twin.replica import Replica
-from twin.simulate import EngineName, simulate
+from twin.simulate import EngineName, Progress, simulate_in_detail
 from twin.workload import Workload
 
 DEFAULT_HORIZON_S = 1800.0
@@ -35,12 +37,15 @@ class TwinSettings:
     Attributes
     ----------
     engine
-        ``fast`` (threads: it releases the interpreter lock) or ``simpy`` (processes).
+        ``fast`` (threads: it releases the interpreter lock), ``simpy`` (processes), or ``vllm`` (threads, each with a
+        process of vLLM's own).
     horizon_s, warmup_s
         Simulated seconds, and those at the start that are not measured. A GPU on which fewer than
         `MIN_EXPECTED_REQUESTS` would arrive is simulated for longer.
     seed
         Of the traffic.
+    compares
+        Whether GPUs are simulated with the fast engine, too, and all that both engines say is compared.
     workers
         Threads or processes; ``None``: one per core that this process may use. The answers do not depend on it.
     """
@@ -50,6 +55,7 @@ class TwinSettings:
     warmup_s: float = DEFAULT_WARMUP_S
     seed: int = 0
     workers: int | None = None
+    compares: bool = False
 
     def __post_init__(self) -> None:
         """Refuse a window that measures nothing."""
@@ -165,19 +171,56 @@ def simulate_replicas(
     Returns
     -------
     The verdict of each position.
+
+    Raises
+    ------
+    VllmError
+        When the engine is vLLM, and it is missing or fails.
     """
-    if settings.engine == "fast":
-        announce_compilation(observer)
-    questions = [(*replica, limits, settings) for replica in replicas]
-    backend: Literal["threading", "loky"] = "threading" if settings.engine == "fast" else "loky"
     verdicts: dict[int, Verification] = {}
-    with closing(each_in_parallel(_verify, questions, workers=settings.workers, backend=backend)) as results:
-        for done, (index, verdict) in enumerate(results, start=1):
-            verdicts[index] = verdict
-            if keep is not None:
-                keep(index, verdict)
-            observer(GpuVerified(verdict.is_accepted, done, len(replicas), verdict.reasons))
+    for index, checked in check_replicas(replicas, limits, settings, observer=observer):
+        verdicts[index] = checked.verification
+        if keep is not None:
+            keep(index, checked.verification)
+        observer(GpuVerified(checked.verification.is_accepted, len(verdicts), len(replicas), checked.reasons))
     return verdicts
+
+
+@dataclass(frozen=True)
+class CheckedReplica:
+    """The verdict about a replica, and whether the fast engine simulates the same (``None``: it was not asked)."""
+
+    verification: Verification
+    agreement: EngineAgreement | None
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why it is rejected."""
+        return self.verification.reasons
+
+
+def check_replicas(
+    replicas: Sequence[tuple[Workload, Replica]], limits: Limits, settings: TwinSettings, *, observer: PlanObserver
+) -> Iterator[tuple[int, CheckedReplica]]:
+    """Simulate replicas in parallel; yield position and outcome of each when it is there.
+
+    Parameters
+    ----------
+    replicas, limits, settings
+        See `simulate_replicas`; also for the errors raised.
+    observer
+        Told how far a slow engine is.
+    """
+    if settings.engine == "fast" or settings.compares:
+        announce_compilation(observer)
+    questions = [_Question(*replica, limits, settings) for replica in replicas]
+    if settings.engine == "vllm":
+        horizons_s = [effective_horizon_s(workload, settings) for workload, _ in replicas]
+        time = SimulatedTime(horizons_s, observer)
+        questions = [replace(question, progress=time.of(index)) for index, question in enumerate(questions)]
+    backend: Literal["threading", "loky"] = "loky" if settings.engine == "simpy" else "threading"
+    with closing(each_in_parallel(_check, questions, workers=settings.workers, backend=backend)) as results:
+        yield from results
 
 
 def verify_gpus(
@@ -213,34 +256,59 @@ def verify_gpus(
 
 def verify_replica(workload: Workload, replica: Replica, limits: Limits, settings: TwinSettings) -> Verification:
     """Simulate one replica and judge it; a replica that does not start is rejected with vLLM's words."""
-    horizon_s = effective_horizon_s(workload, settings)
+    return _check(_Question(workload, replica, limits, settings)).verification
+
+
+@dataclass(frozen=True)
+class _Question:
+    """A replica to simulate; `progress` only where it is told in this process."""
+
+    workload: Workload
+    replica: Replica
+    limits: Limits
+    settings: TwinSettings
+    progress: Progress | None = None
+
+
+def _check(question: _Question) -> CheckedReplica:
+    """Simulate and judge one replica, and compare engines if that is asked."""
+    settings, replica, limits = question.settings, question.replica, question.limits
+    horizon_s = effective_horizon_s(question.workload, settings)
     try:
-        report = simulate(
-            workload,
+        simulation = simulate_in_detail(
+            question.workload,
             replica,
             engine=settings.engine,
             horizon_s=horizon_s,
             warmup_s=settings.warmup_s,
             seed=settings.seed,
             starvation_tolerance=limits.starvation_tolerance,
+            progress=question.progress,
         )
+    except VllmError:
+        raise
     except TwinError as error:
-        return Verification(
-            engine=settings.engine,
-            horizon_s=horizon_s,
-            warmup_s=settings.warmup_s,
-            seed=settings.seed,
-            offered_tps=sum(adapter.offered_tps for adapter in workload.adapters),
-            throughput_tps=0.0,
-            throughput_ratio=0.0,
-            starved_adapters=tuple(adapter.name for adapter in workload.adapters),
-            itl_p95_s=None,
-            ttft_p95_s=None,
-            kv_usage_max=0.0,
-            verdict="rejected",
-            reasons=(error.message,),
-        )
-    return judge_report(report, limits, num_slots=replica.engine.num_slots)
+        return CheckedReplica(_rejection(question.workload, settings, horizon_s, error), None)
+    verification = judge_report(simulation.report, limits, num_slots=replica.engine.num_slots)
+    return CheckedReplica(verification, compare_with_fast(simulation) if settings.compares else None)
+
+
+def _rejection(workload: Workload, settings: TwinSettings, horizon_s: float, error: TwinError) -> Verification:
+    return Verification(
+        engine=settings.engine,
+        horizon_s=horizon_s,
+        warmup_s=settings.warmup_s,
+        seed=settings.seed,
+        offered_tps=sum(adapter.offered_tps for adapter in workload.adapters),
+        throughput_tps=0.0,
+        throughput_ratio=0.0,
+        starved_adapters=tuple(adapter.name for adapter in workload.adapters),
+        itl_p95_s=None,
+        ttft_p95_s=None,
+        kv_usage_max=0.0,
+        verdict="rejected",
+        reasons=(error.message,),
+    )
 
 
 def effective_horizon_s(workload: Workload, settings: TwinSettings) -> float:
@@ -268,7 +336,3 @@ def effective_horizon_s(workload: Workload, settings: TwinSettings) -> float:
         return min(settings.horizon_s, longest_s)
     needed_s = settings.warmup_s + MIN_EXPECTED_REQUESTS / rate_rps
     return max(settings.horizon_s, min(needed_s, LONGEST_HORIZON_S))
-
-
-def _verify(question: tuple[Workload, Replica, Limits, TwinSettings]) -> Verification:
-    return verify_replica(*question)

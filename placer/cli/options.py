@@ -12,7 +12,7 @@ VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Say more; 
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of the simulated traffic, and of the solver.")]
 HorizonOption = Annotated[float, typer.Option("--horizon", help="Simulated seconds per GPU.")]
 WarmupOption = Annotated[float, typer.Option("--warmup", help="Seconds at the start that are not measured.")]
-EngineOption = Annotated[str, typer.Option("--engine", help="Engine of the twin: fast or simpy.")]
+EngineOption = Annotated[str, typer.Option("--engine", help="Engine of the twin: fast, simpy or vllm.")]
 WorkersOption = Annotated[
     int | None, typer.Option("--workers", min=1, help="Parallel simulations; default: all cores.")
 ]

@@ -16,6 +16,7 @@ from placer.events import (
     PlanEvent,
     RepairRound,
     RunReplayed,
+    TimeSimulated,
 )
 
 if TYPE_CHECKING:
@@ -72,6 +73,8 @@ class ProgressDisplay:
             self._print(f"compiling the simulation kernel (first run only, about {event.expected_s:.0f} s)")
         elif isinstance(event, IncumbentFound):
             self._show(f"solving: {_gpus(event.num_gpus)}", is_detail=True)
+        elif isinstance(event, TimeSimulated):
+            self._show(f"simulated {event.simulated_s:,.0f} of {event.total_s:,.0f} s", is_detail=True)
         elif isinstance(event, GpuVerified):
             verdict = "accepted" if event.is_accepted else f"rejected: {'; '.join(event.reasons)}"
             self._show(f"simulated GPU {event.done} of {event.total}: {verdict}", is_detail=True)

@@ -38,10 +38,10 @@ def simulate(
     verbose: VerboseOption = False,
 ) -> int:
     """Simulate one replica that serves all adapters of PROBLEM, or one GPU of a plan."""
+    from placer.cli.engines import choose_engine
     from placer.cli.progress import ProgressDisplay
     from placer.files import load_problem
     from placer.output_paths import check_outputs, has_standard_output, problem_inputs
-    from placer.recheck import require_engine
     from placer.report_files import require_report_path, save_report
     from placer.simulation import replica_for, simulate_replica
     from placer.unmeasured import unmeasured_warnings
@@ -50,13 +50,14 @@ def simulate(
         require_report_path(output)
     inputs = problem_inputs(problem, output) | {"--plan": plan, "--profile": profile}
     check_outputs({"--output": output}, inputs=inputs, prints_json=json_output)
+    chosen_engine = choose_engine(engine)
     content = load_problem(problem, profile=profile)
     workload, replica = replica_for(content, plan=plan, gpu=gpu, max_loras=max_loras, max_lora_rank=max_lora_rank)
     with ProgressDisplay(is_verbose=verbose) as display:
         report = simulate_replica(
             workload,
             replica,
-            engine=require_engine(engine),
+            engine=chosen_engine,
             horizon_s=horizon,
             warmup_s=warmup,
             interval_s=interval,
