@@ -221,11 +221,11 @@ def build_report(
         requests_overdue=num_overdue,
         is_starved=num_overdue > 0 and ratio < 1.0 - starvation_tolerance,
         starved_adapters=tuple(adapter.name for adapter in adapters if adapter.is_starved),
-        ttft=_summarise((trace.first_token_ns - inputs.arrival_ns)[has_first_token]),
-        itl=_summarise_gaps(
+        ttft=summarise_durations((trace.first_token_ns - inputs.arrival_ns)[has_first_token]),
+        itl=summarise_gaps(
             trace.gap_histogram, int(trace.adapter_gap_sum_ns.sum()), int(trace.adapter_gap_count.sum())
         ),
-        tpot=_summarise(_time_per_output_token(trace, finished)),
+        tpot=summarise_durations(_time_per_output_token(trace, finished)),
         running_mean=trace.running_integral / trace.end_ns,
         running_max=trace.peak_running,
         waiting_mean=trace.waiting_integral / trace.end_ns,
@@ -283,8 +283,8 @@ def _adapter_reports(
             throughput_tps=float(served[index]) / window_s,
             served_ratio=float(ratios[index]),
             is_starved=bool(ratios[index] < 1.0 - tolerance),
-            ttft=_summarise(first_tokens[index]),
-            itl=_summarise_gaps(
+            ttft=summarise_durations(first_tokens[index]),
+            itl=summarise_gaps(
                 trace.adapter_gap_histogram[index],
                 int(trace.adapter_gap_sum_ns[index]),
                 int(trace.adapter_gap_count[index]),
@@ -318,7 +318,8 @@ def _time_per_output_token(trace: ReplicaTrace, finished: NDArray[np.bool_]) -> 
     return spans / (trace.generated_tokens[several] - 1)
 
 
-def _summarise(durations_ns: NDArray[np.int64] | NDArray[np.float64]) -> LatencySummary:
+def summarise_durations(durations_ns: NDArray[np.int64] | NDArray[np.float64]) -> LatencySummary:
+    """Summarise durations in nanoseconds, [N]: mean, and percentiles interpolated linearly."""
     if len(durations_ns) == 0:
         return LatencySummary()
     seconds = np.sort(durations_ns) / NANOSECONDS
@@ -331,8 +332,16 @@ def _summarise(durations_ns: NDArray[np.int64] | NDArray[np.float64]) -> Latency
     return LatencySummary(mean_s=float(seconds.mean()), p50_s=p50, p95_s=p95, p99_s=p99)
 
 
-def _summarise_gaps(histogram: NDArray[np.int64], sum_ns: int, count: int) -> LatencySummary:
-    """Summarise inter-token gaps by their logarithmic histogram: exact mean, percentiles interpolated inside a bin."""
+def summarise_gaps(histogram: NDArray[np.int64], sum_ns: int, count: int) -> LatencySummary:
+    """Summarise inter-token gaps by their logarithmic histogram: exact mean, percentiles interpolated inside a bin.
+
+    Parameters
+    ----------
+    histogram
+        int64 [NUM_GAP_BINS], or as many for every `ADAPTER_BIN_FACTOR` bins; see `twin.replica.ReplicaTrace`.
+    sum_ns, count
+        Of the gaps.
+    """
     if count == 0:
         return LatencySummary()
     cumulative = np.cumsum(histogram, dtype=np.float64)
