@@ -15,6 +15,7 @@ from placer.events import PhaseStarted, PlanObserver, RunReplayed, announce_comp
 from placer.files import sha256_of
 from placer.parallel import available_cores
 from placer.provenance import software_versions
+from placer.unmeasured import unmeasured_warnings
 from twin.profile import PerformanceProfile
 from twin.simulate import EngineName
 from twin.validation.predictions import STABLE_FACTORS, RunPrediction, predict_run
@@ -119,6 +120,8 @@ class Validation(_Document):
         Empty without a table of another twin.
     metastable
         Names of the runs about which the seeds disagree.
+    warnings
+        Why the numbers may say less than they seem to.
     """
 
     schema_version: Literal[1] = 1
@@ -138,6 +141,7 @@ class Validation(_Document):
     worst: tuple[WorstRuns, ...]
     metastable: tuple[str, ...]
     rows: tuple[ValidatedRun, ...]
+    warnings: tuple[str, ...]
     timings: ValidationTimings
 
 
@@ -231,6 +235,7 @@ def validate_twin(
             worst=worst_runs(predictions),
             metastable=tuple(entry.run.run_id for entry in predictions if entry.is_metastable),
             rows=tuple(_row(prediction) for prediction in predictions),
+            warnings=unmeasured_warnings(profiles.values()),
             timings=timings,
         ),
         predictions,

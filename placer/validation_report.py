@@ -35,6 +35,7 @@ def render_report(validation: Validation) -> str:
         TEMPLATE,
         figures,
         summary=summary_lines(validation),
+        warnings=validation.warnings,
         headline=headline,
         tables=tables,
         rows=_rows_table(validation),

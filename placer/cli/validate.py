@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from placer.cli.exits import OK, print_written, reports_errors
+from placer.cli.exits import OK, print_warning, print_written, reports_errors
 from placer.cli.options import EngineOption, JsonOption, ProfileOption, VerboseOption, WorkersOption
 
 if TYPE_CHECKING:
@@ -87,6 +87,8 @@ def validate(
 
         write_atomically(report, render_report(outcome.validation))
         print_written(report)
+    for warning in outcome.validation.warnings:
+        print_warning(warning)
     if json_output:
         typer.echo(validation_to_json(outcome.validation), nl=False)
     elif not has_standard_output(predictions, report):

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -388,6 +389,25 @@ def test_measured_profiles_bring_no_warning() -> None:
     measured = load_profile("llama-3.1-8b-h100-64gb")
     assert unmeasured_warnings([measured]) == ()
     assert len(unmeasured_warnings([prior, measured, prior])) == 1
+
+
+def test_terms_that_stay_the_priors_bring_a_warning_where_they_matter(own: Path, tmp_path: Path) -> None:
+    """Steps without LoRA leave what LoRA costs to the prior: who plans with it is told how much it may err."""
+    frame = pd.read_csv(own / "steps.csv")
+    frame[frame["max_loras"] == 0].to_csv(tmp_path / "steps.csv", index=False)
+    request = CalibrationRequest(data=own, model="llama-3.1-8b", gpu="l4-24gb", gpu_memory_gib=22.0)
+    whole, dense = (calibrate_profile(replace(request, data=data)).profile for data in (own, tmp_path))
+    assert unmeasured_warnings([whole]) == ()
+    (warning,) = unmeasured_warnings([dense, whole])
+    for text in ("expand_tile_ms", "are a prior's, not measured on l4-24gb", "real step times may be 0."):
+        assert text in warning
+    assert "base_ms," not in warning.replace("lora_base_ms,", "")
+    save_profile(dense, tmp_path / "prior.json")
+    problem = tmp_path / "problem.yaml"
+    problem.write_text(yaml.safe_dump(PROBLEM | {"engine": {"max_model_len": 2048}}), encoding="utf-8")
+    code, _, errors = _run("simulate", problem, "--horizon", "20")
+    assert code == 0, errors
+    assert "are a prior's, not measured on l4-24gb" in errors
 
 
 def test_profile_of_logged_steps_reads_a_single_file(own: Path, tmp_path: Path) -> None:

@@ -14,6 +14,9 @@ from placer.cli.application import app
 from placer.validation import Validation, validation_schema
 from placer.validation_report import render_report
 from tests.twin.run_tables import RUN, out_of_memory_row, write_published, write_runs
+from twin.calibration.prior import prior_profile
+from twin.hardware import SHIPPED_MODELS
+from twin.profile import save_profile
 from twin.validation.predictions import PREDICTION_COLUMNS
 from twin.validation.quantities import SCORED_QUANTITIES
 
@@ -201,6 +204,19 @@ def test_a_report_of_runs_without_measurements_can_be_drawn(tmp_path: Path) -> N
     document = _document("--runs", runs, "--report", tmp_path / "report.html")
     assert document["rows"][0]["regime"] == "not measured"
     assert "R1" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_prior_is_no_measured_profile_here_either(runs: Path, tmp_path: Path) -> None:
+    """Errors of a prior are those of a guess: in the document, on standard error and in the report."""
+    profile, page = tmp_path / "prior.json", tmp_path / "report.html"
+    save_profile(prior_profile(SHIPPED_MODELS["llama-3.1-8b"], "h100-64gb"), profile)
+    chosen = ("--runs", runs, "--profile", profile, "--horizon", "60", "--only-informative")
+    code, output, errors = _run(*chosen, "--json", "--report", page)
+    assert code == 0
+    (warning,) = json.loads(output)["warnings"]
+    assert "are a prior, not measured on h100-64gb" in warning
+    assert "warning: The step times of the profile" in errors
+    assert "not measured on h100-64gb" in page.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("library", ["matplotlib", "jinja2"])

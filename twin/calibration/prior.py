@@ -13,7 +13,7 @@ what a calibration does not see.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -236,20 +236,25 @@ def coefficient_prior(profile: PerformanceProfile) -> CoefficientPrior:
     return CoefficientPrior(values, np.maximum(values * (factors - 1.0) / DEVIATIONS_PER_BAND, least))
 
 
-def band_arrays(profile: PerformanceProfile) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the coefficients at the lower and at the upper end of their bands, float64 [len(COEFFICIENT_NAMES)]."""
+def band_arrays(
+    profile: PerformanceProfile, *, terms: Collection[str] = COEFFICIENT_NAMES
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the coefficients at the lower and at the upper end of their bands, float64 [len(COEFFICIENT_NAMES)].
+
+    Coefficients that are not among the `terms` keep their values.
+    """
     bands = bands_of(profile)
-    factors = np.array([bands[name] for name in COEFFICIENT_NAMES])
+    factors = np.array([bands[name] if name in terms else 1.0 for name in COEFFICIENT_NAMES])
     values = profile.step_time.as_array()
     return values / factors, values * factors
 
 
-def step_time_band(profile: PerformanceProfile) -> tuple[float, float]:
-    """Return the factors between which the step times of typical batches lie, if all coefficients err the same way."""
-    low, high = band_arrays(profile)
-    terms = step_terms(typical_steps())
-    times = terms @ profile.step_time.as_array()
-    return float((terms @ low / times).min()), float((terms @ high / times).max())
+def step_time_band(profile: PerformanceProfile, *, terms: Collection[str] = COEFFICIENT_NAMES) -> tuple[float, float]:
+    """Return the factors between which the step times of typical batches lie, if all `terms` err the same way."""
+    low, high = band_arrays(profile, terms=terms)
+    matrix = step_terms(typical_steps())
+    times = matrix @ profile.step_time.as_array()
+    return float((matrix @ low / times).min()), float((matrix @ high / times).max())
 
 
 def typical_steps() -> Steps:
