@@ -41,6 +41,8 @@ class Configuration:
         PYTHONHASHSEED.
     settings
         Scalars of `ReplicaInputs` that differ from the defaults below.
+    is_recorded
+        Whether vLLM's steps are kept as a file (tests/vllm/golden.py).
     """
 
     name: str
@@ -54,6 +56,7 @@ class Configuration:
     output: tuple[int, int] = (1, 40)
     hash_seed: int = 0
     settings: dict[str, Any] = field(default_factory=dict)
+    is_recorded: bool = False
 
     def inputs(self) -> ReplicaInputs:
         """Return what the engines take; the same each time."""
@@ -146,7 +149,7 @@ CONFIGURATIONS: Sequence[Configuration] = (
     Configuration("nothing is scarce", _anything, settings={"num_slots": 6}),
     Configuration("base model only, LoRA off", _anything, adapters=0, settings={"num_slots": 0}),
     Configuration("base model only, LoRA on", _anything, adapters=3, base_share=1.0),
-    Configuration("base model beside adapters", _reloads, base_share=0.3, settings={"num_slots": 2}),
+    Configuration("base model beside adapters", _reloads, base_share=0.3, settings={"num_slots": 2}, is_recorded=True),
     Configuration("slots below adapters", _reloads, settings={"num_slots": 3}),
     Configuration("CPU memory below adapters", _rereads, adapters=12, settings={"num_slots": 3, "cpu_capacity": 5}),
     Configuration(
@@ -171,6 +174,7 @@ CONFIGURATIONS: Sequence[Configuration] = (
         requests=300,
         pause_ms=2.0,
         settings={"num_slots": 16, "cpu_capacity": 24, "use_v2_model_runner": False},
+        is_recorded=True,
     ),
     Configuration(
         "sets that grow twice",
@@ -185,6 +189,7 @@ CONFIGURATIONS: Sequence[Configuration] = (
             "max_num_batched_tokens": 512,
             "num_blocks": 2000,
         },
+        is_recorded=True,
     ),
     Configuration("tight KV cache", _preempts, pause_ms=1.0, settings=TIGHT),
     Configuration(
@@ -193,16 +198,22 @@ CONFIGURATIONS: Sequence[Configuration] = (
         adapters=12,
         pause_ms=1.0,
         settings={**TIGHT, "num_slots": 5, "cpu_capacity": 7, "use_v2_model_runner": False},
+        is_recorded=True,
     ),
     Configuration(
         "tight KV cache, only the first chunk is checked",
         _preempts,
         pause_ms=1.0,
         settings={**TIGHT, "reserve_full_isl": False, "max_num_batched_tokens": 32},
+        is_recorded=True,
     ),
     Configuration("blocks of one token", _preempts, pause_ms=1.0, settings={"block_size": 1, "num_blocks": 300}),
     Configuration(
-        "blocks as long as requests", _preempts, prompt=(1, 100), settings={"block_size": 64, "num_blocks": 7}
+        "blocks as long as requests",
+        _preempts,
+        prompt=(1, 100),
+        settings={"block_size": 64, "num_blocks": 7},
+        is_recorded=True,
     ),
     Configuration(
         "watermark", _both(_waits, _anything), pause_ms=1.0, settings={"num_blocks": 60, "watermark_blocks": 12}
@@ -212,6 +223,7 @@ CONFIGURATIONS: Sequence[Configuration] = (
         _preempts,
         pause_ms=1.0,
         settings={**TIGHT, "watermark_blocks": 3, "reserve_full_isl": False},
+        is_recorded=True,
     ),
     Configuration("chunked prefill", _chunks, prompt=(30, 100), settings={"max_num_batched_tokens": 40}),
     Configuration("long prefills are cut", _chunks, prompt=(1, 100), settings={"long_prefill_token_threshold": 12}),
@@ -228,9 +240,16 @@ CONFIGURATIONS: Sequence[Configuration] = (
         prompt=(1, 90),
         pause_ms=1.0,
         settings={**TIGHT, "long_prefill_token_threshold": 20, "num_slots": 2},
+        is_recorded=True,
     ),
     Configuration("one sequence at a time", _waits, pause_ms=4.0, settings={"max_num_seqs": 1}),
-    Configuration("few sequences", _waits, pause_ms=1.0, settings={"max_num_seqs": 5, "max_num_batched_tokens": 64}),
+    Configuration(
+        "few sequences",
+        _waits,
+        pause_ms=1.0,
+        settings={"max_num_seqs": 5, "max_num_batched_tokens": 64},
+        is_recorded=True,
+    ),
     Configuration(
         "large batches",
         _runs(100),
@@ -247,6 +266,7 @@ CONFIGURATIONS: Sequence[Configuration] = (
         burst=30,
         pause_ms=60.0,
         settings={**TIGHT, "num_slots": 8, "cpu_capacity": 10, "use_v2_model_runner": False},
+        is_recorded=True,
     ),
     Configuration("idle times", _reloads, pause_ms=150.0, requests=60, settings={"num_slots": 1}),
     Configuration("prompts of one token", _reloads, prompt=(1, 1), pause_ms=5.0, settings={"num_slots": 3}),
@@ -264,6 +284,7 @@ CONFIGURATIONS: Sequence[Configuration] = (
             "threshold_when_alone": True,
             "use_v2_model_runner": False,
         },
+        is_recorded=True,
     ),
     # Another process each, which starts in seconds: last, so that no other has to start again.
     Configuration(
@@ -275,5 +296,6 @@ CONFIGURATIONS: Sequence[Configuration] = (
         adapters=12,
         hash_seed=2**32 - 1,
         settings={"num_slots": 5, "cpu_capacity": 7, "use_v2_model_runner": False},
+        is_recorded=True,
     ),
 )
