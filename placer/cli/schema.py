@@ -13,7 +13,9 @@ from placer.cli.options import VerboseOption
 
 @reports_errors
 def schema(
-    document: Annotated[str, typer.Argument(help="problem, plan, validation, calibration or measurement.")] = "problem",
+    document: Annotated[
+        str, typer.Argument(help="problem, plan, validation, calibration, measurement or measurement-validation.")
+    ] = "problem",
     *,
     verbose: VerboseOption = False,
 ) -> int:
@@ -31,9 +33,12 @@ def schema(
         from placer.calibration_document import calibration_schema as make
     elif document == "measurement":
         from twin.measurement.manifest import manifest_schema as make
+    elif document == "measurement-validation":
+        from placer.measurement_validation import measurement_validation_schema as make
     else:
         raise InputError(
-            f"the document must be one of problem, plan, validation, calibration, measurement. Got {document!r}.",
+            "the document must be one of problem, plan, validation, calibration, measurement, measurement-validation. "
+            f"Got {document!r}.",
             field="document",
             value=document,
         )
