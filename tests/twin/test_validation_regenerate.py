@@ -8,15 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from twin.lengths import LengthDistribution
-from twin.validation.regenerate import (
-    LEAST_PROMPT_TOKENS,
-    MOST_PROMPT_TOKENS,
-    MOST_TOTAL_TOKENS,
-    OUTPUT_MEAN_SCALE,
-    draw_lengths,
-    regenerate_traffic,
-)
-from twin.validation.runs import Traffic
+from twin.validation.regenerate import OUTPUT_MEAN_SCALE, draw_lengths, regenerate_traffic
+from twin.validation.runs import LEAST_PROMPT_TOKENS, MOST_PROMPT_TOKENS, MOST_TOTAL_TOKENS, Traffic
 
 RATES = (0.1, 0.05, 0.05, 0.025, 0.025, 0.025)
 

@@ -102,7 +102,11 @@ def test_a_missing_column_is_named(tmp_path: Path, column: str) -> None:
         ("rates_counts", "", "must have a value"),
         ("ranks", "8 12", "must be ranks of"),
         ("ranks", "8 32", "at most `max_lora_rank` (16)"),
-        ("pool_mean_in", "inf", "must be a number of at least 1"),
+        ("pool_mean_in", "inf", "must be a number of at least 4"),
+        ("pool_mean_in", "1e6", "must be at most 1024, the longest length that is replayed"),
+        ("pool_mean_out", "1500", "must be at most 1400"),
+        ("kv_usage_mean", "45.0", "must be a share of at most 1"),
+        ("goodput_ratio", "97", "must be a share of at most 2"),
         ("total_time", "-60", "must be a number of at least 1"),
         ("tok_per_s", "fast", "must be a number"),
         ("itl_mean_ms", "-3", "must be a number of at least 0"),
@@ -120,6 +124,24 @@ def test_a_bad_cell_is_named_with_file_run_column_and_value(
     assert demand in caught.value.message
     assert f"Got {value!r} (run R2, {path}:3)." in caught.value.message
     assert (caught.value.file, caught.value.field, caught.value.value) == (str(path), column, value)
+
+
+def test_lengths_that_are_replayed_together_are_limited(tmp_path: Path) -> None:
+    """Each alone could be replayed."""
+    with pytest.raises(InputError, match="must be at most 2048 together with `pool_mean_in`"):
+        read_runs(write_runs(tmp_path / "runs.csv", [RUN | {"pool_mean_in": 1000, "pool_mean_out": 1300}]))
+
+
+@pytest.mark.parametrize("num_cells", [len(RUN) - 1, len(RUN) + 1])
+def test_a_row_of_another_length_is_named_with_its_line(tmp_path: Path, num_cells: int) -> None:
+    """A comma in a name shifts all that follows; a row that was cut off is no row of empty cells."""
+    path = write_runs(tmp_path / "runs.csv", [RUN])
+    heading, first = path.read_text(encoding="utf-8").splitlines()
+    second = ",".join(["R2", *first.split(",")[1:], "7"][:num_cells])
+    path.write_text(f"{heading}\n{first}\n\n{second}\n", encoding="utf-8")
+    with pytest.raises(InputError, match=rf"as many cells as the heading \({len(RUN)}\)") as caught:
+        read_runs(path)
+    assert f"Got {num_cells} ({path}:4)" in caught.value.message
 
 
 @pytest.mark.parametrize(("run_id", "demand"), [("R1", "also stands in line 2"), ("", "must have a value")])

@@ -107,18 +107,18 @@ def read_cells(path: str | Path, *, required: Sequence[str]) -> tuple[Cells, ...
     Raises
     ------
     InputError
-        When the file cannot be read, a column is missing, or a run has no name or the name of another one.
+        When the file cannot be read, a column is missing, a row has more or fewer cells than the heading, or a run has
+        no name or the name of another one.
     """
     file = str(path)
     try:
         with Path(path).open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream, restval="")
-            require_plain_header(reader.fieldnames or (), file)
-            _require_columns(file, reader.fieldnames or (), required)
-            rows = [
-                Cells(file, reader.line_num, {name: text.strip() for name, text in row.items() if name is not None})
-                for row in reader
-            ]
+            reader = csv.reader(stream)
+            columns = next(reader, [])
+            require_plain_header(columns, file)
+            _require_columns(file, columns, required)
+            # A blank line has no cell.
+            rows = [_cells(file, reader.line_num, columns, cells) for cells in reader if cells]
     except OSError as error:
         raise InputError(
             f"a table of runs must be a readable file. {file}: {error.strerror}.", file=file, hint="check the path"
@@ -137,6 +137,18 @@ def read_cells(path: str | Path, *, required: Sequence[str]) -> tuple[Cells, ...
             raise row.error(RUN_ID, f"must name one row. It also stands in line {seen[row.run_id]}")
         seen[row.run_id] = row.line
     return tuple(rows)
+
+
+def _cells(file: str, line: int, columns: Sequence[str], cells: Sequence[str]) -> Cells:
+    if len(cells) != len(columns):
+        raise InputError(
+            f"a row must have as many cells as the heading ({len(columns)}). Got {len(cells)} ({file}:{line}).",
+            file=file,
+            field=RUN_ID,
+            value=len(cells),
+            hint="put quotes around cells with commas, and write empty cells between commas",
+        )
+    return Cells(file, line, {name: text.strip() for name, text in zip(columns, cells, strict=True)})
 
 
 def _require_columns(file: str, columns: Sequence[str], required: Sequence[str]) -> None:

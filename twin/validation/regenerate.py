@@ -9,18 +9,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twin.lengths import LengthDistribution
-from twin.validation.runs import Traffic
+from twin.validation.runs import (
+    LEAST_OUTPUT_TOKENS,
+    LEAST_PROMPT_TOKENS,
+    MOST_OUTPUT_TOKENS,
+    MOST_PROMPT_TOKENS,
+    MOST_TOTAL_TOKENS,
+    Traffic,
+)
 from twin.workload import NANOSECONDS, Adapter, RequestTable, Workload
 
 PROMPT_STD_TOKENS = 247.0
 OUTPUT_STD_TOKENS = 209.0
-LEAST_PROMPT_TOKENS = 4
-MOST_PROMPT_TOKENS = 1024
-LEAST_OUTPUT_TOKENS = 4
-# The tail of the outputs decides how long one request keeps an adapter's slot: fitted to the throughput of the runs
-# with split=calib whose slots are short.
-MOST_OUTPUT_TOKENS = 1400
-MOST_TOTAL_TOKENS = 2048
 # Of the normal scores of prompt and output: long prompts have short answers. A running request then holds about 362 KV
 # tokens in the mean, as was measured (440 if they were independent).
 LENGTH_CORRELATION = -0.365

@@ -24,6 +24,17 @@ FAILED_STATUS = "infra_fail"
 
 MODELS = {table_name: name for name, table_name in TABLE_MODELS.items()} | {name: name for name in TABLE_MODELS}
 
+# Lengths of the published runs' requests, with which a table's runs are replayed.
+LEAST_PROMPT_TOKENS = 4
+MOST_PROMPT_TOKENS = 1024
+LEAST_OUTPUT_TOKENS = 4
+# The tail of the outputs decides how long one request keeps an adapter's slot: fitted to the throughput of the runs
+# with split=calib whose slots are short.
+MOST_OUTPUT_TOKENS = 1400
+MOST_TOTAL_TOKENS = 2048
+# Shares that a percentage would exceed; a few late requests may bring a little more than was offered.
+MOST_SHARES = {"kv_usage_mean": 1.0, "goodput_ratio": 2.0}
+
 SETTING_COLUMNS = (
     RUN_ID,
     "model",
@@ -108,6 +119,8 @@ class MeasuredRun:
         Offered prompt + output tokens per second as measured, if the table has it.
     is_polled
         Whether the load generator asked the server for its metrics all the time, as that of the published runs did.
+    gpu, vllm
+        What the table says it was measured on, and with which version; empty when it does not say.
     """
 
     run_id: str
@@ -124,6 +137,8 @@ class MeasuredRun:
     is_starved: bool | None
     offered_tps: float | None
     is_polled: bool = True
+    gpu: str = ""
+    vllm: str = ""
 
     @property
     def is_headline(self) -> bool:
@@ -139,11 +154,14 @@ class RunTable:
     ----------
     num_failed
         Rows left out because the machine or the launcher failed (`FAILED_STATUS`).
+    other_models
+        Of each row left out because another model was asked for, that row's.
     """
 
     file: str
     runs: tuple[MeasuredRun, ...]
     num_failed: int
+    other_models: tuple[str, ...] = ()
 
 
 def resolve_model(name: str) -> str:
@@ -181,19 +199,16 @@ def read_runs(
     """
     rows = read_cells(path, required=REQUIRED_COLUMNS)
     wanted = None if model is None else resolve_model(model)
-    chosen = [
-        row
-        for row in rows
-        if (wanted is None or MODELS.get(row.values["model"]) == wanted)
-        and (split is None or row.values.get("split") == split)
-    ]
+    part = [row for row in rows if split is None or row.values.get("split") == split]
+    chosen = [row for row in part if wanted is None or MODELS.get(row.values["model"]) == wanted]
     failed = [row for row in chosen if row.values["status"] == FAILED_STATUS]
     runs = tuple(_parse_run(row) for row in chosen if row.values["status"] != FAILED_STATUS)
     if only_informative:
         runs = tuple(run for run in runs if run.is_headline)
     if not runs:
         raise _empty_selection(str(path), rows, num_failed=len(failed))
-    return RunTable(str(path), runs, len(failed))
+    others = () if wanted is None else tuple(row.values["model"] for row in part if row not in chosen)
+    return RunTable(str(path), runs, len(failed), others)
 
 
 def _parse_run(row: Cells) -> MeasuredRun:
@@ -214,10 +229,21 @@ def _parse_run(row: Cells) -> MeasuredRun:
         split=row.values.get("split", ""),
         is_informative=bool(row.optional_flag("informative")),
         has_client_collapsed=bool(row.optional_flag("client_collapse")),
-        measured=Quantities(**{name: row.optional_number(name) for name in MEASURED_COLUMNS}),
+        measured=_parse_measured(row),
         is_starved=row.optional_flag("starved"),
         offered_tps=row.optional_number("offered_tok_per_s"),
+        gpu="" if row.is_empty("gpu") else row.values["gpu"],
+        vllm="" if row.is_empty("vllm") else row.values["vllm"],
     )
+
+
+def _parse_measured(row: Cells) -> Quantities:
+    values = {name: row.optional_number(name) for name in MEASURED_COLUMNS}
+    for name, most in MOST_SHARES.items():
+        value = values[name]
+        if value is not None and value > most:
+            raise row.error(name, f"must be a share of at most {most:g}", hint="divide percentages by 100")
+    return Quantities(**values)
 
 
 def _parse_status(row: Cells) -> Status:
@@ -260,12 +286,26 @@ def _parse_traffic(row: Cells, num_adapters: int) -> Traffic:
         rates += [row.parse_number(column, rate, least=0.0)] * int(number)
     if len(rates) != num_adapters:
         raise row.error(column, f"must have as many adapters as `n_served` ({num_adapters}), not {len(rates)}")
+    mean_prompt = _parse_length(row, "pool_mean_in", LEAST_PROMPT_TOKENS, MOST_PROMPT_TOKENS)
+    mean_output = _parse_length(row, "pool_mean_out", LEAST_OUTPUT_TOKENS, MOST_OUTPUT_TOKENS)
+    if mean_prompt + mean_output > MOST_TOTAL_TOKENS:
+        raise row.error("pool_mean_out", f"must be at most {MOST_TOTAL_TOKENS} together with `pool_mean_in`")
     return Traffic(
         rates_rps=tuple(rates),
         ranks=_parse_ranks(row),
-        mean_prompt_tokens=row.number("pool_mean_in", least=1.0),
-        mean_output_tokens=row.number("pool_mean_out", least=1.0),
+        mean_prompt_tokens=mean_prompt,
+        mean_output_tokens=mean_output,
     )
+
+
+def _parse_length(row: Cells, column: str, least: float, most: float) -> float:
+    mean = row.number(column, least=least)
+    if mean > most:
+        hint = (
+            "replays draw the published runs' lengths; measure other ones with `vllm bench serve` and calibrate to it"
+        )
+        raise row.error(column, f"must be at most {most:g}, the longest length that is replayed", hint=hint)
+    return mean
 
 
 def _parse_ranks(row: Cells) -> tuple[int, ...]:
