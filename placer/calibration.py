@@ -22,6 +22,7 @@ from twin.calibration.tables import TABLE_MODELS
 from twin.errors import InputError
 from twin.hardware import ModelArchitecture, load_model
 from twin.profile import PerformanceProfile, load_profile
+from twin.validation.doubts import origin_warnings
 from twin.validation.runs import MODELS, read_runs
 
 # The table by which a folder of the published micro-benchmarks is known.
@@ -97,16 +98,21 @@ def calibrate_profile(request: CalibrationRequest, observer: PlanObserver = igno
     model = load_model(MODELS.get(request.model, request.model))
     source = f"datasheet of {request.gpu}" if request.data is None else f"tables of {request.data}"
     observer(PhaseStarted("load", source))
+    doubts: tuple[str, ...] = ()
     if request.data is None:
         _refuse_without_data(request)
         fit = _unmeasured(request, model)
     elif _is_published(request.data):
-        fit = _calibrate_published(request, model, observer)
+        _refuse_beside_published(request, model)
+        sources, doubts = _sources(request, model, observer)
+        fit = _calibrate_published(request.data, request, model, sources, observer)
     else:
-        fit = _calibrate_own(request, model, observer)
+        prior = _prior(request, model)
+        sources, doubts = _sources(request, model, observer)
+        fit = _calibrate_own(request.data, request, model, sources, observer, prior=prior)
     if request.name is not None:
         fit = replace(fit, profile=fit.profile.model_copy(update={"name": request.name}))
-    report = build_report(fit, plausibility_warnings(fit, model))
+    report = build_report(fit, (*doubts, *plausibility_warnings(fit, model)))
     return Calibration(fit.profile, report, residual_points(fit.profile, fit.observations))
 
 
@@ -143,8 +149,7 @@ def _is_published(data: Path) -> bool:
     return any((folder / PUBLISHED_TABLE).is_file() for folder in (data, data / "calibration"))
 
 
-def _calibrate_published(request: CalibrationRequest, model: ModelArchitecture, observer: PlanObserver) -> ProfileFit:
-    assert request.data is not None
+def _refuse_beside_published(request: CalibrationRequest, model: ModelArchitecture) -> None:
     if model.name not in TABLE_MODELS:
         raise InputError(
             f"the calib_* tables cover the models {', '.join(TABLE_MODELS)}. Got {request.model!r}.",
@@ -173,28 +178,35 @@ def _calibrate_published(request: CalibrationRequest, model: ModelArchitecture, 
             value=request.prior,
             hint="leave out --prior",
         )
-    sources = _sources(request, model, observer)
-    observer(PhaseStarted("fit", f"{model.name} to {request.data}"))
-    return calibrate(
-        request.data,
-        model=model.name,
-        sources=sources,
-        workers=request.workers,
-        on_iteration=_reporter(observer),
-    )
 
 
-def _calibrate_own(request: CalibrationRequest, model: ModelArchitecture, observer: PlanObserver) -> ProfileFit:
-    assert request.data is not None
-    prior = _prior(request, model)
-    sources = _sources(request, model, observer)
+def _calibrate_published(
+    data: Path,
+    request: CalibrationRequest,
+    model: ModelArchitecture,
+    sources: CalibrationSources,
+    observer: PlanObserver,
+) -> ProfileFit:
+    observer(PhaseStarted("fit", f"{model.name} to {data}"))
+    return calibrate(data, model=model.name, sources=sources, workers=request.workers, on_iteration=_reporter(observer))
+
+
+def _calibrate_own(
+    data: Path,
+    request: CalibrationRequest,
+    model: ModelArchitecture,
+    sources: CalibrationSources,
+    observer: PlanObserver,
+    *,
+    prior: PerformanceProfile,
+) -> ProfileFit:
     settings_of = SettingsReader(request.settings)
-    evidence = read_evidence(request.data, model=MODELS.get(request.model, request.model), settings_of=settings_of)
+    evidence = read_evidence(data, model=MODELS.get(request.model, request.model), settings_of=settings_of)
     if evidence.runs and not sources.runs:
         announce_compilation(observer)
-    observer(PhaseStarted("fit", f"{model.name} to {request.data}"))
+    observer(PhaseStarted("fit", f"{model.name} to {data}"))
     return calibrate_tables(
-        request.data,
+        data,
         evidence=evidence,
         model=model,
         prior=prior,
@@ -233,24 +245,29 @@ def _memory_gib(request: CalibrationRequest) -> float:
     return datasheet_of(request.gpu).memory_gib
 
 
-def _sources(request: CalibrationRequest, model: ModelArchitecture, observer: PlanObserver) -> CalibrationSources:
+def _sources(
+    request: CalibrationRequest, model: ModelArchitecture, observer: PlanObserver
+) -> tuple[CalibrationSources, tuple[str, ...]]:
+    """Return what else is fitted, and what is odd about the table of runs."""
     sources = CalibrationSources()
+    doubts: tuple[str, ...] = ()
     if request.host_profile is not None:
         sources = replace(sources, host_profile=load_profile(request.host_profile))
     if request.runs is not None:
-        runs = read_runs(request.runs, model=model.name, split=request.split).runs
+        table = read_runs(request.runs, model=model.name, split=request.split)
         # What a saturated client measured is not the engine's.
-        kept = tuple(run for run in runs if not run.has_client_collapsed)
+        kept = tuple(run for run in table.runs if not run.has_client_collapsed)
         if not any(run.traffic is not None and run.measured.tpot_mean_ms for run in kept):
             raise InputError(
                 "at least one run must be of use: it served, its client kept up, and `tpot_mean_ms` is given. "
-                f"None of the {len(runs)} runs asked for in {request.runs} is.",
+                f"None of the {len(table.runs)} runs asked for in {request.runs} is.",
                 file=str(request.runs),
                 field="runs",
                 value=str(request.runs),
                 hint="give runs with a time per output token, choose others with --split, or leave out --runs",
             )
         sources = replace(sources, runs=kept, hashes={request.runs.name: file_hash(request.runs)})
+        doubts = origin_warnings(table, {model.name: request.gpu})
         announce_compilation(observer)
     elif request.split is not None:
         raise InputError(
@@ -259,7 +276,7 @@ def _sources(request: CalibrationRequest, model: ModelArchitecture, observer: Pl
             value=request.split,
             hint="give the table of runs with --runs",
         )
-    return sources
+    return sources, doubts
 
 
 def _reporter(observer: PlanObserver) -> Callable[[int, float], None]:

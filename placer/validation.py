@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,8 +18,9 @@ from placer.provenance import software_versions
 from placer.unmeasured import unmeasured_warnings
 from twin.profile import PerformanceProfile
 from twin.simulate import EngineName
+from twin.validation.doubts import gpus_of, origin_warnings, replay_warnings
 from twin.validation.predictions import STABLE_FACTORS, RunPrediction, predict_run
-from twin.validation.published import PublishedComparison, compare_published, read_published
+from twin.validation.published import PublishedComparison, PublishedOutput, compare_published, read_published
 from twin.validation.quantities import Quantities
 from twin.validation.regimes import REGIME_RULES, regime_of
 from twin.validation.replay import DEFAULT_FRONT_END, ReplaySettings, choose_profiles, replay_runs
@@ -216,6 +217,7 @@ def validate_twin(
     total_wall_s = time.perf_counter() - started_s
     predictions = tuple(predict_run(run, samples) for run, samples in zip(table.runs, replays, strict=True))
     inputs = _inputs(runs, published, list(profiles.values()))
+    comparisons = compare_published(predictions, others)
     timings = _timings(predictions, settings, total_wall_s)
     return ValidatedTwin(
         Validation(
@@ -231,11 +233,16 @@ def validate_twin(
             metastable_factors=STABLE_FACTORS,
             groups=score_groups(predictions),
             memory=score_memory(predictions),
-            published=compare_published(predictions, others) if others else (),
+            published=comparisons,
             worst=worst_runs(predictions),
             metastable=tuple(entry.run.run_id for entry in predictions if entry.is_metastable),
             rows=tuple(_row(prediction) for prediction in predictions),
-            warnings=unmeasured_warnings(profiles.values()),
+            warnings=(
+                *unmeasured_warnings(profiles.values()),
+                *origin_warnings(table, gpus_of(profiles)),
+                *replay_warnings(table.runs, horizon_s),
+                *_published_warnings(published, others, comparisons),
+            ),
             timings=timings,
         ),
         predictions,
@@ -250,6 +257,14 @@ def validation_to_json(validation: Validation) -> str:
 def validation_schema() -> dict[str, Any]:
     """Return the JSON Schema of what `validation_to_json` writes."""
     return Validation.model_json_schema(mode="serialization")
+
+
+def _published_warnings(
+    published: Path | None, others: Mapping[str, PublishedOutput], comparisons: Sequence[PublishedComparison]
+) -> tuple[str, ...]:
+    if published is None or comparisons:
+        return ()
+    return (f"None of the {len(others)} rows of {published} is of a replayed run that served: check its `run_id`s.",)
 
 
 def _row(prediction: RunPrediction) -> ValidatedRun:

@@ -94,3 +94,16 @@ def test_runs_that_contradict_the_steps_are_doubted(
     assert bool(doubts) == (question is not None)
     assert (question or "") in " ".join(doubts)
     assert "without them in the fit by" in " ".join(summary_lines(report))
+
+
+def test_runs_of_another_gpu_or_model_are_counted(tmp_path: Path) -> None:
+    """Rows of other models are left out, and those of another GPU fitted: both are said, before anything else."""
+    write(tmp_path / "steps.csv", drawn_rows(50, seed=1))
+    rows = [RUN | {"gpu": "NVIDIA A100-SXM4-80GB"}, RUN | {"run_id": "R2", "model": "gemma"}]
+    runs = write_runs(tmp_path / "runs.csv", rows, columns=(*RUN, "gpu"))
+    report = calibrate_profile(CalibrationRequest(data=tmp_path, model="llama-3.1-8b", runs=runs, workers=1)).report
+    assert report.serving_runs is not None
+    assert report.serving_runs["run_ids"] == ["R1"]
+    assert "1 rows of" in report.warnings[0]
+    assert "of other models, and left out: 'gemma' (1)" in report.warnings[0]
+    assert "the profile's (h100-64gb): 'NVIDIA A100-SXM4-80GB' (1)" in report.warnings[1]

@@ -219,6 +219,29 @@ def test_a_prior_is_no_measured_profile_here_either(runs: Path, tmp_path: Path) 
     assert "not measured on h100-64gb" in page.read_text(encoding="utf-8")
 
 
+def test_what_makes_the_numbers_say_less_is_said(tmp_path: Path) -> None:
+    """Another GPU, cells that are empty, replays in part, and another twin that ran something else."""
+    rows = [RUN | {"gpu": "NVIDIA A100-SXM4-80GB", "tok_per_s": ""}, RUN | {"run_id": "R2", "model": "gemma"}]
+    runs = write_runs(tmp_path / "runs.csv", rows, columns=(*RUN, "gpu"))
+    published = write_published(
+        tmp_path / "twin.csv", [{"run_id": "X1", "twin_total_throughput": 1500, "twin_itl": 16}]
+    )
+    code, output, errors = _run(
+        *("--runs", runs, "--model", "llama-3.1-8b", "--published-twin", published, "--horizon", "20", "--json")
+    )
+    assert code == 0
+    warnings = json.loads(output)["warnings"]
+    for text in (
+        "are of other models, and left out: 'gemma' (1)",
+        "is another than the profile's (h100-64gb): 'NVIDIA A100-SXM4-80GB' (1)",
+        "not scored by what is empty: `tok_per_s` in 1",
+        "than the 20 s that are simulated",
+        f"None of the 1 rows of {published} is of a replayed run",
+    ):
+        assert sum(text in warning for warning in warnings) == 1, text
+        assert text in errors
+
+
 @pytest.mark.parametrize("library", ["matplotlib", "jinja2"])
 def test_a_missing_library_of_the_report_is_named_with_its_extra(
     runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library: str
