@@ -38,6 +38,43 @@ class RegimeScore(_Document):
     max_percent: float
 
 
+class ReadSource(_Document):
+    """What came of one kind of source: windows between scrapes of metrics, or results of a benchmark.
+
+    Attributes
+    ----------
+    read, used
+        How many there were, and how many of them the fit has.
+    dropped
+        The others by reason.
+    """
+
+    kind: str
+    files: tuple[str, ...]
+    read: int
+    used: int
+    dropped: dict[str, int]
+
+
+class ServingEvidence(_Document):
+    """What metrics and results of benchmarks gave.
+
+    Attributes
+    ----------
+    assumed
+        What they do not tell and had to be assumed.
+    unread
+        Files beside them that are nothing known.
+    windows
+        Measurements of a mean step time, alike ones put together.
+    """
+
+    sources: tuple[ReadSource, ...]
+    assumed: tuple[str, ...]
+    unread: tuple[str, ...]
+    windows: int
+
+
 class CalibratedParameter(_Document):
     """A coefficient of the step time.
 
@@ -83,6 +120,8 @@ class CalibrationReport(_Document):
         that was not measured.
     serving_runs
         What the fit to serving runs says about them, if there were any.
+    serving
+        What metrics and results of benchmarks gave; ``None`` without any.
     warnings
         What is doubtful about the measurements, what was not measured, and what cannot be told from them.
     """
@@ -102,6 +141,7 @@ class CalibrationReport(_Document):
     regimes: tuple[RegimeScore, ...]
     left_out: tuple[RegimeScore, ...]
     serving_runs: dict[str, Any] | None
+    serving: ServingEvidence | None
     parameters: tuple[CalibratedParameter, ...]
     warnings: tuple[str, ...]
 
@@ -143,6 +183,7 @@ def build_report(fit: ProfileFit, doubts: Sequence[str] = ()) -> CalibrationRepo
         regimes=_scores(steps.get("in_sample_percent", {})),
         left_out=_scores(steps.get("left_out_percent", {})),
         serving_runs=steps.get("serving_runs"),
+        serving=provenance.get("serving"),
         parameters=parameters,
         warnings=(*doubts, *_warnings(fit, parameters)),
     )
@@ -232,6 +273,9 @@ def _warnings(fit: ProfileFit, parameters: tuple[CalibratedParameter, ...]) -> t
     tables = profile.provenance.get("prior", {}).get("tables", ())
     if tables:
         warnings.append(f"Not measured, and the prior's: {', '.join(tables)}.")
+    unread = profile.provenance.get("serving", {}).get("unread", ())
+    if unread:
+        warnings.append(f"Not read, because they are no tables, metrics or results: {', '.join(unread)}.")
     estimated: dict[str, list[int]] = profile.provenance.get("load_times", {}).get("ranks_from_prior", {})
     warnings += [
         f"Loads {kind.replace('_', ' ')} of rank {', '.join(str(rank) for rank in ranks)} were not measured: "

@@ -15,6 +15,7 @@ def calibration_tables(report: CalibrationReport) -> tuple[TextTable, ...]:
         _scores_table("Errors on what was fitted", report.regimes),
         _scores_table("Errors on a regime by a fit to all others", report.left_out),
         _parameters_table(report),
+        _assumptions_table(report),
     )
     return tuple(table for table in tables if table.rows)
 
@@ -39,6 +40,7 @@ def summary_lines(report: CalibrationReport) -> tuple[str, ...]:
             f"in a regime that was not measured: {worst.mape_percent:.1f} % in the worst of "
             f"{len(report.left_out)} left out in turn ({worst.regime})"
         )
+    lines += _source_lines(report)
     if report.serving_runs is not None:
         runs, alone = report.serving_runs, report.serving_runs["steps_alone"]
         lines.append(
@@ -56,6 +58,21 @@ def origin_lines(report: CalibrationReport) -> tuple[str, ...]:
     """Return what the origins that occur mean."""
     occurring = {entry.origin for entry in report.parameters}
     return tuple(f"{origin}: {meaning}" for origin, meaning in ORIGINS.items() if origin in occurring)
+
+
+def _source_lines(report: CalibrationReport) -> list[str]:
+    """Return what came of metrics and results of benchmarks."""
+    lines = []
+    for source in () if report.serving is None else report.serving.sources:
+        dropped = "; ".join(f"{count} {reason}" for reason, count in source.dropped.items())
+        left_out = f" (left out: {dropped})" if dropped else ""
+        lines.append(f"{source.kind}: {source.used} of {source.read} used{left_out}")
+    return lines
+
+
+def _assumptions_table(report: CalibrationReport) -> TextTable:
+    assumed = () if report.serving is None else report.serving.assumed
+    return TextTable("Assumed", (("what metrics and results do not tell", False),), tuple((text,) for text in assumed))
 
 
 def _scores_table(title: str, scores: Sequence[RegimeScore]) -> TextTable:

@@ -1,5 +1,6 @@
 """`placer calibrate` and `placer validate` in this process, on metrics, results of a benchmark, and measurements."""
 
+import html
 import json
 import shutil
 from pathlib import Path
@@ -62,6 +63,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_real_metrics_and_results_become_a_profile(tiny: Path, tmp_path: Path) -> None:
     """What came of each kind of source, what was assumed, and what stays the prior's is said."""
     data = shutil.copytree(REAL, tmp_path / "data")
+    (data / "notes.bin").write_bytes(b"\0")
     code, printed, errors = _calibrate(data, tmp_path / "p.json", "--json", model=tiny)
     assert code == 0, errors
     report = CalibrationReport.model_validate(json.loads(printed))
@@ -69,8 +71,15 @@ def test_real_metrics_and_results_become_a_profile(tiny: Path, tmp_path: Path) -
     assert report.from_prior == ("loads", "memory", "startup")
     assert "which stay the prior's: " in errors
     assert "cached_adapter_ms" in errors
-    serving = load_profile(str(tmp_path / "p.json")).provenance["serving"]
-    assert {source["kind"]: source["used"] for source in serving["sources"]} == {"server metrics": 3, "bench serve": 3}
+    assert report.serving is not None
+    assert {source.kind: source.used for source in report.serving.sources} == {"server metrics": 3, "bench serve": 3}
+    assert "Not read, because they are no tables, metrics or results: notes.bin." in errors
+    code, printed, _ = _calibrate(data, tmp_path / "p.json", "--report", tmp_path / "p.html", model=tiny)
+    page = html.unescape((tmp_path / "p.html").read_text(encoding="utf-8"))
+    for text in (printed, page):
+        assert "server metrics: 3 of 6 used (left out: 1 scrapes missing" in text
+        assert "bench serve: 3 of 3 used" in text
+        assert all(sentence in text for sentence in report.serving.assumed)
 
 
 def test_settings_are_given_beside_or_by_the_option(tiny: Path, tmp_path: Path) -> None:
