@@ -54,6 +54,9 @@ class CalibrationRequest:
         Of the profile; ``None``: MODEL-GPU.
     runs, split
         Table of measured serving runs, and the part of it to fit; ``None``: the whole table.
+    has_front_end
+        Whether the runs were measured behind an API server that is polled for metrics all the time, as the published
+        ones were (twin/validation/front_end.py).
     host_profile
         Profile that gives the host terms: a shipped name or a file.
     prior
@@ -69,6 +72,7 @@ class CalibrationRequest:
     name: str | None = None
     runs: Path | None = None
     split: str | None = None
+    has_front_end: bool = True
     host_profile: str | None = None
     prior: str = AUTOMATIC_PRIOR
     workers: int | None = None
@@ -256,7 +260,9 @@ def _sources(
     if request.runs is not None:
         table = read_runs(request.runs, model=model.name, split=request.split)
         # What a saturated client measured is not the engine's.
-        kept = tuple(run for run in table.runs if not run.has_client_collapsed)
+        kept = tuple(
+            replace(run, is_polled=request.has_front_end) for run in table.runs if not run.has_client_collapsed
+        )
         if not any(run.traffic is not None and run.measured.tpot_mean_ms for run in kept):
             raise InputError(
                 "at least one run must be of use: it served, its client kept up, and `tpot_mean_ms` is given. "

@@ -40,6 +40,13 @@ def calibrate(
     ] = "auto",
     runs: Annotated[Path | None, typer.Option("--runs", help="Table of measured serving runs to fit, CSV.")] = None,
     split: Annotated[str | None, typer.Option("--split", help="Only this part of the runs, such as calib.")] = None,
+    front_end: Annotated[
+        bool,
+        typer.Option(
+            "--front-end/--no-front-end",
+            help="The runs' server was polled for metrics all the time, as in the published runs, or was not.",
+        ),
+    ] = True,
     host_profile: Annotated[
         str | None, typer.Option("--host-profile", help="Take host terms over from this profile (name or file).")
     ] = None,
@@ -86,6 +93,7 @@ def calibrate(
         name=name,
         runs=runs,
         split=split,
+        has_front_end=front_end,
         host_profile=host_profile,
         prior=prior,
         workers=workers,

@@ -107,3 +107,19 @@ def test_runs_of_another_gpu_or_model_are_counted(tmp_path: Path) -> None:
     assert "1 rows of" in report.warnings[0]
     assert "of other models, and left out: 'gemma' (1)" in report.warnings[0]
     assert "the profile's (h100-64gb): 'NVIDIA A100-SXM4-80GB' (1)" in report.warnings[1]
+
+
+def test_runs_of_a_server_that_nobody_polls_have_no_stalls(tmp_path: Path) -> None:
+    """The front end of the published runs delays requests, and with them what the fit explains; it can be left out."""
+    write(tmp_path / "steps.csv", drawn_rows(50, seed=1))
+    busy = {"slots": 64, "n_served": 200, "rates_counts": "0.05:200", "total_time": 900, "tpot_mean_ms": 60.0}
+    runs = write_runs(tmp_path / "runs.csv", [RUN | busy])
+    request = CalibrationRequest(data=tmp_path, model="llama-3.1-8b", runs=runs, workers=1)
+    polled, quiet = (
+        calibrate_profile(replace(request, has_front_end=has_front_end)).report.serving_runs
+        for has_front_end in (True, False)
+    )
+    assert polled is not None
+    assert quiet is not None
+    assert (polled["polled"], quiet["polled"]) == (1, 0)
+    assert polled["steps_alone"] != quiet["steps_alone"]

@@ -155,6 +155,7 @@ def fit_described(
         fit, bounds, rows = joint.fit, joint.intervals, joint.rows
         report["serving_runs"] = runs_report(joint.run_ids, joint.tpot_error_percent, joint.alone_error_percent)
         report["serving_runs"]["coverage"] = joint.coverage.as_report()
+        report["serving_runs"]["polled"] = sum(run.is_polled for run in sources.runs)
     else:
         fit = fit_step_time(observations, fixed=fixed, prior=prior)
         bounds, rows = intervals(observations, fixed=fixed, prior=prior), relative_design(observations)
