@@ -9,6 +9,8 @@ from typing import Literal, TypeVar
 
 import joblib
 
+from twin.worker_processes import start_workers
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -33,6 +35,8 @@ def each_in_parallel(
     """
     workers = max(1, min(workers or available_cores(), len(subjects)))
     jobs = (joblib.delayed(_numbered)(function, index, subject) for index, subject in enumerate(subjects))
+    if backend == "loky":
+        start_workers(workers)
     results = joblib.Parallel(n_jobs=workers, backend=backend, return_as="generator_unordered")(jobs)
     try:
         yield from results

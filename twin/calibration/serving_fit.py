@@ -39,6 +39,7 @@ from twin.validation.front_end import FrontEnd, predict_stalls, through_stalls
 from twin.validation.regenerate import regenerate_traffic
 from twin.validation.replay import replica_of
 from twin.validation.runs import MeasuredRun
+from twin.worker_processes import start_workers
 
 # Weight of a run's relative error beside that of a micro-benchmark row, divided by the run's gain: what is amplified is
 # noisy.
@@ -138,7 +139,9 @@ def fit_with_runs(
     vector = _as_vector(fit_step_time(observations, fixed=fixed, prior=prior).coefficients)
     tasks = [(run, seed) for run in chosen for seed in seeds]
     run_ids = [run.run_id for run, _ in tasks]
-    with joblib.Parallel(n_jobs=workers or joblib.cpu_count()) as parallel:
+    num_workers = workers or joblib.cpu_count()
+    start_workers(num_workers)
+    with joblib.Parallel(n_jobs=num_workers) as parallel:
         inputs = parallel(joblib.delayed(_prepare)(run, seed, profile, front_end, vector) for run, seed in tasks)
         errors_percent: list[NDArray[np.float64]] = []
         matrix, target, solution = micro, np.ones(len(micro)), vector

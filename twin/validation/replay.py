@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import signal
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +23,7 @@ from twin.validation.front_end import ClientView, FrontEnd, client_view, predict
 from twin.validation.quantities import LEAST_GOODPUT_RATIO, Quantities
 from twin.validation.regenerate import regenerate_traffic
 from twin.validation.runs import VLLM_VERSION, MeasuredRun, Traffic
+from twin.worker_processes import start_workers
 from twin.workload import NANOSECONDS, Adapter, Workload
 
 MILLISECONDS = 1000.0
@@ -208,14 +208,12 @@ def replay_runs(
     tasks = [(position, column) for position in _largest_first(runs) for column in range(len(settings.seeds))]
     workers = max(1, min(settings.workers or joblib.cpu_count(), len(tasks)))
     jobs = (
-        joblib.delayed(_replay_warm)(
-            task, runs[task[0]], profiles[runs[task[0]].model], settings, is_worker_process=workers > 1
-        )
-        for task in tasks
+        joblib.delayed(_replay_warm)(task, runs[task[0]], profiles[runs[task[0]].model], settings) for task in tasks
     )
     # Compiling here, once, puts the machine code where the workers find it.
     warm_engine(settings.engine)
     replays: dict[tuple[int, int], Replay] = {}
+    start_workers(workers)
     results = joblib.Parallel(n_jobs=workers, return_as="generator_unordered")(jobs)
     try:
         for done, (task, replay) in enumerate(results, start=1):
@@ -252,13 +250,8 @@ def _replay_warm(
     run: MeasuredRun,
     profile: PerformanceProfile,
     settings: ReplaySettings,
-    *,
-    is_worker_process: bool,
 ) -> tuple[tuple[int, int], Replay]:
     """Replay one run under one seed."""
-    if is_worker_process:
-        # Ctrl-C reaches every process of a terminal; the parent reports it and ends the workers.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
     warm_engine(settings.engine)
     seed = settings.seeds[task[1]]
     return task, replay_run(

@@ -1,0 +1,37 @@
+"""Start the processes of joblib so that Ctrl-C on a terminal reaches the program alone, which then ends them."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
+
+import joblib
+
+
+def start_workers(num_workers: int) -> None:
+    """Start the worker processes that the next `joblib.Parallel` of as many jobs uses (its backend ``loky``).
+
+    A terminal sends Ctrl-C to every process. Workers that hear it print a traceback each, above all while they load
+    libraries, where nothing of ours can catch it yet. These never hear it. With one worker nothing is started: joblib
+    then works in this process.
+    """
+    if num_workers > 1:
+        # Started by the first worker, this process of Python's own would end the withholding.
+        resource_tracker.ensure_running()
+        with _interrupts_withheld():
+            joblib.Parallel(n_jobs=num_workers)(joblib.delayed(int)() for _ in range(num_workers))
+
+
+@contextmanager
+def _interrupts_withheld() -> Iterator[None]:
+    """Let Ctrl-C wait while the context lasts; processes started in it inherit that, for as long as they live."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
