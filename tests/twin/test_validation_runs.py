@@ -126,6 +126,15 @@ def test_a_bad_cell_is_named_with_file_run_column_and_value(
     assert (caught.value.file, caught.value.field, caught.value.value) == (str(path), column, value)
 
 
+def test_every_column_is_documented() -> None:
+    """Whoever writes a table finds each column, and the limits of the lengths, in one place."""
+    text = (Path(__file__).parents[2] / "docs" / "calibration.md").read_text(encoding="utf-8")
+    table = text.partition("### Serving runs")[2].partition("A replay has")[0]
+    assert [name for name in (*RUN, "gpu", "vllm") if f"`{name}`" not in table] == []
+    assert "(4 to 1024)" in table
+    assert "(4 to 1400), together at most 2048" in table
+
+
 def test_lengths_that_are_replayed_together_are_limited(tmp_path: Path) -> None:
     """Each alone could be replayed."""
     with pytest.raises(InputError, match="must be at most 2048 together with `pool_mean_in`"):

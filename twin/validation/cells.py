@@ -158,5 +158,5 @@ def _require_columns(file: str, columns: Sequence[str], required: Sequence[str])
             f"a table of runs must have the columns {', '.join(required)}. {file} lacks {', '.join(missing)}.",
             file=file,
             field=missing[0],
-            hint="see `placer validate --help`",
+            hint="add the column; docs/calibration.md describes the table of runs",
         )
