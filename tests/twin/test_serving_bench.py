@@ -1,14 +1,17 @@
 """Results of `vllm bench serve`: what each kind of run gives, and what is refused."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.twin.simulated_serving import Served, adapters_of, bench_result, closed_loop_requests, serve
-from twin.calibration.bench_files import BenchResult, read_json_values
+from twin.calibration.bench_files import BenchResult, parse_results, read_json_values
 from twin.calibration.bench_runs import serving_run
 from twin.calibration.bench_windows import closed_loop_windows, detailed_windows
 from twin.calibration.evidence import Evidence, read_evidence
@@ -188,6 +191,26 @@ def test_bad_values_are_named(tmp_path: Path, detailed: Content, changes: Conten
     assert caught.value.field == field
     assert str(path) in str(caught.value)
     assert value is None or value in str(caught.value)
+
+
+_value = st.none() | st.floats() | st.integers(-3, 10) | st.text(max_size=3) | st.lists(st.floats(), max_size=3)
+
+
+@given(
+    changes=st.dictionaries(
+        st.sampled_from([*BenchResult.model_fields, "max_loras", "spec_decode_num_drafts"]), _value, max_size=3
+    )
+)
+def test_any_result_is_used_or_refused(detailed: Content, changes: Content) -> None:
+    """Whatever a field holds, the result parses into what it says, or an InputError names the file."""
+    try:
+        (result,) = parse_results([detailed | changes], file="result.json")
+    except InputError as error:
+        assert (error.file, error.field is None) == ("result.json", False)  # noqa: PT017 - either outcome is right
+    else:
+        assert result.duration > 0
+        assert math.isfinite(result.duration)
+        assert len(result.itls) in {0, len(result.ttfts)} or not result.ttfts
 
 
 def test_a_file_of_results_holds_nothing_else(tmp_path: Path, detailed: Content) -> None:

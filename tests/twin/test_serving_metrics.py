@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -25,7 +26,7 @@ from tests.twin.simulated_serving import (
     write_table,
 )
 from twin.calibration.evidence import read_evidence
-from twin.calibration.metrics_files import is_prometheus_answer, read_prometheus, time_in_name
+from twin.calibration.metrics_files import is_prometheus_answer, read_prometheus, read_text_pages, time_in_name
 from twin.calibration.metrics_series import SampleCollector
 from twin.calibration.metrics_windows import (
     FEW_STEPS,
@@ -121,6 +122,21 @@ def test_one_page_per_file_is_dated_by_its_name(served: Served, pages: list[Page
         replace(window, group="") for window in together.windows
     ]
     assert each.summaries[0].dropped == together.summaries[0].dropped
+
+
+def test_a_page_without_a_time_has_that_of_its_file(served: Served, pages: list[Page], tmp_path: Path) -> None:
+    """The last modification stands for the scrape, which is said as an assumption."""
+    whole = write_pages(tmp_path / "pages.txt", pages, served)
+    folder = tmp_path / "each"
+    folder.mkdir()
+    for number, text in enumerate(re.split(r"(?m)^(?=# scraped_at)", whole.read_text(encoding="utf-8"))[1:]):
+        mark, _, page = text.partition("\n")
+        path = folder / f"{number}.prom"
+        path.write_text(page, encoding="utf-8")
+        os.utime(path, (float(mark.split()[-1]),) * 2)
+    each, together = _read(folder), _read(whole)
+    assert [window.steps for window in each.windows] == [window.steps for window in together.windows]
+    assert any(sentence.startswith("13 pages were scraped when") for sentence in each.assumed)
 
 
 def test_counts_of_a_window_are_the_engines(served: Served, pages: list[Page]) -> None:
@@ -409,6 +425,33 @@ def test_any_answer_is_read_or_refused(data: Any) -> None:
         assert collector.num_samples == sum(
             len(entry["values"]) if data["resultType"] == "matrix" else 1 for entry in data["result"]
         )
+
+
+@given(
+    lines=st.lists(
+        st.sampled_from(
+            ["vllm:num_requests_running", 'vllm:prompt_tokens_total{a="b"}', "# scraped_at", "# HELP vllm:x"]
+        )
+        | st.text(max_size=10),
+        min_size=1,
+        max_size=6,
+    ),
+    values=st.lists(st.sampled_from(["1", "NaN", "+Inf", "x", "", "{", '"', "1 2 3"]), min_size=6, max_size=6),
+)
+def test_any_page_is_read_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, lines: list[str], values: list[str]
+) -> None:
+    """Whatever text stands in a page, its samples are taken or an InputError names the file."""
+    path = tmp_path_factory.mktemp("page") / "pages.txt"
+    text = "\n".join(f"{line} {value}" for line, value in zip(lines, values, strict=False))
+    path.write_text(text, encoding="utf-8")
+    collector = SampleCollector()
+    try:
+        read_text_pages(path, collector)
+        error = None
+    except InputError as caught:
+        error = caught
+    assert (error is None and collector.num_samples <= len(lines)) or (error is not None and error.file == str(path))
 
 
 @settings(max_examples=20)
