@@ -80,6 +80,7 @@ def load_surrogate(
             file=str(path),
             field="profile",
             value=surrogate.profile_name,
-            hint="use `auto` or `exact`, or train a surrogate for this profile",
+            hint="use `auto` or `exact`, or make one for this profile with `python -m predictors.dataset` and then "
+            "`python -m predictors.training`",
         )
     return surrogate

@@ -22,7 +22,10 @@ METADATA_KEYS: tuple[str, ...] = ("feature_schema", "domain", "profile", "traini
 # limit.
 REFUSED_LATENCY_S = 1e6
 
-_RETRAIN = "train a surrogate for this version with `python -m predictors.training`"
+_RETRAIN = (
+    "use `auto` or `exact`, or make one for this version with `python -m predictors.dataset` and then "
+    "`python -m predictors.training`"
+)
 
 
 class OnnxSurrogate:

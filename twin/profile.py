@@ -264,11 +264,12 @@ def load_profile(name: str, *, base_directory: Path | None = None) -> Performanc
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
+        reason = "" if isinstance(error, FileNotFoundError) else f": {getattr(error, 'strerror', error)}"
         raise ProfileError(
-            f"`profile` must be one of {', '.join(shipped_profiles())} or a readable file. Got {name!r}.",
+            f"`profile` must be one of {', '.join(shipped_profiles())} or a readable file. Got {name!r}{reason}.",
             field="profile",
             value=name,
-            hint="list the shipped profiles, or give the path of a profile JSON file",
+            hint="name one of these, or give the path of a JSON file that `placer calibrate` wrote",
         ) from error
     return parse_profile(text, file=str(path))
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from twin.errors import InputError
 
 SHOWN_CHARACTERS = 60
+_OTHER_SEPARATORS = {";": "';'", "\t": "a tab", "|": "'|'"}
 # How the markers of an absent value (None, NaN, NaT, NA) print.
 ABSENT_VALUES = frozenset({"None", "nan", "NaT", "<NA>"})
 
@@ -180,8 +181,19 @@ def read_parquet_table(path: Path) -> Table:
 
 
 def require_plain_header(columns: Sequence[str], file: str) -> None:
-    """Raise InputError when a column stands in a table twice; spaces around a name do not count."""
+    """Raise InputError when a column stands in a table twice, or all of them in one.
+
+    Spaces around a name do not count.
+    """
     names = [column.strip() for column in columns]
+    others = [shown for separator, shown in _OTHER_SEPARATORS.items() if len(names) == 1 and separator in names[0]]
+    if others:
+        raise InputError(
+            f"the columns must be separated by commas. {file} seems to be separated by {others[0]}.",
+            file=file,
+            value=names[0],
+            hint="save it with commas between the cells and points in the numbers",
+        )
     twice = [name for name in names if name and names.count(name) > 1]
     if twice:
         raise InputError(
@@ -207,10 +219,13 @@ def _read(path: Path, kind: str, read: Callable[[], pd.DataFrame]) -> Table:
         ) from error
     except READ_ERRORS as error:
         reason = " ".join(str(error).split()).rstrip(".")
+        is_ragged = isinstance(error, pd.errors.ParserError | pd.errors.ParserWarning)
         raise InputError(
             f"{file} must be {kind}. It cannot be read: {reason}.",
             file=file,
-            hint="the file may be cut off, damaged or of another format: get or save it again",
+            hint="give each row as many cells as the header has, with quotes around cells with commas"
+            if is_ragged
+            else "the file may be cut off, damaged or of another format: get or save it again",
         ) from error
     if len(frame) == 0:
         raise InputError(f"{file} must hold at least one row below its header. It holds none.", file=file)

@@ -418,3 +418,22 @@ def test_profile_of_logged_steps_reads_a_single_file(own: Path, tmp_path: Path) 
     assert _calibrate(own / "steps.csv", tmp_path / "b.json")[0] == 0
     first, second = (load_profile(str(tmp_path / f"{name}.json")) for name in "ab")
     assert first.step_time == second.step_time
+
+
+def test_an_unknown_gpu_has_a_hint_that_can_be_followed(tmp_path: Path) -> None:
+    """Without measurements, --prior is refused: the hint must not send there."""
+    code, _, errors = _calibrate(None, tmp_path / "p.json", "--gpu", "tpu")
+    assert code == 2
+    assert "h100-80gb, " in errors
+    hint = errors.rpartition("hint: ")[2]
+    assert "--gpu-memory-gib" in hint
+    assert "with measurements" in hint
+
+
+@pytest.mark.parametrize("option", ["--prior", "--host-profile"])
+def test_a_folder_is_no_profile(own: Path, tmp_path: Path, option: str) -> None:
+    """The message says what was found, and the hint which command writes profiles."""
+    code, _, errors = _calibrate(own, tmp_path / "p.json", option, "..")
+    assert code == 2
+    assert "Got '..': Is a directory." in errors
+    assert "placer calibrate" in errors.rpartition("hint: ")[2]

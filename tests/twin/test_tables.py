@@ -109,3 +109,43 @@ def test_numbered_columns_are_no_repeated_ones(tmp_path: Path) -> None:
     path = tmp_path / "table.csv"
     path.write_text("rank,rank.1\n8,16\n", encoding="utf-8")
     assert read_csv_table(path).columns == ("rank", "rank.1")
+
+
+CSV_READERS = (read_csv_table, read_measurements, lambda path: read_cells(path, required=("run_id", "rank")))
+
+
+@pytest.mark.parametrize("read", CSV_READERS)
+@pytest.mark.parametrize(("separator", "name"), [(";", "';'"), ("\t", "a tab"), ("|", r"'\|'")])
+def test_another_separator_is_named(tmp_path: Path, read: Callable[[Path], object], separator: str, name: str) -> None:
+    """Spreadsheets write what the language of the system asks for, with decimal commas, too."""
+    path = tmp_path / "table.csv"
+    path.write_text(f"run_id{separator}rank\n1,5{separator}8\n", encoding="utf-8")
+    with pytest.raises(InputError, match=f"seems to be separated by {name}") as caught:
+        read(path)
+    assert caught.value.hint is not None
+    assert "commas" in caught.value.hint
+
+
+@pytest.mark.parametrize("read", CSV_READERS)
+def test_rows_with_too_many_cells_are_told_apart_from_damage(tmp_path: Path, read: Callable[[Path], object]) -> None:
+    """A cell with a comma needs quotes."""
+    path = tmp_path / "table.csv"
+    for text in ("run_id,rank\na,8,9\n", "run_id,rank\na,8\nb,8,9\n"):
+        path.write_text(text, encoding="utf-8")
+        with pytest.raises(InputError) as caught:
+            read(path)
+        assert caught.value.hint is not None
+        assert "quotes around cells with commas" in caught.value.hint
+
+
+@pytest.mark.parametrize("read", CSV_READERS)
+@pytest.mark.parametrize(("text", "message"), [("", "It is empty"), ("\n", "empty|header"), ("run_id,rank\n", "row")])
+def test_a_table_without_rows_is_called_so(
+    tmp_path: Path, read: Callable[[Path], object], text: str, message: str
+) -> None:
+    """Which columns it should have had is the smaller problem."""
+    path = tmp_path / "table.csv"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match=message) as caught:
+        read(path)
+    assert "lacks" not in caught.value.message

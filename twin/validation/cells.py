@@ -115,6 +115,12 @@ def read_cells(path: str | Path, *, required: Sequence[str]) -> tuple[Cells, ...
         with Path(path).open(encoding="utf-8-sig", newline="") as stream:
             reader = csv.reader(stream)
             columns = next(reader, [])
+            if not any(columns):
+                raise InputError(
+                    f"a table of runs must have a heading and rows. {file}: It is empty.",
+                    file=file,
+                    hint="docs/calibration.md describes the table of runs",
+                )
             require_plain_header(columns, file)
             _require_columns(file, columns, required)
             # A blank line has no cell.
@@ -127,6 +133,12 @@ def read_cells(path: str | Path, *, required: Sequence[str]) -> tuple[Cells, ...
         raise InputError(
             f"a table of runs must be CSV in UTF-8. {file}: {error}.", file=file, hint="save it as CSV in UTF-8"
         ) from error
+    if not rows:
+        raise InputError(
+            f"a table of runs must have rows. {file} has none below its heading.",
+            file=file,
+            hint="give the table with the measured runs",
+        )
     seen: dict[str, int] = {}
     for row in rows:
         if row.is_empty(RUN_ID):
