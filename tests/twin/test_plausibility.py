@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tests.twin.random_steps import observed, random_steps
 from tests.twin.test_step_table import LLAMA, PRIOR, STEP, calibrated, drawn_rows, write
 from twin.calibration.described_fit import ProfileFit
 from twin.calibration.plausibility import plausibility_warnings, scale_warnings
@@ -144,3 +145,32 @@ def test_a_ratio_is_explained_by_the_nearest_unit() -> None:
     ]
     assert texts[0] == ""
     assert [text.rpartition(": ")[2] for text in texts[1:]] == ["is `c` in us?", "is `c` in ns?", "check all."]
+
+
+@pytest.mark.parametrize(
+    ("steps", "max_loras", "is_doubted"),
+    [
+        ("none", 0, False),
+        ("none", 16, False),
+        ("without LoRA", 0, True),
+        ("without LoRA", 16, False),
+        ("all", 16, True),
+    ],
+)
+def test_runs_are_judged_by_the_prior_where_no_step_tells(steps: str, max_loras: int, *, is_doubted: bool) -> None:
+    """1.7 times what is expected is within a prior's band, and too much beside steps of the same kind."""
+    drawn = observed(random_steps(50, seed=1))
+    chosen = {
+        "none": np.zeros(50, dtype=np.bool_),
+        "without LoRA": drawn.steps.slots == 0,
+        "all": drawn.steps.slots >= 0,
+    }
+    runs = {
+        "coverage": {"max_loras": [max_loras]},
+        "steps_alone": {"measured_over_predicted": 1.7},
+        "tpot_median_percent": 1.0,
+    }
+    profile = PRIOR.model_copy(update={"provenance": {"step_time": {"serving_runs": runs}}})
+    observations = drawn.select(chosen[steps])
+    fit = ProfileFit(profile, observations, np.zeros((0, len(COEFFICIENT_NAMES))), PRIOR)
+    assert any("output token" in text for text in plausibility_warnings(fit, LLAMA)) == is_doubted

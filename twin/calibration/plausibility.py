@@ -141,8 +141,9 @@ def _run_warnings(fit: ProfileFit) -> list[str]:
         return []
     runs: dict[str, Any] = steps["serving_runs"]
     usual = RUNS_RANGE
-    has_lora_steps = bool((fit.observations.steps.slots > 0).any())
-    if fit.prior is not None and not has_lora_steps and runs["coverage"]["max_loras"] != [0]:
+    slots = fit.observations.steps.slots
+    has_lora_runs = runs["coverage"]["max_loras"] != [0]
+    if fit.prior is not None and not (slots > 0 if has_lora_runs else slots >= 0).any():
         # What the steps do not show is the prior's in a fit to them.
         usual = step_time_band(fit.prior)
     warnings = scale_warnings(
