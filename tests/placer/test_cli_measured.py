@@ -72,12 +72,12 @@ def test_real_metrics_and_results_become_a_profile(tiny: Path, tmp_path: Path) -
     assert "which stay the prior's: " in errors
     assert "cached_adapter_ms" in errors
     assert report.serving is not None
-    assert {source.kind: source.used for source in report.serving.sources} == {"server metrics": 3, "bench serve": 3}
+    assert {source.kind: source.used for source in report.serving.sources} == {"server metrics": 5, "bench serve": 3}
     assert "Not read, because they are no tables, metrics or results: notes.bin." in errors
     code, printed, _ = _calibrate(data, tmp_path / "p.json", "--report", tmp_path / "p.html", model=tiny)
     page = html.unescape((tmp_path / "p.html").read_text(encoding="utf-8"))
     for text in (printed, page):
-        assert "server metrics: 3 of 6 used (left out: 1 scrapes missing" in text
+        assert "server metrics: 5 of 6 used (left out: 1 scrapes missing" in text
         assert "bench serve: 3 of 3 used" in text
         assert all(sentence in text for sentence in report.serving.assumed)
 

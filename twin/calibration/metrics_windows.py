@@ -3,8 +3,8 @@
 Between two scrapes the counters give the steps, the decoded tokens, the prompts and their tokens, and the sum of the
 gaps between tokens: the mean inter-token latency is the mean time of a step, each counted as often as it decodes. It
 holds however long the server was idle. Without it, the steps share the time between the scrapes, which is only theirs
-if the server was never idle. Context, queue and adapters are known at the scrapes only; their mean at both ends stands
-for the window.
+if the server was never idle. Context, queue and adapters are known at the scrapes only; their mean at the ends at which
+requests ran stands for the window.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ GROUP_WINDOWS = 20
 RESTART = "across a restart of the server"
 GAP = "scrapes missing in them"
 NO_VALUE = "a metric missing at one of the scrapes"
-IDLE = "no request running at one of the scrapes: idle time is no step time"
+IDLE = "no request running when it was scraped"
 PREEMPTED = "requests preempted: what is computed again is not counted"
 SPECULATIVE = "speculative decoding: several tokens a step"
 FEW_STEPS = f"fewer than {LEAST_STEPS} steps or decoded tokens"
@@ -109,11 +109,12 @@ def _read_engine(series: EngineSeries, settings: ServingSettings, reading: Metri
     if budget is None:
         reading.assume("No prompt was split into parts: `max_num_batched_tokens` is not given.")
     finished = delta.get("finished", delta["first_tokens"])
-    waiting = column(frame, "waiting", 0.0)
+    waiting, running = column(frame, "waiting", 0.0), column(frame, "running")
     for index in np.flatnonzero(is_kept).tolist():
         ends = slice(index, index + 2)
         seconds = float(delta["time_s"][index])
         busy = float(delta["steps"][index]) * float(time_ms[index]) / 1000.0 / seconds if has_gaps else 1.0
+        is_busy = (running[ends] > 0).astype(np.float64)
         adapters = lora.adapters[ends]
         reading.windows.append(
             ServingWindow(
@@ -128,8 +129,8 @@ def _read_engine(series: EngineSeries, settings: ServingSettings, reading: Metri
                 is_token_mean=has_gaps,
                 busy_share=min(busy, 1.0),
                 context_per_request=float(context[index]),
-                waiting=float(waiting[ends].mean()),
-                adapters=float(adapters.mean()),
+                waiting=float(np.average(waiting[ends], weights=is_busy)),
+                adapters=float(np.average(adapters, weights=is_busy)),
                 slots=lora.slots,
                 max_rank=lora.max_rank,
                 cached_adapters=max(lora.cached, float(adapters.max())),
@@ -168,11 +169,14 @@ def _step_times(
     if "adapters" in frame:
         needed += [column(frame, "adapters")[:-1], column(frame, "adapters")[1:]]
     slots = np.diff(column(frame, "max_loras", 0.0))
+    is_idle = running <= 0
+    # Idle time is no step time, but gaps between tokens have none of it.
+    idle = is_idle[:-1] & is_idle[1:] if has_gaps else is_idle[:-1] | is_idle[1:]
     reasons: list[tuple[str, Flags]] = [
         (RESTART, np.any([values < 0 for values in counters], axis=0) | (started > 0) | (np.abs(slots) > 0)),
         (GAP, seconds > LONGEST_GAP * np.median(seconds)),
         (NO_VALUE, np.any([np.isnan(values) for values in needed], axis=0)),
-        (IDLE, (running[:-1] <= 0) | (running[1:] <= 0)),
+        (IDLE, idle),
         (PREEMPTED, delta.get("preemptions", np.zeros_like(seconds)) > 0),
         (SPECULATIVE, delta.get("drafts", np.zeros_like(seconds)) > 0),
         (FEW_STEPS, ~((delta["steps"] >= LEAST_STEPS) & (decoded >= LEAST_STEPS) & (time_ms > 0))),
@@ -190,7 +194,7 @@ def _step_times(
 
 def _assume_times(reading: MetricsReading, *, has_gaps: bool) -> None:
     reading.assume("Prompts begin, and requests end, in steps that are independent of each other.")
-    reading.assume("Context, queue and adapters of a window are the means of what its two scrapes show.")
+    reading.assume("Context, queue and adapters of a window are the means of what its busy scrapes show.")
     if not has_gaps:
         reading.assume(
             "The server was never idle between two scrapes at which requests ran: inter-token latencies are not there."
