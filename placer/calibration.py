@@ -9,6 +9,7 @@ from pathlib import Path
 from placer.calibration_document import CalibrationReport, ResidualPoint, build_report, residual_points
 from placer.calibration_settings import SettingsReader
 from placer.events import FitIterated, PhaseStarted, PlanObserver, announce_compilation, ignore
+from placer.wording import counted
 from twin.calibration.datasheets import DATASHEETS, datasheet_of
 from twin.calibration.described_fit import CalibrationSources, ProfileFit
 from twin.calibration.evidence import file_hash, read_evidence
@@ -266,7 +267,7 @@ def _sources(
         if not any(run.traffic is not None and run.measured.tpot_mean_ms for run in kept):
             raise InputError(
                 "at least one run must be of use: it served, its client kept up, and `tpot_mean_ms` is given. "
-                f"None of the {len(table.runs)} runs asked for in {request.runs} is.",
+                f"None of the {counted(len(table.runs), 'run')} asked for in {request.runs} is.",
                 file=str(request.runs),
                 field="runs",
                 value=str(request.runs),

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from placer.calibration_document import CalibrationReport, RegimeScore
 from placer.validation_tables import NO_VALUE, TextTable
+from placer.wording import counted
 from twin.calibration.origins import ORIGINS
 
 
@@ -30,7 +31,7 @@ def summary_lines(report: CalibrationReport) -> tuple[str, ...]:
         lines.append("PRIOR: no step was measured on this model and GPU; intervals are the bands of the prior")
     overall = [score for score in report.regimes if score.regime == "all"]
     lines += [
-        f"step times: {score.num_rows} measurements, error {score.mape_percent:.2f} % "
+        f"step times: {counted(score.num_rows, 'measurement')}, error {score.mape_percent:.2f} % "
         f"(bias {score.bias_percent:+.2f} %, largest {score.max_percent:.1f} %)"
         for score in overall
     ]

@@ -8,6 +8,7 @@ from placer.events import PhaseStarted, PlanObserver, announce_compilation
 from placer.files import ProblemFromFile, load_plan
 from placer.recheck import replica_of, select_gpus
 from placer.verify_progress import SimulatedTime
+from placer.wording import counted
 from solvers.slots import SlotTables
 from twin.engine import SUPPORTED_RANKS
 from twin.errors import InputError
@@ -84,7 +85,7 @@ def simulate_replica(
     horizon_s = min(horizon_s, workload.longest_horizon_s)
     if engine == "fast":
         announce_compilation(observer)
-    observer(PhaseStarted("verify", f"{horizon_s:g} s of {len(workload.adapters)} adapters"))
+    observer(PhaseStarted("verify", f"{horizon_s:g} s of {counted(len(workload.adapters), 'adapter')}"))
     report = simulate_in_detail(
         workload,
         replica,

@@ -16,6 +16,7 @@ from placer.files import sha256_of
 from placer.parallel import available_cores
 from placer.provenance import software_versions
 from placer.unmeasured import unmeasured_warnings
+from placer.wording import counted
 from twin.profile import PerformanceProfile
 from twin.simulate import EngineName
 from twin.validation.doubts import gpus_of, origin_warnings, replay_warnings
@@ -196,7 +197,7 @@ def validate_twin(
     ProfileError
         When a profile is unreadable or of another model.
     """
-    observer(PhaseStarted("load", str(runs)))
+    observer(PhaseStarted("load", f"runs of {runs}"))
     table = read_runs(runs, model=model, split=split, only_informative=only_informative)
     others = {} if published is None else read_published(published)
     profiles = choose_profiles(table.runs, profile)
@@ -209,7 +210,7 @@ def validate_twin(
     )
     if engine == "fast":
         announce_compilation(observer)
-    observer(PhaseStarted("verify", f"{len(table.runs)} runs with {num_seeds} {'seed' if num_seeds == 1 else 'seeds'}"))
+    observer(PhaseStarted("verify", f"{counted(len(table.runs), 'run')} with {counted(num_seeds, 'seed')}"))
     started_s = time.perf_counter()
     replays = replay_runs(
         table.runs, profiles, settings, on_replay=lambda done, total: observer(RunReplayed(done, total))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from placer.validation import Validation
+from placer.wording import counted
 from twin.validation.published import TwinScore
 from twin.validation.quantities import SCORED_QUANTITIES
 from twin.validation.runs import FAILED_STATUS
@@ -92,16 +93,17 @@ def summary_lines(validation: Validation) -> tuple[str, ...]:
     horizon = "each run's own length" if validation.horizon_s is None else f"{validation.horizon_s:g} s"
     metastable = validation.metastable
     alone = [f"{dimension} {name}" for dimension, name in single_groups(validation).items()]
-    replayed = f"{', '.join(names['runs'])}: {validation.num_replayed} runs replayed"
+    replayed = f"{', '.join(names['runs'])}: {counted(validation.num_replayed, 'run')} replayed"
     seeds = "one seed" if len(validation.seeds) == 1 else f"mean of {len(validation.seeds)} seeds"
     disagreeing = f" ({', '.join(metastable)})" if metastable else ""
     num_informative = validation.groups[0].num_metastable
     seen = "as clients of a polled server see them" if validation.has_front_end else "those of the engine"
     return (
-        f"{replayed}, {validation.num_failed} rows left out ({FAILED_STATUS})",
+        f"{replayed}, {counted(validation.num_failed, 'row')} left out ({FAILED_STATUS})",
         f"twin: {validation.engine} engine, profile {', '.join(names['profile'])}, {horizon}, {seeds}",
         f"latencies: {seen}",
-        f"metastable, the seeds disagree: {len(metastable)} runs, {num_informative} of them informative{disagreeing}",
+        f"metastable, the seeds disagree: {counted(len(metastable), 'run')}, {num_informative} of them "
+        f"informative{disagreeing}",
         *([f"all runs: {', '.join(alone)}"] if alone else []),
     )
 
@@ -110,7 +112,8 @@ def timing_line(validation: Validation) -> str:
     """Return what the simulations took."""
     timings = validation.timings
     return (
-        f"{timings.num_simulations} simulations in {timings.total_wall_s:.1f} s on {timings.workers} cores; one takes "
+        f"{counted(timings.num_simulations, 'simulation')} in {timings.total_wall_s:.1f} s on "
+        f"{counted(timings.workers, 'core')}; one takes "
         f"{timings.wall_s_mean:.2f} s wall, {timings.cpu_s_mean:.2f} s CPU (at most {timings.wall_s_max:.2f}, "
         f"{timings.cpu_s_max:.2f})"
     )

@@ -18,6 +18,7 @@ from placer.events import (
     RunReplayed,
     TimeSimulated,
 )
+from placer.wording import counted
 
 if TYPE_CHECKING:
     from rich.status import Status
@@ -72,7 +73,7 @@ class ProgressDisplay:
         elif isinstance(event, KernelCompiling):
             self._print(f"compiling the simulation kernel (first run only, about {event.expected_s:.0f} s)")
         elif isinstance(event, IncumbentFound):
-            self._show(f"solving: {_gpus(event.num_gpus)}", is_detail=True)
+            self._show(f"solving: {counted(event.num_gpus, 'GPU')}", is_detail=True)
         elif isinstance(event, TimeSimulated):
             self._show(f"simulated {event.simulated_s:,.0f} of {event.total_s:,.0f} s", is_detail=True)
         elif isinstance(event, GpuVerified):
@@ -90,7 +91,7 @@ class ProgressDisplay:
         elif isinstance(event, RepairRound):
             self._show(f"repair round {event.number}: {event.num_rejected} rejected")
         elif isinstance(event, FleetChanged):
-            self._print(f"{_gpus(event.num_gpus)}, {event.num_accepted} accepted by the twin ({event.detail})")
+            self._print(f"{counted(event.num_gpus, 'GPU')}, {event.num_accepted} accepted by the twin ({event.detail})")
 
     def _show(self, text: str, *, is_detail: bool = False) -> None:
         """Put `text` on the live line; details become lines of their own with ``-v`` only."""
@@ -101,7 +102,3 @@ class ProgressDisplay:
 
     def _print(self, text: str) -> None:
         self._console.print(text, markup=False)
-
-
-def _gpus(count: int) -> str:
-    return f"{count} GPU" if count == 1 else f"{count} GPUs"

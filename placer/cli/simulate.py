@@ -45,6 +45,7 @@ def simulate(
     from placer.report_files import require_report_path, save_report
     from placer.simulation import replica_for, simulate_replica
     from placer.unmeasured import unmeasured_warnings
+    from placer.wording import counted
 
     if output is not None:
         require_report_path(output)
@@ -74,8 +75,8 @@ def simulate(
     if json_output:
         typer.echo(report.model_dump_json(indent=2))
     elif not has_standard_output(output):
-        slots = f"{replica.engine.max_loras} slots of rank {replica.engine.max_lora_rank}"
-        _print_report(report, f"{len(workload.adapters)} adapters on {replica.gpu.name}, {slots}")
+        slots = f"{counted(replica.engine.max_loras, 'slot')} of rank {replica.engine.max_lora_rank}"
+        _print_report(report, f"{counted(len(workload.adapters), 'adapter')} on {replica.gpu.name}, {slots}")
     return OK
 
 

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from placer.plan_document import Plan, PlannedGpu, Verification
+from placer.wording import counted
 from twin.stability_report import StabilityReport
 
 # More than any table is wide: a table that does not fit a window is easier to read wrapped by the window than squeezed.
@@ -170,7 +171,7 @@ def _summary(plan: Plan) -> list[str]:
         "unverified": "not every GPU was simulated",
         "none": "there is no plan",
     }
-    fleet = f"{plan.num_gpus} {'GPU' if plan.num_gpus == 1 else 'GPUs'}, {plan.cost_per_hour:g} per hour"
+    fleet = f"{counted(plan.num_gpus, 'GPU')}, {plan.cost_per_hour:g} per hour"
     lines = [f"{fleet}: {verdicts[plan.verdict]}"]
     bound = plan.lower_bound
     if bound is not None:
@@ -182,10 +183,12 @@ def _summary(plan: Plan) -> list[str]:
         )
     repair = plan.repair
     if repair.twin_calls:
-        steps = [f"{repair.twin_calls} simulations", f"{repair.rejected_at_first} GPUs rejected at first"]
+        steps = [
+            counted(repair.twin_calls, "simulation"),
+            f"{counted(repair.rejected_at_first, 'GPU')} rejected at first",
+        ]
         if repair.rounds:
-            rounds = "1 round" if repair.rounds == 1 else f"{repair.rounds} rounds"
-            steps.append(f"{rounds} of repair moved {repair.given_back} adapters")
+            steps.append(f"{counted(repair.rounds, 'round')} of repair moved {counted(repair.given_back, 'adapter')}")
         if repair.gpus_added or repair.gpus_dissolved:
             steps.append(f"GPUs added {repair.gpus_added}, emptied {repair.gpus_dissolved}")
         lines.append(f"checks: {', '.join(steps)}")
@@ -198,8 +201,7 @@ def _stability(verdicts: Sequence[Verification]) -> list[str]:
     if not assessed:
         return []
     num_metastable = sum(verdict.is_metastable for verdict in assessed)
-    gpus = "1 GPU" if len(assessed) == 1 else f"{len(assessed)} GPUs"
-    asked = f"{gpus} near a limit simulated with other seeds and after a backlog"
+    asked = f"{counted(len(assessed), 'GPU')} near a limit simulated with other seeds and after a backlog"
     return [f"stability: {asked}, {num_metastable or 'none'} metastable"]
 
 

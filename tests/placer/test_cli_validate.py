@@ -85,7 +85,7 @@ def test_tables_say_where_the_twin_is_wrong(runs: Path, tmp_path: Path) -> None:
     code, output, errors = _run("--runs", runs, "--published-twin", published)
     assert code == 0
     for text in (
-        "runs.csv: 5 runs replayed, 1 rows left out (infra_fail)",
+        "runs.csv: 5 runs replayed, 1 row left out (infra_fail)",
         "profile llama-3.1-8b-h100-64gb",
         "mean of 2 seeds",
         "Errors by split",
@@ -308,3 +308,14 @@ def test_the_schema_of_the_document_is_printed() -> None:
     result = CliRunner().invoke(app, ["schema", "validation"], prog_name="placer")
     assert result.exit_code == 0
     assert json.loads(result.stdout) == validation_schema()
+
+
+def test_one_of_a_thing_is_not_several(tmp_path: Path) -> None:
+    """One run, one row, one core; and what is loaded is named."""
+    table = write_runs(tmp_path / "runs6.csv", [RUN])
+    code, output, errors = _run("--runs", table, "--workers", "1")
+    assert code == 0
+    assert f"loading the runs of {table}" in errors
+    assert "simulating 1 run with" in errors
+    assert "runs6.csv: 1 run replayed, 0 rows left out" in output
+    assert " on 1 core; one takes" in output

@@ -91,7 +91,7 @@ def datasheet_of(gpu: str) -> GpuDatasheet:
             f"the GPU must be one whose datasheet is known: {', '.join(sorted(DATASHEETS))}. Got {gpu!r}.",
             field="gpu",
             value=gpu,
-            hint="name the most similar of these, and give the memory with --gpu-memory-gib; with measurements, a profile "
-            "of a similar GPU can be given instead (--prior FILE)",
+            hint="name the most similar of these, and give the memory with --gpu-memory-gib; with measurements, a "
+            "profile of a similar GPU can be given instead (--prior FILE)",
         )
     return DATASHEETS[gpu]

@@ -189,7 +189,7 @@ def _load_rows(table: Table) -> pd.DataFrame:
     ranks = table.counts("rank", least=1)
     slots = np.zeros_like(ranks)
     if table.has("max_lora_rank"):
-        slots = table.counts("max_lora_rank", least=1)
+        slots = table.slot_ranks(is_used=np.ones(len(table), dtype=np.bool_))
         table.refuse("max_lora_rank", slots < ranks, "must be at least the adapter's `rank`")
     if not table.has("kind"):
         table.require(*(f"{kind}_ms" for kind in LOAD_KINDS))
@@ -204,8 +204,8 @@ def _load_rows(table: Table) -> pd.DataFrame:
 
 def _read_capacities(table: Table) -> _Capacities:
     table.require("max_loras", "max_lora_rank", "max_num_seqs", "gpu_memory_utilization", "kv_tokens")
-    slots, ranks = table.counts("max_loras"), table.counts("max_lora_rank")
-    table.refuse("max_lora_rank", (slots > 0) & (ranks < 1), "must be at least 1 where `max_loras` is")
+    slots = table.counts("max_loras")
+    ranks = table.slot_ranks(is_used=slots > 0)
     utilization = table.numbers("gpu_memory_utilization")
     table.refuse("gpu_memory_utilization", (utilization <= 0) | (utilization > 1), "must be in (0, 1]")
     sequences = table.counts("max_num_seqs", least=1)

@@ -43,6 +43,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from twin.calibration.observations import StepObservations, Steps
+from twin.engine import SUPPORTED_RANKS
 from twin.errors import InputError
 from twin.tables import read_csv_table, read_parquet_table
 
@@ -105,6 +106,13 @@ class Table:
         values = self.numbers(column, least=least, default=default)
         self.refuse(column, values != np.floor(values), "must be an integer")
         return values
+
+    def slot_ranks(self, *, is_used: NDArray[np.bool_]) -> Floats:
+        """Return ``max_lora_rank``, float64 [N]; InputError where it is used (bool [N]) and vLLM does not take it."""
+        ranks = self.counts("max_lora_rank")
+        known = ", ".join(str(rank) for rank in SUPPORTED_RANKS)
+        self.refuse("max_lora_rank", is_used & ~np.isin(ranks, SUPPORTED_RANKS), f"must be one of {known}")
+        return ranks
 
     def flags(self, column: str, *, default: Floats) -> Floats:
         """Return float64 [N] of 0 and 1; ``true`` and ``false`` are read, too."""
@@ -221,12 +229,13 @@ def read_steps(table: Table) -> StepObservations:
     table.refuse(
         "adapters", adapters > np.minimum(slots, requests), "must be at most `max_loras` and at most `requests`"
     )
-    ranks = table.counts("max_lora_rank", default=nothing)
-    if (slots > 0).any():
-        table.require("max_lora_rank")
-    table.refuse("max_lora_rank", (slots > 0) & (ranks < 1), "must be at least 1 where `max_loras` is")
+    ranks = table.slot_ranks(is_used=slots > 0) if (slots > 0).any() else nothing
     cached = table.counts("cached_adapters", default=adapters)
-    table.refuse("cached_adapters", cached < adapters, "must be at least `adapters`: the batch's are in the cache")
+    table.refuse(
+        "cached_adapters",
+        cached < adapters,
+        "must be at least `adapters`: adapters of the batch are in CPU memory, too",
+    )
     has_prefill = table.flags("has_prefill", default=(tokens > requests).astype(np.float64))
     time_ms = table.numbers("time_ms")
     table.refuse("time_ms", time_ms <= 0, "must be greater than 0")
