@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -101,8 +100,3 @@ def status_of(folder: Path) -> tuple[str, str | None]:
     """Return what a measurement's manifest says: its status, and the reason."""
     manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
     return manifest["status"], manifest["reason"]
-
-
-def kill(process: int, number: int) -> None:
-    """Signal a process of ours."""
-    os.kill(process, number)

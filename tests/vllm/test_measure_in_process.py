@@ -14,7 +14,6 @@ from tests.vllm.demo_files import (
     MAX_LORAS,
     NUM_ADAPTERS,
     is_gone,
-    kill,
     make_files,
     num_records,
     run,
@@ -79,7 +78,7 @@ def test_the_steps_account_for_every_token(measured: MeasurementFolder) -> None:
 
 
 def test_the_loads_are_those_of_the_steps(measured: MeasurementFolder) -> None:
-    """Each adapter is read from disk once, as all fit the CPU cache, and copied more often, as they do not fit the slots."""
+    """Each adapter is read once, as all fit the CPU cache, and copied more often, as they do not fit the slots."""
     steps, loads = _table(measured, "steps"), _table(measured, "loads")
     used = set(_table(measured, "requests")["adapter"])
     assert steps["gpu_loads"].sum() == loads["cpu_to_gpu_ms"].notna().sum() > NUM_ADAPTERS
@@ -113,40 +112,48 @@ def test_calibration_reads_the_folder(measured: MeasurementFolder) -> None:
     assert read_steps(tables["steps"]).weight.sum() == len(_table(measured, "steps"))
 
 
-def test_a_killed_engine_loses_nothing_and_the_rest_can_be_measured(workload: Path, tmp_path: Path) -> None:
-    """SIGKILL in the middle of the engine's work, as out of memory: every request is a row once in the end."""
+def test_what_breaks_a_measurement_loses_nothing_and_the_rest_can_be_measured(workload: Path, tmp_path: Path) -> None:
+    """Ctrl-C, then SIGKILL to the engine as when memory runs out, then to the end: every request is a row once."""
     path = tmp_path / "m"
 
     def kill_engine() -> None:
         (worker,) = workers_of(os.getpid())
-        kill(worker, signal.SIGKILL)
+        os.kill(worker, signal.SIGKILL)
 
-    options = ("--in-process", "--clock", "steady", "--horizon", "6", "-o", path)
-    with when_recorded(path, "steps", 40, kill_engine):
-        code, output, errors = run(workload, *options)
-    assert code == 6
-    assert "killed by SIGKILL" in errors
+    with when_recorded(path, "steps", 30, lambda: os.kill(os.getpid(), signal.SIGINT)):
+        code, output, errors = run(workload, "--in-process", "--clock", "steady", "--horizon", "6", "-o", path)
+    assert code == 130
+    assert "partial: interrupted by SIGINT" in errors
     assert f"placer measure --resume {path}" in errors
     assert "partial: " in output
+    interrupted = _recorded(path)
+    assert {"ok", "unfinished"} >= set(interrupted[0]["status"])
+
+    with when_recorded(path, "steps", len(interrupted[1]) + 40, kill_engine):
+        code, _, errors = run("--resume", path)
+    assert code == 6
+    assert "killed by SIGKILL" in errors
     status, reason = status_of(path)
-    assert status == "partial"
-    assert "SIGKILL" in str(reason)
-    first, steps = read_table(path, "requests"), read_table(path, "steps")
-    assert len(steps) >= 40
-    assert {"ok", "lost"} >= set(first["status"])
+    assert (status, "SIGKILL" in str(reason)) == ("partial", True)
+    broken = _recorded(path)
+    assert len(broken[1]) >= len(interrupted[1]) + 40
+    assert {"ok", "unfinished", "lost"} >= set(broken[0]["status"])
 
     assert run("--resume", path)[0] == 0
-    requests, all_steps = read_table(path, "requests"), read_table(path, "steps")
-    assert status_of(path) == ("complete", None)
-    assert requests["request"].tolist() == list(range(open_folder(path).manifest.workload.num_requests))
-    pd.testing.assert_frame_equal(requests.iloc[: len(first)], first)
-    pd.testing.assert_frame_equal(all_steps.iloc[: len(steps)], steps)
-    assert (requests.iloc[len(first) :]["status"] == "ok").all()
+    requests, steps = _recorded(path)
+    manifest = open_folder(path).manifest
+    assert (manifest.status, manifest.reason) == ("complete", None)
+    assert [str(segment.reason)[:14] for segment in manifest.segments] == ["interrupted by", "vLLM's engine ", "None"]
+    assert requests["request"].tolist() == list(range(manifest.workload.num_requests))
+    for before_requests, before_steps in (interrupted, broken):
+        pd.testing.assert_frame_equal(requests.iloc[: len(before_requests)], before_requests)
+        pd.testing.assert_frame_equal(steps.iloc[: len(before_steps)], before_steps)
+    assert (requests.iloc[len(broken[0]) :]["status"] == "ok").all()
     assert not (path / "shards").exists()
 
 
-def test_a_killed_command_leaves_an_engine_that_ends_and_records_that_stay(workload: Path, tmp_path: Path) -> None:
-    """SIGKILL to the command itself, then Ctrl-C when it goes on, then to the end."""
+def test_a_killed_command_leaves_no_engine_behind_and_its_records_stay(workload: Path, tmp_path: Path) -> None:
+    """SIGKILL to the command itself: the engine ends, and the tables can be made from what it recorded."""
     path = tmp_path / "m"
     command = [sys.executable, "-m", "placer", "measure", str(workload), "--in-process", "--output", str(path)]
     with subprocess.Popen([*command, "--horizon", "8"], stderr=subprocess.DEVNULL) as process:
@@ -154,27 +161,19 @@ def test_a_killed_command_leaves_an_engine_that_ends_and_records_that_stay(workl
         (worker,) = workers_of(process.pid)
         process.kill()
     wait_until(lambda: is_gone(worker))
-    recorded = num_records(path, "steps")
     assert status_of(path)[0] == "running"
+    recorded = num_records(path, "steps")
+    assert run("--finish", path)[0] == 0
+    requests, steps = _recorded(path)
+    assert status_of(path) == ("partial", "the process that measured was killed")
+    assert len(steps) == recorded >= 20
+    assert 0 < len(requests) < open_folder(path).manifest.workload.num_requests
 
-    interrupt = (path, "sent", num_records(path, "sent") + 5, lambda: kill(os.getpid(), signal.SIGINT))
-    with when_recorded(*interrupt):
-        code, _, errors = run("--resume", path)
-    assert code == 130
-    assert "interrupted by SIGINT" in errors
-    assert (read_table(path, "steps")["segment"] == 1).sum() == recorded
 
-    assert run("--resume", path)[0] == 0
-    manifest, requests = open_folder(path).manifest, read_table(path, "requests")
-    assert manifest.status == "complete"
-    assert [segment.reason for segment in manifest.segments] == [
-        "the process that measured was killed",
-        "interrupted by SIGINT",
-        None,
-    ]
-    assert requests["request"].tolist() == list(range(manifest.workload.num_requests))
-    assert {"ok", "lost", "unfinished"} >= set(requests["status"])
-    assert (requests["status"] == "ok").sum() > len(requests) // 2
+def _recorded(path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return requests and steps; a column of integers has the same type with and without empty cells."""
+    requests, steps = read_table(path, "requests"), read_table(path, "steps")
+    return requests.astype({"generated_tokens": "Int32", "preemptions": "Int32"}), steps
 
 
 def test_settings_that_vllm_refuses_are_bad_input(workload: Path, tmp_path: Path) -> None:
