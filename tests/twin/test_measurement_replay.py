@@ -1,7 +1,9 @@
 """A measurement replayed: the twin measured by itself is predicted exactly, and calibrating on it gives it back."""
 
+import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from placer.calibration_settings import SettingsReader
@@ -15,7 +17,7 @@ from twin.calibration.table_fit import calibrate_tables
 from twin.engine import EngineConfig
 from twin.errors import InputError
 from twin.lengths import LengthDistribution
-from twin.measurement.folder import MeasurementFolder
+from twin.measurement.folder import MeasurementFolder, open_folder
 from twin.measurement.interrupts import StopRequest
 from twin.measurement.manifest import EndpointSettings, InProcessSettings
 from twin.measurement.session import run_segment
@@ -149,6 +151,25 @@ def test_nothing_sent_and_nothing_measured_are_errors(tmp_path: Path) -> None:
         read_evidence(folder.path, model=LLAMA.name)
     assert caught.value.hint is not None
     assert "--finish" in caught.value.hint
+
+
+def test_tables_of_something_else_are_named(measured: MeasurementFolder, tmp_path: Path) -> None:
+    """A column that is not there, an adapter that the manifest does not have, a file that was cut off."""
+    copy = open_folder(Path(shutil.copytree(measured.path, tmp_path / "m")))
+    path = copy.path / "requests.parquet"
+    requests = pd.read_parquet(path)
+    requests.drop(columns="ttft_s").to_parquet(path)
+    with pytest.raises(InputError, match=r"requests\.parquet lacks ttft_s"):
+        replay_measurement(copy, TRUTH, LLAMA, ENGINE)
+    requests.assign(adapter="other").to_parquet(path)
+    with pytest.raises(InputError, match="has the adapter 'other'") as caught:
+        replay_measurement(copy, TRUTH, LLAMA, ENGINE)
+    assert (caught.value.field, caught.value.value) == ("adapter", "other")
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(InputError, match=r"Parquet.*requests\.parquet"):
+        replay_measurement(copy, TRUTH, LLAMA, ENGINE)
+    with pytest.raises(InputError, match=r"Parquet.*requests\.parquet"):
+        read_evidence(copy.path, model=LLAMA.name)
 
 
 def test_settings_come_from_the_manifest(measured: MeasurementFolder, tmp_path: Path) -> None:

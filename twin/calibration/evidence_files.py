@@ -65,7 +65,7 @@ def recognise(data: Path) -> EvidenceFiles:
     Raises
     ------
     InputError
-        When the one file is nothing known, or a file that looks like a benchmark's result is none.
+        When the one file is nothing known, a file that looks like a benchmark's result is none, or one is damaged.
     """
     files = EvidenceFiles()
     if data.is_file():
@@ -120,8 +120,10 @@ def _is_table(path: Path) -> bool:
 def _is_metrics_table(path: Path) -> bool:
     try:
         names = pq.read_schema(path).names
-    except (OSError, pa.ArrowException):
-        return False
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(
+            f"a table must be CSV in UTF-8 or Parquet. {path}: {error}.", file=str(path), hint="save it again"
+        ) from error
     return set(TABLE_COLUMNS) <= set(names)
 
 

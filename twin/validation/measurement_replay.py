@@ -18,8 +18,8 @@ from twin.hardware import GpuType, ModelArchitecture
 from twin.kernel import run_kernel
 from twin.measurement.folder import MeasurementFolder
 from twin.measurement.manifest import Segment
-from twin.measurement.records import OK
-from twin.measurement.tables import read_table
+from twin.measurement.records import OK, TABLES
+from twin.measurement.tables import read_table, table_path
 from twin.profile import PerformanceProfile
 from twin.replica import Replica, ReplicaInputs, ReplicaTrace, build_inputs
 from twin.report import LatencySummary, summarise_durations, summarise_gaps
@@ -113,7 +113,7 @@ def replay_measurement(
     TwinError
         When the replica does not start in the twin.
     """
-    table, steps = read_table(folder.path, "requests"), read_table(folder.path, "steps")
+    table, steps = (_whole_table(folder, name) for name in ("requests", "steps"))
     sent = table[table["sent_s"].notna() & ~table["status"].isin(NOT_SERVED)]
     if sent.empty:
         raise InputError(
@@ -152,6 +152,29 @@ class _Run:
     trace: ReplicaTrace
     length_s: float
     measured_s: float
+
+
+def _whole_table(folder: MeasurementFolder, name: str) -> pd.DataFrame:
+    """Return a table with all of its columns, and adapters of the manifest only (InputError)."""
+    table = read_table(folder.path, name)
+    missing = [column.name for column in TABLES[name] if column.name not in table]
+    known = {adapter.name for adapter in folder.manifest.workload.adapters}
+    # The base model's requests have no adapter.
+    strange = [] if missing or name != "requests" else sorted(set(table["adapter"].dropna()) - known)
+    if not missing and not strange:
+        return table
+    path = table_path(folder.path, name)
+    field = missing[0] if missing else "adapter"
+    raise InputError(
+        f"the table {name!r} must be as `placer measure` wrote it. {path} "
+        + (
+            f"lacks {', '.join(missing)}." if missing else f"has the adapter {strange[0]!r}, and the manifest does not."
+        ),
+        file=str(path),
+        field=field,
+        value=None if missing else strange[0],
+        hint="make the tables again: `placer measure --finish`, or measure again",
+    )
 
 
 def _end_s(segment: Segment, requests: pd.DataFrame) -> float:
