@@ -95,15 +95,14 @@ def summary_lines(validation: Validation) -> tuple[str, ...]:
     alone = [f"{dimension} {name}" for dimension, name in single_groups(validation).items()]
     replayed = f"{', '.join(names['runs'])}: {counted(validation.num_replayed, 'run')} replayed"
     seeds = "one seed" if len(validation.seeds) == 1 else f"mean of {len(validation.seeds)} seeds"
-    disagreeing = f" ({', '.join(metastable)})" if metastable else ""
-    num_informative = validation.groups[0].num_metastable
+    disagreeing = f"{counted(len(metastable), 'run')}, {validation.groups[0].num_metastable} of them informative"
+    disagreeing += f" ({', '.join(metastable)})" if metastable else ""
     seen = "as clients of a polled server see them" if validation.has_front_end else "those of the engine"
     return (
         f"{replayed}, {counted(validation.num_failed, 'row')} left out ({FAILED_STATUS})",
         f"twin: {validation.engine} engine, profile {', '.join(names['profile'])}, {horizon}, {seeds}",
         f"latencies: {seen}",
-        f"metastable, the seeds disagree: {counted(len(metastable), 'run')}, {num_informative} of them "
-        f"informative{disagreeing}",
+        f"metastable, the seeds disagree: {disagreeing}",
         *([f"all runs: {', '.join(alone)}"] if alone else []),
     )
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twin.calibration.observations import StepObservations, Steps
+from twin.profile import StepTimeCoefficients
 from twin.step_time import COEFFICIENT_NAMES, LARGE_BATCH_TOKENS, SMALL_BATCH_TOKENS
 
 # Two columns of the design with a larger cosine cannot be told apart by data with a few percent of noise.
@@ -200,7 +201,9 @@ def identification_warnings(
         low, high = bounds[name]
         value = coefficients[name]
         if name not in unseen and low <= TOUCHES_ZERO * value and high > WIDE_INTERVAL * value and high > 0:
-            warnings.append(f"`{name}` may as well be 0: its interval is {low:.3g} to {high:.3g} ms.")
+            meaning = str(StepTimeCoefficients.model_fields[name].description).partition(":")[0]
+            interval = f"its 95 % interval is {low:.3g} to {high:.3g} ms"
+            warnings.append(f"`{name}` ({meaning}) may as well be 0: {interval}.")
     return tuple(warnings)
 
 
