@@ -65,7 +65,7 @@ def _source_lines(report: CalibrationReport) -> list[str]:
     """Return what came of metrics and results of benchmarks."""
     lines = []
     for source in () if report.serving is None else report.serving.sources:
-        dropped = "; ".join(f"{count} {reason}" for reason, count in source.dropped.items())
+        dropped = "; ".join(f"{reason} ({count})" for reason, count in source.dropped.items())
         left_out = f" (left out: {dropped})" if dropped else ""
         lines.append(f"{source.kind}: {source.used} of {source.read} used{left_out}")
     return lines

@@ -77,7 +77,7 @@ def test_real_metrics_and_results_become_a_profile(tiny: Path, tmp_path: Path) -
     code, printed, _ = _calibrate(data, tmp_path / "p.json", "--report", tmp_path / "p.html", model=tiny)
     page = html.unescape((tmp_path / "p.html").read_text(encoding="utf-8"))
     for text in (printed, page):
-        assert "server metrics: 5 of 6 used (left out: 1 scrapes missing" in text
+        assert "server metrics: 5 of 6 used (left out: scrapes missing in them (1))" in text
         assert "bench serve: 3 of 3 used" in text
         assert all(sentence in text for sentence in report.serving.assumed)
 
