@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from benchmarks.measured_loop import guess, replica_of
 from tests.vllm.demo_files import (
     MAX_LORAS,
     NUM_ADAPTERS,
@@ -23,7 +24,10 @@ from tests.vllm.demo_files import (
     workers_of,
 )
 from twin.calibration.step_table import find_tables, read_steps
+from twin.hardware import ModelArchitecture
 from twin.measurement.folder import MeasurementFolder, open_folder
+from twin.measurement.manifest import InProcessSettings
+from twin.measurement.step_replay import replay_steps
 from twin.measurement.tables import read_table
 
 pytestmark = pytest.mark.usefixtures("python")
@@ -43,6 +47,11 @@ def measured(workload: Path, tmp_path_factory: pytest.TempPathFactory) -> Measur
     assert code == 0, errors
     assert "complete: " in output
     return open_folder(path)
+
+
+def _in_process(folder: MeasurementFolder) -> InProcessSettings:
+    assert isinstance(folder.manifest.settings, InProcessSettings)
+    return folder.manifest.settings
 
 
 def _table(folder: MeasurementFolder, name: str) -> pd.DataFrame:
@@ -110,6 +119,15 @@ def test_calibration_reads_the_folder(measured: MeasurementFolder) -> None:
     tables = find_tables(measured.path)
     assert set(tables) == {"steps", "loads", "memory", "startup"}
     assert read_steps(tables["steps"]).weight.sum() == len(_table(measured, "steps"))
+
+
+def test_the_twin_takes_every_measured_step(measured: MeasurementFolder) -> None:
+    """With the measured time of each step: the same batches, queues, loads and preemptions as the real engine's."""
+    model = ModelArchitecture.from_config(Path(_in_process(measured).model) / "config.json")
+    replay = replay_steps(measured, replica_of(measured, model, guess(model.name)))
+    assert replay.first_difference is None
+    assert replay.is_same
+    assert replay.num_steps == len(_table(measured, "steps")) > 100
 
 
 def test_what_breaks_a_measurement_loses_nothing_and_the_rest_can_be_measured(workload: Path, tmp_path: Path) -> None:
