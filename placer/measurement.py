@@ -19,8 +19,6 @@ from twin.measurement.session import Driver, Progress, complete_without_rest, ru
 from twin.vllm_python import find_vllm_python
 from twin.workload import RequestTable
 
-DEFAULT_HORIZON_S = 60.0
-
 Settings = InProcessSettings | EndpointSettings
 
 

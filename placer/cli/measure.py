@@ -31,6 +31,7 @@ ENDPOINT_OPTIONS = (
     "metrics_url",
     "metrics_interval",
 )
+DEMO_OPTIONS = ("adapters", "ranks")
 # Names in the settings, where they are others than the options'.
 FIELD_OF = {
     "load_adapters": "adapter_directory",
@@ -68,10 +69,10 @@ def measure(
     plan: Annotated[Path | None, typer.Option("--plan", help="Measure one GPU of this plan.json (with --gpu).")] = None,
     gpu: Annotated[str | None, typer.Option("--gpu", help="GPU of the plan.")] = None,
     horizon: Annotated[
-        float, typer.Option("--horizon", min=0.001, help="Seconds in which requests arrive.")
-    ] = DEFAULT_HORIZON_S,
+        float | None, typer.Option("--horizon", min=0.001, help="Seconds in which requests arrive; 60, demo 20.")
+    ] = None,
     drain: Annotated[float | None, typer.Option("--drain", min=0, help="Seconds after that to finish; 60.")] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of arrivals, lengths and prompts.")] = 0,
+    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Of arrivals, lengths and prompts; 0.")] = None,
     model: Annotated[
         str | None, typer.Option("--model", help="In process: folder of the model; default: the file's.")
     ] = None,
@@ -126,14 +127,13 @@ def measure(
     metrics_interval: Annotated[
         float | None, typer.Option("--metrics-interval", min=0, help="Endpoint: seconds between pages; 5, 0: none.")
     ] = None,
-    adapters: Annotated[int, typer.Option("--adapters", min=1, help="Demo: how many adapters.")] = 16,
-    ranks: Annotated[str, typer.Option("--ranks", help="Demo: dealt to the adapters.")] = "8,16",
+    adapters: Annotated[int | None, typer.Option("--adapters", min=1, help="Demo: how many adapters; 16.")] = None,
+    ranks: Annotated[str | None, typer.Option("--ranks", help="Demo: dealt to the adapters; 8,16.")] = None,
     json_output: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> int:
     """Run WORKLOAD against vLLM's engine (--in-process) or a server (--endpoint), and record requests and steps."""
-    given = {name: value for name, value in locals().items() if value is not None}
-    del verbose
+    given = {name: value for name, value in locals().items() if value is not None and value is not False}
     from placer.cli.measure_progress import MeasureProgress
 
     _require_one_subject(given)
@@ -152,7 +152,7 @@ def measure(
                 return OK
             outcome = result.outcome
         else:
-            outcome = _measure_new(given, is_in_process=in_process, display=display)
+            outcome = _measure_new(given, display=display)
     return _report(outcome, is_json=json_output)
 
 
@@ -168,33 +168,53 @@ def _require_one_subject(given: dict[str, Any]) -> None:
             field="workload",
             hint="`placer measure --demo FOLDER` shows how it looks",
         )
-    if subjects != ["workload"]:
-        return
-    if given["in_process"] == ("endpoint" in given):
+    _require_fitting_options(given, subjects[0])
+    if subjects == ["workload"] and "output" not in given:
+        raise InputError("the folder to write must be given: --output FOLDER. It is missing.", field="output")
+
+
+def _require_fitting_options(given: dict[str, Any], subject: str) -> None:
+    """Refuse options that would have no effect."""
+    from twin.errors import InputError
+
+    ways = [way for way in ("in_process", "endpoint") if way in given]
+    if subject == "workload" and len(ways) != 1:
         raise InputError(
-            f"one of --in-process and --endpoint URL must be given. Got {'both' if given['in_process'] else 'none'}.",
+            f"one of --in-process and --endpoint URL must be given. Got {'both' if ways else 'none'}.",
             field="endpoint",
             hint="--in-process runs vLLM here; --endpoint URL measures a server",
         )
-    if "output" not in given:
-        raise InputError("the folder to write must be given: --output FOLDER. It is missing.", field="output")
-    others = ENDPOINT_OPTIONS if given["in_process"] else IN_PROCESS_OPTIONS
-    for name in others:
-        if name in given:
-            option, way = f"--{name.replace('_', '-')}", "--endpoint" if given["in_process"] else "--in-process"
-            raise InputError(f"`{option}` must come with {way}. It is given without.", field=option.strip("-"))
+    groups = {"--in-process": IN_PROCESS_OPTIONS, "--endpoint": ENDPOINT_OPTIONS, "--demo": DEMO_OPTIONS}
+    chosen = _option(ways[0] if subject == "workload" else subject)
+    for way, names in groups.items():
+        for name in names:
+            if name in given and way != chosen:
+                raise InputError(f"`{_option(name)}` must come with {way}. It is given without.", field=name)
+    allowed = {"demo": {"horizon", "seed", *DEMO_OPTIONS}, "resume": set(), "finish": set()}.get(subject)
+    for name in sorted(given):
+        if allowed is not None and name not in allowed | {subject, "json_output", "verbose"}:
+            raise InputError(
+                f"`{_option(name)}` must come with a new measurement. It is given with --{subject}.",
+                field=name,
+                value=given[name],
+                hint="leave it out: a measurement goes on with its own settings"
+                if subject == "resume"
+                else "leave it out",
+            )
 
 
-def _measure_new(
-    given: dict[str, Any], *, is_in_process: bool, display: Callable[[Progress], None]
-) -> MeasurementOutcome:
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _measure_new(given: dict[str, Any], *, display: Callable[[Progress], None]) -> MeasurementOutcome:
     from placer.measure_workload import load_measured_workload
     from placer.measurement import endpoint_settings, in_process_settings, start_measurement
 
     content = load_measured_workload(given["workload"], plan=given.get("plan"), gpu=given.get("gpu"))
-    engine = _engine_arguments(given)
+    engine, seed = _engine_arguments(given), given.get("seed", 0)
     options = {"drain_s": given["drain"]} if "drain" in given else {}
-    if is_in_process:
+    if "in_process" in given:
         _require_choice("clock", given.get("clock", "wall"), ("wall", "cpu", "steady"))
         options |= {name: given[name] for name in ("clock", "warmup_requests") if name in given}
         settings: Any = in_process_settings(
@@ -202,7 +222,7 @@ def _measure_new(
             model=given.get("model"),
             adapter_directory=given.get("adapter_directory"),
             engine=engine,
-            seed=given["seed"],
+            seed=seed,
             options=options,
         )
     else:
@@ -213,8 +233,8 @@ def _measure_new(
         given["output"],
         content,
         settings,
-        horizon_s=given["horizon"],
-        seed=given["seed"],
+        horizon_s=given.get("horizon", DEFAULT_HORIZON_S),
+        seed=seed,
         on_progress=display,
     )
 
@@ -235,16 +255,15 @@ def _require_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
 
 
 def _run_demo(given: dict[str, Any], display: Callable[[Progress], None]) -> Demo:
-    from placer.measure_demo import DEMO_HORIZON_S, run_demo
+    from placer.measure_demo import DEMO_ADAPTERS, DEMO_HORIZON_S, DEMO_RANKS, run_demo
     from placer.workload_options import parse_ranks
 
-    horizon_s = given["horizon"] if given["horizon"] != DEFAULT_HORIZON_S else DEMO_HORIZON_S
     result = run_demo(
         given["demo"],
-        num_adapters=given["adapters"],
-        ranks=parse_ranks(given["ranks"]),
-        horizon_s=horizon_s,
-        seed=given["seed"],
+        num_adapters=given.get("adapters", DEMO_ADAPTERS),
+        ranks=parse_ranks(given.get("ranks", DEMO_RANKS)),
+        horizon_s=given.get("horizon", DEMO_HORIZON_S),
+        seed=given.get("seed", 0),
         on_progress=display,
         on_made=print_note,
     )

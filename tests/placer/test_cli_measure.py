@@ -193,6 +193,14 @@ def test_failed_requests_are_warned_of(workload: Path, tmp_path: Path) -> None:
         (("--resume", "nowhere"), "nowhere has none that can be read"),
         (("--finish", "nowhere"), "nowhere has none that can be read"),
         (("--demo", "d", "--ranks", "7"), "`ranks` must be of 8, 16"),
+        (("--demo", "d", "--retries", "1"), "`--retries` must come with --endpoint. It is given without."),
+        (("--demo", "d", "--output", "m"), "`--output` must come with a new measurement. It is given with --demo."),
+        (
+            ("--resume", "m", "--max-loras", "2"),
+            "`--max-loras` must come with a new measurement. It is given with --resume",
+        ),
+        (("--finish", "m", "--seed", "2"), "`--seed` must come with a new measurement. It is given with --finish"),
+        (("W", "--in-process", "-o", "m", "--ranks", "8"), "`--ranks` must come with --demo. It is given without."),
     ],
 )
 def test_what_cannot_be_measured_is_said(
