@@ -228,10 +228,12 @@ def test_a_wrong_field_is_named_with_its_line(tmp_path: Path) -> None:
 
 
 def test_a_server_that_is_not_there_is_exit_code_6(workload: Path, tmp_path: Path) -> None:
-    """The message says where it was looked for."""
+    """The message says where it was looked for, and with the right address the same command works."""
     code, _, errors = _run("measure", workload, "--endpoint", "http://127.0.0.1:9", "-o", tmp_path / "m", *QUICK)
     assert code == 6
     assert "the endpoint must answer within 0 s. http://127.0.0.1:9" in errors
+    with CompletionServer() as server:
+        assert _run("measure", workload, "--endpoint", server.url, "-o", tmp_path / "m", *QUICK)[0] == 0
 
 
 def test_without_aiohttp_the_extra_is_named(workload: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

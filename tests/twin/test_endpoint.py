@@ -184,10 +184,23 @@ def test_a_server_that_starts_slowly_is_waited_for(tmp_path: Path) -> None:
 
 
 def test_a_server_that_never_answers(tmp_path: Path) -> None:
-    """The address and what happened are named, and the folder can be used again with --resume."""
-    with pytest.raises(TwinError, match=r"must answer within 0 s\. http://127\.0\.0\.1:9: it does not answer"):
-        _measure(tmp_path, "http://127.0.0.1:9")
-    assert open_folder(tmp_path / "m").manifest.status == "partial"
+    """The address and what happened are named, and the folder can be used by the same command again."""
+    for _ in range(2):
+        with pytest.raises(TwinError, match=r"must answer within 0 s\. http://127\.0\.0\.1:9: it does not answer"):
+            _measure(tmp_path, "http://127.0.0.1:9")
+    assert list((tmp_path / "m").iterdir()) == []
+
+
+def test_a_server_that_does_not_answer_again_loses_nothing(tmp_path: Path) -> None:
+    """What was recorded before it went is kept when going on fails."""
+    with CompletionServer(Behaviour(dies_after=4, token_s=0.01)) as server:
+        folder, _ = _measure(tmp_path, server, rate_rps=8.0, horizon_s=6.0)
+    before = _requests(folder)
+    assert isinstance(folder.manifest.settings, EndpointSettings)
+    with pytest.raises(TwinError, match="must answer within"):
+        run_segment(folder, EndpointDriver(folder.manifest.settings), StopRequest(), ignore_progress)
+    assert open_folder(folder.path).manifest.status == "partial"
+    pd.testing.assert_frame_equal(_requests(folder), before)
 
 
 def test_a_server_of_another_kind(tmp_path: Path) -> None:

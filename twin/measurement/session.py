@@ -134,8 +134,8 @@ def run_segment(
     try:
         outcome = driver.run(task, stop)
     except BaseException as error:
-        if isinstance(error, InputError) and not any(folder.shards.iterdir()):
-            # The same command with the input corrected must find an empty folder.
+        if isinstance(error, PlacerError) and _is_worthless(folder, error):
+            # The same command with the cause removed must find an empty folder.
             folder.discard()
             raise
         reason = error.message if isinstance(error, PlacerError) else f"{type(error).__name__}: {error}"
@@ -219,6 +219,12 @@ def last_recorded_s(shards: Path, segment: int, start_s: float) -> float:
             if record["segment"] == segment and record.get(column) is not None:
                 latest = max(latest, float(record[column]))
     return latest
+
+
+def _is_worthless(folder: MeasurementFolder, error: PlacerError) -> bool:
+    """Return whether this was the first try, nothing was recorded, and no log says more than the error does."""
+    has_log = folder.engine_log.exists() and not isinstance(error, InputError)
+    return len(folder.manifest.segments) == 1 and not (has_log or any(folder.shards.iterdir()))
 
 
 def _next_task(folder: MeasurementFolder, on_progress: Callable[[Progress], None]) -> SegmentTask:
