@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
 
 import joblib
+
+# What is left when Ctrl-C ends a program is removed by the process that says so.
+_WITHOUT_LEFTOVERS = "ignore:resource_tracker:UserWarning"
 
 
 def start_workers(num_workers: int) -> None:
@@ -18,10 +22,11 @@ def start_workers(num_workers: int) -> None:
     then works in this process.
     """
     if num_workers > 1:
-        # Started by the first worker, this process of Python's own would end the withholding.
-        resource_tracker.ensure_running()
-        with _interrupts_withheld():
-            joblib.Parallel(n_jobs=num_workers)(joblib.delayed(int)() for _ in range(num_workers))
+        with _warnings_withheld():
+            # Started by the first worker, this process of Python's own would end the withholding of Ctrl-C.
+            resource_tracker.ensure_running()
+            with _interrupts_withheld():
+                joblib.Parallel(n_jobs=num_workers)(joblib.delayed(int)() for _ in range(num_workers))
 
 
 @contextmanager
@@ -35,3 +40,17 @@ def _interrupts_withheld() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _warnings_withheld() -> Iterator[None]:
+    """Let processes that are started in the context not warn of what others left behind."""
+    before = os.environ.get("PYTHONWARNINGS")
+    os.environ["PYTHONWARNINGS"] = f"{before},{_WITHOUT_LEFTOVERS}" if before else _WITHOUT_LEFTOVERS
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONWARNINGS"]
+        else:
+            os.environ["PYTHONWARNINGS"] = before

@@ -456,11 +456,21 @@ def test_an_unwritable_output_is_refused_before_solving(problem_path: Path, tmp_
     assert "solving" not in errors
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the full disk is a device of Linux")
-def test_a_plan_that_cannot_be_written_in_the_end_is_still_printed(problem_path: Path) -> None:
-    """The disk may fill up while the plan is made: exit code 2, and the result is not lost."""
+def test_a_plan_that_cannot_be_written_in_the_end_is_still_printed(
+    problem_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its folder may vanish while the plan is made: exit code 2, and the result is not lost."""
+    folder = problem_path.parent / "out"
+    folder.mkdir()
+
+    def plan_and_lose_the_folder(*arguments: Any, **options: Any) -> Plan:
+        found = plan(*arguments, **options)
+        folder.rmdir()
+        return found
+
+    monkeypatch.setattr("placer.planning.plan", plan_and_lose_the_folder)
     code, output, errors = _run(
-        "solve", problem_path, "--surrogate", "exact", "--no-verify", "--json", "-o", "/dev/full"
+        "solve", problem_path, "--surrogate", "exact", "--no-verify", "--json", "-o", folder / "plan.json"
     )
     assert code == 2
     assert "must be writable" in errors
