@@ -13,6 +13,7 @@ from placer.wording import counted
 from twin.calibration.datasheets import DATASHEETS, datasheet_of
 from twin.calibration.described_fit import CalibrationSources, ProfileFit
 from twin.calibration.evidence import file_hash, read_evidence
+from twin.calibration.guess import guess_profile
 from twin.calibration.plausibility import plausibility_warnings
 from twin.calibration.prior import prior_profile
 from twin.calibration.profile_fit import GPU_MEMORY_GIB, GPU_NAME, calibrate
@@ -29,6 +30,8 @@ from twin.validation.runs import MODELS, read_runs
 # The table by which a folder of the published micro-benchmarks is known.
 PUBLISHED_TABLE = "calib_runs.csv"
 AUTOMATIC_PRIOR = "auto"
+# For machines without a datasheet.
+GUESSED_PRIOR = "guess"
 # Of one GPU; the largest that are sold have less than a tenth of the most.
 LEAST_MEMORY_GIB, MOST_MEMORY_GIB = 1.0, 4096.0
 
@@ -227,7 +230,6 @@ def _calibrate_own(
 def _prior(request: CalibrationRequest, model: ModelArchitecture) -> PerformanceProfile:
     if request.prior == AUTOMATIC_PRIOR:
         return prior_profile(model, request.gpu, gpu_memory_gib=request.gpu_memory_gib)
-    prior = load_profile(request.prior)
     if request.data is None:
         raise InputError(
             f"`--prior` must come with measurements. Got {request.prior!r} and no tables.",
@@ -235,7 +237,9 @@ def _prior(request: CalibrationRequest, model: ModelArchitecture) -> Performance
             value=request.prior,
             hint="leave out --prior: without measurements the prior is made from the datasheet",
         )
-    return prior
+    if request.prior == GUESSED_PRIOR:
+        return guess_profile(model, request.gpu, gpu_memory_gib=_memory_gib(request))
+    return load_profile(request.prior)
 
 
 def _memory_gib(request: CalibrationRequest) -> float:

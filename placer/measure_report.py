@@ -27,9 +27,8 @@ def outcome_lines(path: Path, manifest: Manifest) -> list[str]:
     if versions:
         lines.append(f"{', '.join(versions)}; processor {manifest.machine.get('processor', 'unknown')}")
     if "steps" in manifest.tables and isinstance(settings, InProcessSettings):
-        lines.append(
-            f"next: placer calibrate {path} --model {_config(settings.model)} --gpu NAME --output profile.json"
-        )
+        machine = "--gpu NAME" if manifest.clock == "wall" else "--gpu cpu --gpu-memory-gib 16 --prior guess"
+        lines.append(f"next: placer calibrate {path} --model {_config(settings.model)} {machine} --output profile.json")
     return lines
 
 

@@ -100,7 +100,7 @@ def validate_measurement(
     TwinError
         When the replica does not start in the twin.
     """
-    observer(PhaseStarted("load", str(path)))
+    observer(PhaseStarted("load", f"measurement in {path}"))
     folder, fitted = open_folder(path), load_profile(profile)
     manifest = folder.manifest
     engine = _engine(manifest, path)

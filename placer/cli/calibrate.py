@@ -36,7 +36,10 @@ def calibrate(
         bool, typer.Option("--prior-only", help="Without measurements: a prior from the GPU's datasheet.")
     ] = False,
     prior: Annotated[
-        str, typer.Option("--prior", help="What holds where nothing was measured: auto (datasheet), or a profile.")
+        str,
+        typer.Option(
+            "--prior", help="What holds where nothing was measured: auto (datasheet), a profile, or guess (a CPU)."
+        ),
     ] = "auto",
     runs: Annotated[Path | None, typer.Option("--runs", help="Table of measured serving runs to fit, CSV.")] = None,
     split: Annotated[str | None, typer.Option("--split", help="Only this part of the runs, such as calib.")] = None,

@@ -211,6 +211,31 @@ def test_published_tables_are_recognised(published: Path, tmp_path: Path) -> Non
     assert context.high >= 0.95 * context.value
 
 
+def test_a_machine_without_a_datasheet_may_be_guessed(own: Path, tmp_path: Path) -> None:
+    """Nothing is presumed of it: what the tables tell is fitted, and all else is labelled as the prior's."""
+    output = tmp_path / "fitted.json"
+    assert _calibrate(own, output, "--gpu", "cpu", "--prior", "guess")[0] == 2
+    code, _, errors = _calibrate(own, output, "--gpu", "cpu", "--prior", "guess", "--gpu-memory-gib", "30")
+    assert code == 0
+    profile = load_profile(str(output))
+    assert (profile.gpu, profile.gpu_memory_gib) == ("cpu", 30.0)
+    assert profile.provenance["prior"]["profile"] == "llama-3.1-8b-cpu-guess"
+    assert not is_prior(profile)
+    assert "warning: Not measured, and the prior's: memory, startup." in errors
+
+
+def test_a_guess_alone_is_no_profile(tmp_path: Path) -> None:
+    """Without measurements there is nothing to say about such a machine."""
+    output = tmp_path / "guess.json"
+    code, _, errors = _run(
+        "calibrate", "--prior-only", "--prior", "guess", "--gpu", "cpu", "--gpu-memory-gib", "30",
+        "--model", "llama-3.1-8b", "-o", output,
+    )  # fmt: skip
+    assert code == 2
+    assert "`--prior` must come with measurements" in errors
+    assert not output.exists()
+
+
 def test_own_prior_replaces_the_datasheet(own: Path, tmp_path: Path) -> None:
     """A GPU without a datasheet needs a profile to start from, and its memory."""
     prior = tmp_path / "prior.json"

@@ -5,6 +5,7 @@ import pytest
 
 from benchmarks.prior_accuracy import compare
 from twin.calibration.datasheets import DATASHEETS, datasheet_of
+from twin.calibration.guess import GUESS_BAND, guess_profile
 from twin.calibration.prior import (
     BANDS,
     REFERENCE_PROFILES,
@@ -90,6 +91,15 @@ def test_unknown_gpu_is_refused_with_what_to_do() -> None:
     with pytest.raises(InputError, match=r"a100-40gb, .*Got 'tpu'") as caught:
         prior_profile(LLAMA, "tpu")
     assert "--prior FILE" in (caught.value.hint or "")
+
+
+def test_a_guess_is_a_labelled_prior_that_moves_far() -> None:
+    """Its file is read again, it says that it is a prior, and every coefficient's deviation is above its value."""
+    profile = guess_profile(LLAMA, "cpu", gpu_memory_gib=16.0)
+    assert is_prior(parse_profile(profile.model_dump_json(), file="guess.json"))
+    assert set(bands_of(profile).values()) == {GUESS_BAND}
+    believed = coefficient_prior(profile)
+    assert (believed.deviations > believed.values).all()
 
 
 def test_band_ends_are_the_value_over_and_times_the_band() -> None:

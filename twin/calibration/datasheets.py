@@ -92,6 +92,6 @@ def datasheet_of(gpu: str) -> GpuDatasheet:
             field="gpu",
             value=gpu,
             hint="name the most similar of these, and give the memory with --gpu-memory-gib; with measurements, a "
-            "profile of a similar GPU can be given instead (--prior FILE)",
+            "profile of a similar GPU can be given instead (--prior FILE), or nothing be presumed (--prior guess)",
         )
     return DATASHEETS[gpu]
