@@ -75,6 +75,10 @@ class EngineConfig(BaseModel):
         Whether vLLM's model runner V2 (0.32 wherever Triton is, so on GPUs) or V1 (0.8.5, and 0.32 on a CPU) executes
         the steps. It decides in which order adapters enter that set, which matters where their hashes collide. vLLM
         reads it from the environment variable VLLM_USE_V2_MODEL_RUNNER.
+    async_scheduling
+        Whether a step is scheduled while the one before it runs, so that the GPU never waits for the scheduler. It is
+        0.32's default on GPUs, but for a few settings that exclude it; 0.8.5 does not have it. Off here by default:
+        the shipped profiles were measured without it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -96,12 +100,20 @@ class EngineConfig(BaseModel):
     long_prefill_threshold_when_alone: bool = False
     lora_load_order: Literal["set", "batch"] = "set"
     use_v2_model_runner: bool = True
+    async_scheduling: bool = False
 
     @model_validator(mode="before")
     @classmethod
     def _apply_preset(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
+        data = dict(data)
+        policy = data.pop("scheduling_policy", "fcfs")
+        if policy != "fcfs":
+            raise ValueError(
+                "`scheduling_policy` must be fcfs: the twin serves requests in the order of their arrival. "
+                f"Got {policy!r}. Leave it out; what a plan says does not hold for a server that reorders requests."
+            )
         preset = VERSION_PRESETS.get(str(data.get("vllm_version", "0.32")), {})
         return {**preset, **data}
 
@@ -116,6 +128,11 @@ class EngineConfig(BaseModel):
             raise ValueError(
                 f"`max_num_batched_tokens` must be at least `max_num_seqs` ({self.max_num_seqs}), as vLLM demands. "
                 f"Got {self.max_num_batched_tokens}. Raise the one or lower the other."
+            )
+        if self.async_scheduling and not self.keep_last_token_free:
+            raise ValueError(
+                "`async_scheduling` needs `keep_last_token_free`: versions of vLLM that have the one have the other. "
+                "Set async_scheduling to false, or keep_last_token_free to true."
             )
         return self
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import inspect
 import zlib
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,8 +16,10 @@ from numpy.typing import NDArray
 
 from twin import (
     kernel_account,
+    kernel_ahead,
     kernel_batch,
     kernel_compile,
+    kernel_duration,
     kernel_queue,
     kernel_results,
     kernel_schedule,
@@ -29,15 +30,13 @@ from twin import (
 )
 from twin.errors import TwinError
 from twin.kernel_account import account, take_sample, write_log, write_step
+from twin.kernel_ahead import run_asynchronously
 from twin.kernel_batch import end_last_steady
 from twin.kernel_compile import compiled, compiled_entry
+from twin.kernel_duration import duration_ns
 from twin.kernel_results import apply_results, gap_bin
 from twin.kernel_schedule import arrive, is_settled, repeat_step, schedule
 from twin.kernel_state import (
-    IS_BATCH_CHANGED,
-    LAST_PREFILLS,
-    LAST_REQUESTS,
-    NUM_DISTINCT,
     NUM_RUNNING,
     NUM_STEADY,
     NUM_STEPS,
@@ -45,12 +44,7 @@ from twin.kernel_state import (
     STATUS,
     STATUS_LOG_FULL,
     STATUS_STALLED,
-    STEP_CONTEXT,
-    STEP_LOAD_NS,
-    STEP_PREFILLS,
-    STEP_REQUESTS,
     STEP_TOKENS,
-    Array,
     Settings,
     State,
     make_settings,
@@ -59,35 +53,17 @@ from twin.kernel_state import (
 from twin.kernel_trace import make_trace
 from twin.replica import ReplicaInputs, ReplicaTrace
 
-_compiled_step_time_ms = compiled(step_time.step_time_ms)
-
-
-@compiled
-def _duration_ns(s: Settings, coefficients: NDArray[np.float64], c: Array) -> int:
-    """Return how long the step takes, and note whether its batch differs from the step before."""
-    is_batch_changed = c[STEP_PREFILLS] + c[LAST_PREFILLS] > 0 or c[STEP_REQUESTS] != c[LAST_REQUESTS]
-    c[IS_BATCH_CHANGED] = 1 if is_batch_changed else 0
-    c[LAST_PREFILLS] = c[STEP_PREFILLS]
-    c[LAST_REQUESTS] = c[STEP_REQUESTS]
-    milliseconds = _compiled_step_time_ms(
-        coefficients,
-        c[STEP_TOKENS],
-        c[STEP_REQUESTS],
-        c[STEP_CONTEXT],
-        c[NUM_DISTINCT],
-        c[STEP_PREFILLS] > 0,
-        is_batch_changed,
-        c[NUM_WAITING],
-        s.num_slots,
-        s.max_lora_rank,
-        s.num_cached_adapters,
-    )
-    return int(np.floor(milliseconds * 1e6 + 0.5)) + int(c[STEP_LOAD_NS])
+# Numba erases the signature.
+Entry = Any
 
 
 @compiled
 def _run(s: Settings, coefficients: NDArray[np.float64], state: State) -> None:
-    """Run the loop of twin/semantics.md until the horizon; results are written into the arrays."""
+    """Run the loop of twin/semantics.md until the horizon; results are written into the arrays.
+
+    `kernel_ahead.run_asynchronously` is the same loop with asynchronous scheduling. A function for what both do in a
+    step would make this one slower by a quarter: calling it copies the arrays' descriptions.
+    """
     arrivals, requests, adapters, decodes, c = (
         state.arrivals,
         state.requests,
@@ -118,7 +94,7 @@ def _run(s: Settings, coefficients: NDArray[np.float64], state: State) -> None:
             if c[STEP_TOKENS] == 0:
                 c[STATUS] = STATUS_STALLED
                 break
-        duration = _duration_ns(s, coefficients, c)
+        duration = duration_ns(s, coefficients, c)
         if (keep_log and not write_log(s, state, now, duration)) or (
             keep_table and not write_step(state.step_table, c, now + duration)
         ):
@@ -136,8 +112,8 @@ def _run(s: Settings, coefficients: NDArray[np.float64], state: State) -> None:
         end_last_steady(s, requests, adapters, decodes, c, now)
 
 
-def _cached_entry(fingerprint: int) -> Callable[[Settings, NDArray[np.float64], State], None]:
-    """Compile the entry point with an on-disk cache.
+def _cached_entries(fingerprint: int) -> tuple[Entry, Entry]:
+    """Compile the entry points, synchronous and asynchronous, when they are first called, with an on-disk cache.
 
     Numba's cache notices a change of this file, but not of the modules whose code is compiled into the entry;
     `fingerprint` is part of the cache's key because it is a closure variable.
@@ -148,7 +124,12 @@ def _cached_entry(fingerprint: int) -> Callable[[Settings, NDArray[np.float64], 
         if fingerprint >= 0:
             _run(s, coefficients, state)
 
-    return entry
+    @compiled_entry
+    def asynchronous_entry(s: Settings, coefficients: NDArray[np.float64], state: State) -> None:
+        if fingerprint >= 0:
+            run_asynchronously(s, coefficients, state)
+
+    return entry, asynchronous_entry
 
 
 def _fingerprint() -> int:
@@ -159,8 +140,10 @@ def _fingerprint() -> int:
 # Also the module whose constants the compiled functions contain.
 COMPILED_MODULES = (
     kernel_account,
+    kernel_ahead,
     kernel_batch,
     kernel_compile,
+    kernel_duration,
     kernel_queue,
     kernel_results,
     kernel_schedule,
@@ -169,13 +152,14 @@ COMPILED_MODULES = (
     replica,
     step_time,
 )
-_entry: Any = _cached_entry(_fingerprint())
+_entry, _asynchronous_entry = _cached_entries(_fingerprint())
 
 
 def kernel_is_cached() -> bool:
     """Return whether the compiled engine is ready, in this process or on disk; if not, its first run compiles it.
 
-    Asks Numba's own index, whose interface is private: should it change, the answer is False.
+    The engine with asynchronous scheduling is another one, of which this does not speak. Asks Numba's own index, whose
+    interface is private: should it change, the answer is False.
     """
     if _entry.signatures:
         return True
@@ -205,11 +189,12 @@ def run_kernel(inputs: ReplicaInputs, *, log_steps: bool = False, keep_step_tabl
         When a step schedules nothing although requests run or wait (KV cache smaller than one request).
     """
     settings = make_settings(inputs)
+    entry = _asynchronous_entry if inputs.async_scheduling else _entry
     log_capacity = 1024 if log_steps else 0
     table_capacity = 65536 if keep_step_table else 0
     while True:
         state = make_state(inputs, log_capacity=log_capacity, table_capacity=table_capacity)
-        _entry(settings, inputs.step_coefficients, state)
+        entry(settings, inputs.step_coefficients, state)
         if state.counters[STATUS] != STATUS_LOG_FULL:
             break
         log_capacity *= 4

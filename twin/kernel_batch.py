@@ -14,6 +14,10 @@ one; the number of steps that served them, DECODES, stands for all:
   that its gaps are the difference of the counts between its end and its start.
 
 FIRST_OTHER is the first running request that is not steady (-1: none): from there on they are treated one by one.
+
+With asynchronous scheduling, requests *leave* between the step that gives them their last token and the one that is
+scheduled meanwhile: they have finished, but hold their places and blocks until that is done. They are linked from
+LEAVING on, and stay where they are in the running list, also among the steady ones.
 """
 
 from __future__ import annotations
@@ -21,25 +25,33 @@ from __future__ import annotations
 import numpy as np
 
 from twin.kernel_compile import compiled
-from twin.kernel_queue import append, leave_adapter, order_steady, push_front, reorder_steady, unlink
+from twin.kernel_queue import append, leave_adapter, order_steady, push_front, queue_first, reorder_steady, unlink
 from twin.kernel_state import (
+    ADMISSION,
+    ADMISSION_CLOSED_TO_QUEUE,
+    ADMISSION_OPEN,
     BLOCK_PHASE,
     CALENDAR_NEXT,
     CALENDAR_PREVIOUS,
     COMPUTED,
     DECODES,
     END_COLUMN,
+    FINISH_NS,
     FINISH_TOKENS,
     FIRST_COLUMN,
     FIRST_OTHER,
     FREE_BLOCKS,
     LAST_TOKEN_NS,
+    LEAVING,
+    LEAVING_NEXT,
     NEXT,
     NUM_RUNNING,
     NUM_STEADY,
     NUM_TOKENS,
+    NUM_WAITING,
     PREEMPTIONS,
     PREVIOUS,
+    QUEUE_HEAD,
     REQUEST_ADAPTER,
     RUNNING_HEAD,
     RUNNING_TAIL,
@@ -50,6 +62,9 @@ from twin.kernel_state import (
     Decodes,
     Settings,
 )
+
+# Share of a request that leaves and was preempted.
+PREEMPTED = -1
 
 
 @compiled
@@ -70,6 +85,42 @@ def remove_running(s: Settings, requests: Array, adapters: Array, c: Array, r: i
     c[NUM_RUNNING] -= 1
     c[FREE_BLOCKS] += (requests[r, COMPUTED] + s.block_size - 1) // s.block_size
     leave_adapter(s, adapters, c, requests[r, REQUEST_ADAPTER])
+
+
+@compiled
+def start_leaving(s: Settings, requests: Array, adapters: Array, c: Array, r: int) -> None:
+    """Let `r`, which has finished, take part in no step any more; its adapter leaves the batch."""
+    if c[FIRST_OTHER] == r:
+        c[FIRST_OTHER] = requests[r, NEXT]
+    requests[r, STEP_SHARE] = 0
+    requests[r, LEAVING_NEXT] = c[LEAVING]
+    c[LEAVING] = r
+    leave_adapter(s, adapters, c, requests[r, REQUEST_ADAPTER])
+
+
+@compiled
+def _give_back(s: Settings, requests: Array, c: Array, r: int) -> None:
+    """Take `r`, which leaves, out of the running list; its blocks become free."""
+    unlink(requests, c, RUNNING_HEAD, r)
+    c[NUM_RUNNING] -= 1
+    c[FREE_BLOCKS] += (requests[r, COMPUTED] + s.block_size - 1) // s.block_size
+
+
+@compiled
+def release_leaving(s: Settings, requests: Array, c: Array) -> None:
+    """Let go those that leave: from the running list, or from the queue if they were preempted meanwhile."""
+    r = c[LEAVING]
+    if r < 0:
+        return
+    while r >= 0:
+        if requests[r, STEP_SHARE] == PREEMPTED:
+            unlink(requests, c, QUEUE_HEAD, r)
+            c[NUM_WAITING] -= 1
+        else:
+            _give_back(s, requests, c, r)
+        r = requests[r, LEAVING_NEXT]
+    c[LEAVING] = -1
+    c[ADMISSION] = ADMISSION_CLOSED_TO_QUEUE if c[NUM_WAITING] == 0 else ADMISSION_OPEN
 
 
 @compiled
@@ -136,12 +187,18 @@ def end_last_steady(s: Settings, requests: Array, adapters: Array, decodes: Deco
 def preempt_last(s: Settings, requests: Array, adapters: Array, decodes: Decodes, c: Array, now: int) -> None:
     """Take the last running request out of the batch: free its blocks, recompute it later."""
     r = c[RUNNING_TAIL]
+    requests[r, PREEMPTIONS] += 1
+    c[STEP_PREEMPTIONS] += 1
+    if s.async_scheduling and requests[r, FINISH_NS] >= 0:
+        # Its last token is on its way: it waits for it, and for nothing else.
+        _give_back(s, requests, c, r)
+        requests[r, STEP_SHARE] = PREEMPTED
+        queue_first(requests, c, r)
+        return
     if c[FIRST_OTHER] < 0:
         end_steady(s, requests, adapters, decodes, c, r, now)
     remove_running(s, requests, adapters, c, r)
     requests[r, COMPUTED] = 0
-    requests[r, PREEMPTIONS] += 1
-    c[STEP_PREEMPTIONS] += 1
     push_front(requests, adapters, c, r)
 
 

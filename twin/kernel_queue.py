@@ -18,6 +18,7 @@ from twin.kernel_state import (
     DISK_LOADS_OF,
     FIFO_HEAD,
     FIFO_TAIL,
+    FINISH_NS,
     FIRST_STEADY,
     FRONT_KEY,
     GPU_LOAD_NS,
@@ -103,10 +104,8 @@ def push_back(requests: Array, adapters: Array, c: Array, r: int) -> None:
 
 
 @compiled
-def push_front(requests: Array, adapters: Array, c: Array, r: int) -> None:
-    """Put a preempted request at the head of the queue and of its adapter's FIFO."""
-    requests[r, QUEUE_KEY] = c[FRONT_KEY]
-    c[FRONT_KEY] -= 1
+def queue_first(requests: Array, c: Array, r: int) -> None:
+    """Put a request at the head of the queue, but into no FIFO."""
     head = c[QUEUE_HEAD]
     requests[r, NEXT] = head
     requests[r, PREVIOUS] = -1
@@ -115,13 +114,21 @@ def push_front(requests: Array, adapters: Array, c: Array, r: int) -> None:
     else:
         c[QUEUE_TAIL] = r
     c[QUEUE_HEAD] = r
+    c[NUM_WAITING] += 1
+
+
+@compiled
+def push_front(requests: Array, adapters: Array, c: Array, r: int) -> None:
+    """Put a preempted request at the head of the queue and of its adapter's FIFO."""
+    requests[r, QUEUE_KEY] = c[FRONT_KEY]
+    c[FRONT_KEY] -= 1
+    queue_first(requests, c, r)
     a = requests[r, REQUEST_ADAPTER]
     requests[r, ADAPTER_NEXT] = adapters[FIFO_HEAD, a]
     adapters[FIFO_HEAD, a] = r
     if adapters[FIFO_TAIL, a] < 0:
         adapters[FIFO_TAIL, a] = r
     _note_head(requests, adapters, a)
-    c[NUM_WAITING] += 1
 
 
 @compiled
@@ -181,7 +188,7 @@ def reorder_steady(requests: Array, adapters: Array, c: Array, a: int, r: int) -
     if adapters[STEADY_OF, a] > 0:
         to = position
         r = requests[r, NEXT]
-        while requests[r, REQUEST_ADAPTER] != a:
+        while requests[r, REQUEST_ADAPTER] != a or requests[r, FINISH_NS] >= 0:
             if adapters[FIRST_STEADY, requests[r, REQUEST_ADAPTER]] == r:
                 to += 1
             r = requests[r, NEXT]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from twin.kernel_batch import end_steady, remove_running, serve_steady, start_steady
+from twin.kernel_batch import end_steady, remove_running, serve_steady, start_leaving, start_steady
 from twin.kernel_compile import compiled
 from twin.kernel_state import (
     ADMISSION,
@@ -51,7 +51,10 @@ def _finish(s: Settings, requests: Array, adapters: Array, c: Array, r: int, end
     requests[r, FINISH_NS] = end
     c[FINISHED_REQUESTS] += 1
     c[FINISHED_TOKENS] += requests[r, NUM_TOKENS]
-    remove_running(s, requests, adapters, c, r)
+    if s.async_scheduling:
+        start_leaving(s, requests, adapters, c, r)
+    else:
+        remove_running(s, requests, adapters, c, r)
     c[ADMISSION] = ADMISSION_CLOSED_TO_QUEUE if c[NUM_WAITING] == 0 else ADMISSION_OPEN
     if not s.load_in_set_order:
         # The first request of an adapter, which decides its place in the order of the batch, may have left.

@@ -3,10 +3,10 @@
 The rules are those of twin/semantics.md, "Schedule" and "Adapter loads". A step that would be decided like the one
 before is not decided again: see `is_settled`.
 
-By these rules every running request gets at least one token in every step. A request is admitted only with what those
-before it in the running list leave of the budget, and none of them ever takes more than then: chunks of a prompt do not
-grow and a decode takes one token. `max_model_len` limits nothing, because a request ends before it gets there. So the
-step's adapters are those of all running requests.
+By these rules every running request gets at least one token in every step, but for those that leave. A request is
+admitted only with what those before it in the running list leave of the budget, and none of them ever takes more than
+then: chunks of a prompt do not grow and a decode takes one token. `max_model_len` limits nothing, because a request
+ends before it gets there. So the step's adapters are those of all running requests that do not leave.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from twin.kernel_state import (
     BUDGET,
     COMPUTED,
     FIFO_HEAD,
+    FINISH_NS,
     FIRST_OTHER,
     FIRST_SCHEDULED_NS,
     FREE_BLOCKS,
@@ -109,6 +110,9 @@ def _schedule_others(
     """Give tokens to the running requests that are not steady, in list order; preempt from the tail."""
     r = c[FIRST_OTHER]
     while r >= 0:
+        if s.async_scheduling and requests[r, FINISH_NS] >= 0:
+            r = requests[r, NEXT]
+            continue
         n = _share(threshold, requests, c, r)
         computed = requests[r, COMPUTED]
         missing = (computed + n + s.block_size - 1) // s.block_size - (computed + s.block_size - 1) // s.block_size

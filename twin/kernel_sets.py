@@ -102,7 +102,8 @@ def _in_batch_order(requests: Array, adapters: Array, members: Array, c: Array, 
     found = 0
     r = c[RUNNING_HEAD]
     while found < c[NUM_DISTINCT]:
-        found = _note(adapters, members, found, requests[r, REQUEST_ADAPTER], step)
+        if requests[r, STEP_SHARE] > 0:
+            found = _note(adapters, members, found, requests[r, REQUEST_ADAPTER], step)
         r = requests[r, NEXT]
 
 

@@ -29,7 +29,7 @@ Array = NDArray[np.int64]
 # or the running list, whichever the request is in. While it waits, QUEUE_KEY orders the queue and ADAPTER_NEXT links
 # the FIFO of its adapter. STEP_SHARE: tokens that the step gives a running request. Of a steady one COMPUTED is
 # relative, NUM_TOKENS and LAST_TOKEN_NS are implied, and CALENDAR_NEXT and CALENDAR_PREVIOUS link those that finish
-# together (twin/kernel_batch.py).
+# together (twin/kernel_batch.py). LEAVING_NEXT links those that leave.
 (
     REQUEST_ADAPTER,
     PROMPT,
@@ -49,6 +49,7 @@ Array = NDArray[np.int64]
     PREEMPTIONS,
 ) = range(16)
 CALENDAR_NEXT = ADAPTER_NEXT
+LEAVING_NEXT = CALENDAR_PREVIOUS
 NUM_REQUEST_COLUMNS = 16
 
 # Rows of `adapters`, int64 [., A + 1], the base model last. ACTIVE and ACTIVE_KEY are lists of NUM_DISTINCT entries:
@@ -95,6 +96,7 @@ SMALLEST_TABLE = 8
     RUNNING_HEAD,
     RUNNING_TAIL,
     FIRST_OTHER,
+    LEAVING,
     NUM_STEADY,
     STEADY_CONTEXT,
     DECODES,
@@ -145,8 +147,8 @@ SMALLEST_TABLE = 8
     NUM_SAMPLES,
     NEXT_SAMPLE_NS,
     STATUS,
-) = range(55)
-NUM_COUNTERS = 55
+) = range(56)
+NUM_COUNTERS = 56
 INTEGRAL_UNIT = 1 << 62
 
 STATUS_OK, STATUS_STALLED, STATUS_LOG_FULL = 0, 1, 2
@@ -198,6 +200,7 @@ class Settings(NamedTuple):
     touches_cpu_cache: bool
     keeps_entry_order: bool
     keeps_steady_order: bool
+    async_scheduling: bool
     horizon_ns: int
     sample_interval_ns: int
 
@@ -266,6 +269,7 @@ def make_settings(inputs: ReplicaInputs) -> Settings:
         touches_cpu_cache=inputs.evicts_cached_adapters,
         keeps_entry_order=bool(has_set_to_order and not inputs.use_v2_model_runner),
         keeps_steady_order=bool(has_set_to_order and inputs.use_v2_model_runner),
+        async_scheduling=bool(inputs.async_scheduling),
         horizon_ns=int(inputs.horizon_ns),
         sample_interval_ns=int(inputs.sample_interval_ns),
     )
@@ -276,7 +280,7 @@ def make_state(inputs: ReplicaInputs, *, log_capacity: int, table_capacity: int)
     num_adapters = len(inputs.gpu_load_ns)
     counters = np.zeros(NUM_COUNTERS, np.int64)
     counters[FREE_BLOCKS] = inputs.num_blocks - 1
-    counters[[RUNNING_HEAD, RUNNING_TAIL, FIRST_OTHER, QUEUE_HEAD, QUEUE_TAIL, FRONT_KEY]] = -1
+    counters[[RUNNING_HEAD, RUNNING_TAIL, FIRST_OTHER, LEAVING, QUEUE_HEAD, QUEUE_TAIL, FRONT_KEY]] = -1
     counters[FIRST_COLUMN] = NUM_GAP_BINS // ADAPTER_BIN_FACTOR
     interval = inputs.sample_interval_ns
     num_samples = inputs.horizon_ns // interval + 2 if interval else 0

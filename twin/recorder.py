@@ -37,6 +37,9 @@ class Request:
         Output tokens sampled so far, and those plus the prompt.
     num_computed
         Tokens whose KV exists.
+    placeholders
+        Tokens that a scheduled step will sample for it and that are not known yet: 0 or 1, with asynchronous
+        scheduling only (vLLM's `num_output_placeholders`).
     held_blocks
         KV blocks it holds.
     first_scheduled_ns, first_token_ns, last_token_ns, finish_ns
@@ -51,6 +54,7 @@ class Request:
     output_tokens: int
     generated: int = 0
     num_computed: int = 0
+    placeholders: int = 0
     held_blocks: int = 0
     first_scheduled_ns: int = -1
     first_token_ns: int = -1
@@ -78,6 +82,8 @@ class Step:
         Most prefill tokens of one request; 0: no limit.
     tokens
         Tokens per scheduled request, in the order of the running list.
+    sampled
+        Those of them that it samples a token for.
     num_preemptions
         Requests preempted while it was scheduled.
     duration_ns, load_ns
@@ -92,6 +98,7 @@ class Step:
     budget: int
     threshold: int
     tokens: dict[Request, int] = field(default_factory=dict)
+    sampled: list[Request] = field(default_factory=list)
     num_preemptions: int = 0
     duration_ns: int = 0
     load_ns: int = 0
@@ -191,6 +198,10 @@ class TraceRecorder:
             batch = (sum(step.tokens.values()), len(step.tokens), step.context_tokens, len(step.adapters))
             flags = (int(step.has_prefill), int(step.is_batch_changed))
             self._table.append((step.start_ns + step.duration_ns, *batch, *flags, len(queue), step.load_ns))
+
+    def preemptions(self, count: int) -> None:
+        """Count preemptions of an attempt to schedule that came to nothing."""
+        self._num_preemptions += count
 
     def token(self, request: Request, now_ns: int) -> None:
         """Count a token that was sampled for `request` at the end of a step, and the gap before it."""

@@ -190,6 +190,7 @@ class ReplicaProcess:
 
     def run(self) -> Generator[Event, Any, None]:
         """Run the loop of twin/semantics.md as a SimPy process, until the horizon."""
+        ahead: Step | None = None
         while True:
             self._num_arrived += len(self._inbox)
             self._waiting.extend(self._inbox)
@@ -206,19 +207,56 @@ class ReplicaProcess:
             self._recorder.sample(
                 now_ns, num_running=len(self._running), num_waiting=num_waiting, used_blocks=used_blocks
             )
-            step = self._schedule(now_ns)
-            self._load_adapters(step)
-            self._clock.time(step, num_waiting=len(self._waiting))
-            used_blocks = self._usable_blocks - self._free_blocks
-            self._recorder.step(step, self._running, self._waiting, used=used_blocks, free=self._free_blocks)
-            self._check_invariants(step)
-            if now_ns + step.duration_ns > self._inputs.horizon_ns:
+            step = ahead or self._plan(now_ns)
+            end_ns = now_ns + step.duration_ns
+            if end_ns > self._inputs.horizon_ns:
                 return
+            ahead = self._plan_ahead(end_ns)
             yield self._environment.timeout(step.duration_ns)
             self._apply_results(step)
 
+    def _plan(self, start_ns: int) -> Step:
+        """Schedule a step, which some request must take part in, and write it down."""
+        step = self._schedule(start_ns)
+        if not step.tokens:
+            raise TwinError(
+                f"a step must schedule a token of some request. At {start_ns / 1e9:.6f} s "
+                f"{len(self._running)} requests run and {len(self._waiting)} wait, but none can go on with "
+                f"{self._free_blocks} of {self._usable_blocks} KV blocks free and {self._inputs.num_slots} slots.",
+                field="num_blocks",
+                value=self._inputs.num_blocks,
+                hint="give the replica KV blocks for max_model_len beside the null block, and slots for adapters",
+            )
+        self._write(step)
+        return step
+
+    def _plan_ahead(self, start_ns: int) -> Step | None:
+        """Schedule the step after the one that begins now; ``None`` when that has to wait for its results."""
+        if not self._inputs.async_scheduling or start_ns == self._inputs.horizon_ns:
+            return None
+        step = self._schedule(start_ns)
+        if step.tokens:
+            self._write(step)
+            return step
+        self._load_order.adapters(step)
+        self._recorder.preemptions(step.num_preemptions)
+        return None
+
+    def _write(self, step: Step) -> None:
+        """Load a step's adapters, time it, count it, and let its requests take part in it."""
+        self._load_adapters(step)
+        self._clock.time(step, num_waiting=len(self._waiting))
+        used_blocks = self._usable_blocks - self._free_blocks
+        self._recorder.step(step, self._running, self._waiting, used=used_blocks, free=self._free_blocks)
+        self._check_invariants(step)
+        for request, num_tokens in step.tokens.items():
+            request.num_computed += num_tokens
+            if request.num_computed == request.num_tokens + request.placeholders:
+                step.sampled.append(request)
+                request.placeholders += 1
+
     def _schedule(self, now_ns: int) -> Step:
-        """Give tokens to running, then to waiting requests."""
+        """Give tokens to running, then to waiting requests, in the step that begins at `now_ns`."""
         inputs = self._inputs
         is_alone = len(self._running) + len(self._waiting) == 1
         threshold = inputs.long_prefill_token_threshold
@@ -228,15 +266,6 @@ class ReplicaProcess:
         self._schedule_running(step)
         if step.num_preemptions == 0:
             self._schedule_waiting(step)
-        if not step.tokens:
-            raise TwinError(
-                f"a step must schedule a token of some request. At {now_ns / 1e9:.6f} s "
-                f"{len(self._running)} requests run and {len(self._waiting)} wait, but none can go on with "
-                f"{self._free_blocks} of {self._usable_blocks} KV blocks free and {inputs.num_slots} slots.",
-                field="num_blocks",
-                value=inputs.num_blocks,
-                hint="give the replica KV blocks for max_model_len beside the null block, and slots for adapters",
-            )
         for request in step.tokens:
             if request.first_scheduled_ns < 0:
                 request.first_scheduled_ns = now_ns
@@ -249,7 +278,10 @@ class ReplicaProcess:
         while index < len(self._running) and step.budget > 0:
             request = self._running[index]
             index += 1
-            num_tokens = _first_chunk(request.num_tokens - request.num_computed, step)
+            if request.placeholders and request.num_tokens + 1 >= request.prompt_tokens + request.output_tokens:
+                # The step that runs gives it its last token.
+                continue
+            num_tokens = _first_chunk(request.num_tokens + request.placeholders - request.num_computed, step)
             num_tokens = min(num_tokens, cap - request.num_computed)
             if num_tokens <= 0:
                 continue
@@ -295,6 +327,7 @@ class ReplicaProcess:
         victim = self._running.pop()
         self._release(victim)
         victim.num_computed = 0
+        victim.placeholders = 0
         victim.num_preemptions += 1
         step.num_preemptions += 1
         self._waiting.appendleft(victim)
@@ -325,17 +358,19 @@ class ReplicaProcess:
             step.cached = self._caches.cached
 
     def _apply_results(self, step: Step) -> None:
-        """Advance the scheduled requests at the end of their step; those that end free their blocks."""
+        """Give the sampled tokens at the end of a step; requests that end free their blocks."""
         now_ns = int(self._environment.now)
-        for request, num_tokens in step.tokens.items():
-            request.num_computed += num_tokens
-            if request.num_computed < request.num_tokens:
-                continue
+        for request in step.sampled:
             self._recorder.token(request, now_ns)
+            # None after a preemption; what was sampled before it still comes.
+            request.placeholders = max(request.placeholders - 1, 0)
             if request.generated == request.output_tokens or request.num_tokens >= self._inputs.max_model_len:
                 self._release(request)
                 self._recorder.finish(request, now_ns)
         self._running = [request for request in self._running if request.finish_ns < 0]
+        if self._inputs.async_scheduling:
+            # Some were preempted with their last token on its way.
+            self._waiting = deque(request for request in self._waiting if request.finish_ns < 0)
 
     def _check_invariants(self, step: Step) -> None:
         """Assert what every step must keep."""

@@ -119,6 +119,7 @@ class ReplicaInputs:
     use_v2_model_runner: bool
     horizon_ns: int
     sample_interval_ns: int
+    async_scheduling: bool = False
     adapter_names: tuple[str, ...] = ()
     hash_seed: int = 0
 
@@ -307,6 +308,7 @@ def build_inputs(
         threshold_when_alone=engine.long_prefill_threshold_when_alone,
         load_in_set_order=engine.lora_load_order == "set",
         use_v2_model_runner=engine.use_v2_model_runner,
+        async_scheduling=engine.async_scheduling,
         horizon_ns=round(horizon_s * NANOSECONDS),
         sample_interval_ns=round(sample_interval_s * NANOSECONDS),
         adapter_names=names,

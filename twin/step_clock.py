@@ -27,7 +27,9 @@ class StepClock:
     def time(self, step: Step, *, num_waiting: int) -> None:
         """Write down on a scheduled step whose adapters are loaded how long it takes, and what that depends on."""
         step.context_tokens = sum(request.num_computed for request in step.tokens)
-        step.has_prefill = any(request.generated == 0 or tokens > 1 for request, tokens in step.tokens.items())
+        step.has_prefill = any(
+            tokens > 1 or request.generated + request.placeholders == 0 for request, tokens in step.tokens.items()
+        )
         before = self._before
         step.is_batch_changed = (
             before is None or step.has_prefill or before.has_prefill or len(step.tokens) != len(before.tokens)

@@ -82,6 +82,7 @@ def long_run_inputs(seed: int) -> ReplicaInputs:
     Bursts and pauses, short and long outputs: the batch stands still at times, and changes in every step at others.
     """
     generator = np.random.default_rng(seed)
+    is_asynchronous = seed % 2 == 1
     num_requests, num_adapters = 300, int(generator.integers(1, 40))
     pauses_ns = generator.exponential(float(generator.choice([0.2, 3.0, 30.0])) * STEP_NS, num_requests)
     arrivals = np.cumsum(np.where(generator.random(num_requests) < 0.3, 0.0, pauses_ns)).astype(np.int64)
@@ -110,7 +111,8 @@ def long_run_inputs(seed: int) -> ReplicaInputs:
         max_model_len=max_model_len,
         long_prefill_token_threshold=int(generator.choice([0, 0, 20])),
         reserve_full_isl=bool(generator.integers(2)),
-        keep_last_token_free=bool(generator.integers(2)),
+        keep_last_token_free=bool(generator.integers(2)) or is_asynchronous,
+        async_scheduling=is_asynchronous,
         threshold_when_alone=bool(generator.integers(2)),
         load_in_set_order=bool(generator.random() < 0.8),
         use_v2_model_runner=bool(generator.integers(2)),

@@ -102,14 +102,18 @@ def step_coefficients(draw: st.DrawFn) -> Any:
 
 
 @st.composite
-def replica_inputs(draw: st.DrawFn) -> ReplicaInputs:
-    """Draw a small replica under pressure: few KV blocks, slots and tokens per step, both rule sets and mixed ones."""
+def replica_inputs(draw: st.DrawFn, *, is_synchronous: bool = False) -> ReplicaInputs:
+    """Draw a small replica under pressure: few KV blocks, slots and tokens per step, both rule sets and mixed ones.
+
+    With `is_synchronous`, no step is scheduled before the results of the one before it are there.
+    """
     num_adapters = draw(st.integers(1, 10))
     num_slots = draw(st.one_of(st.integers(0, 4), st.integers(5, 7)))
     max_model_len = draw(st.integers(2, 64))
     block_size = draw(st.sampled_from([1, 2, 4, 7, 16]))
     blocks_of_longest = -(-max_model_len // block_size)
     budget = draw(st.integers(8, 64))
+    is_asynchronous = not is_synchronous and draw(st.booleans())
     return ReplicaInputs(
         **draw(request_columns(num_adapters=num_adapters if num_slots else 0, max_model_len=max_model_len)),
         **draw(adapter_columns(num_adapters=num_adapters)),
@@ -125,10 +129,11 @@ def replica_inputs(draw: st.DrawFn) -> ReplicaInputs:
         max_model_len=max_model_len,
         long_prefill_token_threshold=draw(st.sampled_from([0, 1, 5, 16])),
         reserve_full_isl=draw(st.booleans()),
-        keep_last_token_free=draw(st.booleans()),
+        keep_last_token_free=is_asynchronous or draw(st.booleans()),
         threshold_when_alone=draw(st.booleans()),
         load_in_set_order=draw(st.sampled_from([True, True, False])),
         use_v2_model_runner=draw(st.booleans()),
+        async_scheduling=is_asynchronous,
         horizon_ns=draw(_HORIZONS_NS),
         sample_interval_ns=draw(st.sampled_from([0, 20 * MILLISECOND_NS, 999_999_937, 2_000_000 * MILLISECOND_NS])),
     )

@@ -76,6 +76,8 @@ def test_ranks_of_vllm_are_accepted(rank: int) -> None:
         ({"gpu_memory_utilization": 1.1}, "less than or equal to 1"),
         ({"gpu_memory_utilization": float("nan")}, "finite|greater than 0"),
         ({"watermark": 1.0}, "less than 1"),
+        ({"scheduling_policy": "priority"}, "`scheduling_policy` must be fcfs.* Got 'priority'"),
+        ({"vllm_version": "0.8.5", "async_scheduling": True}, "`async_scheduling` needs `keep_last_token_free`"),
         ({"max_num_sequences": 8}, "Extra inputs are not permitted"),
     ],
 )
@@ -83,6 +85,13 @@ def test_settings_that_vllm_refuses_are_refused(settings: dict[str, Any], messag
     """Values outside vLLM's ranges, contradictions and unknown names."""
     with pytest.raises(ValidationError, match=message):
         EngineConfig.model_validate(settings)
+
+
+def test_settings_that_change_nothing_are_accepted() -> None:
+    """The order of arrival is the twin's only one; asynchronous scheduling is off unless it is asked for."""
+    assert EngineConfig.model_validate({"scheduling_policy": "fcfs"}) == EngineConfig()
+    assert not EngineConfig().async_scheduling
+    assert EngineConfig(async_scheduling=True).async_scheduling
 
 
 def test_settings_that_are_no_mapping_are_refused() -> None:

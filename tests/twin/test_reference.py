@@ -280,7 +280,7 @@ def test_a_sequence_ends_at_max_model_len(keep_last_token_free: bool) -> None:  
 
 
 @settings(max_examples=50, deadline=None)
-@given(replica_inputs())
+@given(replica_inputs(is_synchronous=True))
 def test_the_cap_of_both_rule_sets_is_never_reached(inputs: ReplicaInputs) -> None:
     """Without speculative or asynchronous steps a running request has less than `max_model_len` tokens to compute."""
     left = run_reference(replace(inputs, keep_last_token_free=True), log_steps=True)
@@ -510,7 +510,7 @@ def test_gaps_are_counted_per_adapter_with_the_base_model_last() -> None:
 
 
 @settings(max_examples=100, deadline=None)
-@given(replica_inputs())
+@given(replica_inputs(is_synchronous=True))
 def test_the_totals_agree_with_the_step_log(inputs: ReplicaInputs) -> None:
     """Integrals, peaks and counts are sums over the steps; steps do not overlap and none starts at the horizon."""
     trace = run_reference(inputs, log_steps=True)

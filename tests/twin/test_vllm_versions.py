@@ -43,7 +43,7 @@ def test_the_recorded_steps_are_of_the_last_version() -> None:
 
 def test_the_checks_install_the_last_version() -> None:
     """PyTorch first, and what breaks the import goes last."""
-    command = [sys.executable, ROOT / ".ci" / "install_vllm.py", VERSIONS]
+    command = [sys.executable, str(ROOT / ".ci" / "install_vllm.py"), str(VERSIONS)]
     lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
     entry = _tested()[-1]
     assert [line.split()[0] for line in lines] == ["install"] * len(entry["install"]) + ["uninstall"]

@@ -145,7 +145,7 @@ def _both(*shown: Shows) -> Shows:
 
 TIGHT = {"num_blocks": 20, "max_model_len": 112}
 
-CONFIGURATIONS: Sequence[Configuration] = (
+SYNCHRONOUS: Sequence[Configuration] = (
     Configuration("nothing is scarce", _anything, settings={"num_slots": 6}),
     Configuration("base model only, LoRA off", _anything, adapters=0, settings={"num_slots": 0}),
     Configuration("base model only, LoRA on", _anything, adapters=3, base_share=1.0),
@@ -286,7 +286,6 @@ CONFIGURATIONS: Sequence[Configuration] = (
         },
         is_recorded=True,
     ),
-    # Another process each, which starts in seconds: last, so that no other has to start again.
     Configuration(
         "another hash seed", _rereads, adapters=12, hash_seed=1, settings={"num_slots": 5, "cpu_capacity": 7}
     ),
@@ -298,4 +297,29 @@ CONFIGURATIONS: Sequence[Configuration] = (
         settings={"num_slots": 5, "cpu_capacity": 7, "use_v2_model_runner": False},
         is_recorded=True,
     ),
+)
+
+
+def _asynchronous(configuration: Configuration) -> Configuration:
+    """Return the same with asynchronous scheduling, and other requests."""
+    return replace(
+        configuration,
+        name=f"asynchronous: {configuration.name}",
+        settings={**configuration.settings, "async_scheduling": True},
+        is_recorded=configuration.is_recorded and "num_blocks" in configuration.settings,
+    )
+
+
+# Each hash seed has a process of its own, which takes seconds to start.
+CONFIGURATIONS: Sequence[Configuration] = sorted(
+    [
+        *SYNCHRONOUS,
+        *(
+            _asynchronous(configuration)
+            for configuration in SYNCHRONOUS
+            # Versions without the last token's rule have no asynchronous scheduling.
+            if configuration.settings.get("keep_last_token_free", True)
+        ),
+    ],
+    key=lambda configuration: configuration.hash_seed,
 )

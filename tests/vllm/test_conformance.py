@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from tests.twin.strategies import assert_traces_equal, replica_inputs
 from tests.vllm.configurations import CONFIGURATIONS, Configuration
+from tests.vllm.golden import read_golden
+from twin.headless.frames import pack
 from twin.kernel import run_kernel
 from twin.name_hash import adapter_name_hashes
 from twin.reference import run_reference
@@ -20,6 +22,7 @@ from twin.vllm_engine import run_vllm
 
 pytestmark = pytest.mark.usefixtures("python")
 
+GOLDEN = read_golden()
 # Each is a process of its own.
 HASH_SEEDS = (0, 31337)
 MOST_ADAPTERS = 10
@@ -32,13 +35,27 @@ def test_all_engines_take_vllms_steps(configuration: Configuration) -> None:
     logs: dict[str, Any] = {"log_steps": True, "keep_step_table": True}
     vllm = run_vllm(inputs, **logs)
     assert configuration.shows(inputs, vllm)
+    if configuration.name in GOLDEN:
+        assert_traces_equal(GOLDEN[configuration.name].trace, vllm)
     assert_traces_equal(vllm, run_reference(inputs, **logs))
     assert_traces_equal(vllm, run_kernel(inputs, **logs))
 
 
 def test_there_are_configurations_enough() -> None:
-    """Thirty at least, each with a name of its own."""
-    assert len({configuration.name for configuration in CONFIGURATIONS}) == len(CONFIGURATIONS) >= 30
+    """Thirty at least of either way to schedule, each with a name of its own."""
+    assert len({configuration.name for configuration in CONFIGURATIONS}) == len(CONFIGURATIONS)
+    asynchronous = sum(configuration.inputs().async_scheduling for configuration in CONFIGURATIONS)
+    assert min(asynchronous, len(CONFIGURATIONS) - asynchronous) >= 30
+
+
+def test_the_recorded_steps_are_of_the_configurations() -> None:
+    """The file holds what they describe now; else it is to be recorded anew (tests/vllm/golden.py)."""
+    recorded = {configuration.name: configuration for configuration in CONFIGURATIONS if configuration.is_recorded}
+    assert recorded.keys() == GOLDEN.keys()
+    for name, configuration in recorded.items():
+        assert pack(GOLDEN[name].inputs).keys() == pack(configuration.inputs()).keys()
+        for field, array in pack(configuration.inputs()).items():
+            assert np.array_equal(pack(GOLDEN[name].inputs)[field], array), f"{name}: {field}"
 
 
 @st.composite
@@ -61,7 +78,7 @@ def vllm_inputs(draw: st.DrawFn) -> ReplicaInputs:
     )
 
 
-@settings(max_examples=60)
+@settings(max_examples=100)
 @given(inputs=vllm_inputs())
 def test_generated_replicas_take_vllms_steps(inputs: ReplicaInputs) -> None:
     """Small replicas under pressure, with settings that go together at random."""

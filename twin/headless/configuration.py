@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from vllm.engine.arg_utils import EngineArgs
+from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
 from vllm.v1.structured_output import StructuredOutputManager
@@ -76,14 +77,18 @@ def make_config(inputs: ReplicaInputs) -> Any:
         ).create_engine_config()
     _check_settings(config, settings)
     config.cache_config.num_gpu_blocks = inputs.num_blocks
+    # The CPU platform turns it off, too.
+    config.scheduler_config.async_scheduling = inputs.async_scheduling
     os.environ[MODEL_RUNNER_VARIABLE] = "1" if inputs.use_v2_model_runner else "0"
     return config
 
 
 def make_scheduler(config: Any, inputs: ReplicaInputs) -> Any:
-    """Return vLLM's scheduler (v1/core/sched/scheduler.py) with its KV-cache manager."""
+    """Return vLLM's scheduler (v1/core/sched/scheduler.py or async_scheduler.py) with its KV-cache manager."""
     attention = FullAttentionSpec(block_size=inputs.block_size, num_kv_heads=2, head_size=32, dtype=torch.bfloat16)
-    scheduler = Scheduler(
+    scheduler_class = AsyncScheduler if inputs.async_scheduling else Scheduler
+    assert config.max_concurrent_batches == (2 if inputs.async_scheduling else 1)
+    scheduler = scheduler_class(
         vllm_config=config,
         block_size=inputs.block_size,
         structured_output_manager=StructuredOutputManager(config),
