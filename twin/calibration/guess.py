@@ -11,7 +11,7 @@ from twin.step_time import COEFFICIENT_NAMES
 # otherwise.
 GUESS = StepTimeCoefficients(base_ms=8.0, token_ms=0.1, request_ms=0.1, context_token_ms=0.001)
 GUESS_BAND = 10.0
-GUESSED_LOAD = {"cpu_to_gpu_ms": 1.0, "disk_to_cpu_ms": 3.0}
+GUESSED_CPU_TO_GPU_MS, GUESSED_DISK_TO_CPU_MS = 1.0, 3.0
 GUESS_VLLM_VERSION = "0.32"
 
 
@@ -34,7 +34,10 @@ def guess_profile(model: ModelArchitecture, gpu: str, *, gpu_memory_gib: float) 
         gpu_memory_gib=gpu_memory_gib,
         vllm_version=GUESS_VLLM_VERSION,
         step_time=GUESS,
-        load_times=tuple(LoadTime(rank=rank, **GUESSED_LOAD) for rank in LOAD_RANKS),
+        load_times=tuple(
+            LoadTime(rank=rank, cpu_to_gpu_ms=GUESSED_CPU_TO_GPU_MS, disk_to_cpu_ms=GUESSED_DISK_TO_CPU_MS)
+            for rank in LOAD_RANKS
+        ),
         memory=MemoryCalibration(overhead_gib=0.0),
         provenance={
             "kind": PRIOR_KIND,
