@@ -85,9 +85,9 @@ CASES = (
     Case("many", "more requests at a time", "calibration", 9.0),
     Case("long", "prompts of 200 tokens", "calibration", 3.0, prompt=(200, 80, 480), output=(16, 8, 64)),
     Case("slots", "8 slots, equally popular adapters", "calibration", 6.0, zipf=0.0, engine={"max_loras": 8}),
-    Case("queue", "2 slots, more than the engine serves", "calibration", 40.0, 15.0, engine={"max_loras": 2}),
+    Case("queue", "2 slots, more than the engine serves", "calibration", 40.0, engine={"max_loras": 2}),
     Case("rate", "another rate: 7 requests/s", "prediction", 7.0, 60.0),
-    Case("overload", "more than the engine serves: 40 requests/s", "prediction", 40.0, 20.0),
+    Case("overload", "more than the engine serves: 40 requests/s", "prediction", 40.0, 40.0),
     Case(
         "adapters",
         "16 adapters, half of them others, equally popular, 6 slots",

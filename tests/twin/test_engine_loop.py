@@ -149,12 +149,16 @@ def test_the_wall_clock_starts_where_the_segment_does() -> None:
 
 
 def test_the_steady_clock_corrects_for_the_processors_speed() -> None:
-    """A step between two pieces of work that took twice the reference counts half."""
-    pieces = iter([0.5, 2.0, 2.0, 6.0])
-    clock = SteadyClock(1.0, lambda: next(pieces), reference_s=2.0)
+    """A step between two pieces of work that took twice the reference counts half, or a quarter if it loses more."""
+    pieces = [0.5, 2.0, 2.0, 6.0]
+    clock = SteadyClock(1.0, iter(pieces).__next__, reference_s=2.0, sensitivity=1.0)
     clock.begin()
     assert clock.scale() == 1.0
     assert clock.scale() == 0.5
+    sensitive = SteadyClock(1.0, iter(pieces).__next__, reference_s=2.0, sensitivity=2.0)
+    sensitive.begin()
+    assert sensitive.scale() == 1.0
+    assert sensitive.scale() == 0.25
     clock.spend(3.0)
     assert clock.now() == 4.0
 

@@ -196,12 +196,15 @@ class SteadyClock(CpuClock):
         Does a fixed piece of work, and returns the CPU seconds that it took.
     reference_s
         What the piece takes on the steady processor.
+    sensitivity
+        Power of what the piece loses by which the engine's work loses.
     """
 
-    def __init__(self, start_s: float, probe: Callable[[], float], reference_s: float) -> None:
+    def __init__(self, start_s: float, probe: Callable[[], float], reference_s: float, sensitivity: float) -> None:
         super().__init__(start_s)
         self._probe = probe
         self._reference_s = reference_s
+        self._sensitivity = sensitivity
         self._before_s = probe()
 
     def begin(self) -> None:
@@ -209,10 +212,10 @@ class SteadyClock(CpuClock):
         self._before_s = self._probe()
 
     def scale(self) -> float:
-        """Return the reference by the mean of the piece of work before and after."""
+        """Return the reference by the mean of the piece of work before and after, to the power of the sensitivity."""
         after_s = self._probe()
         mean_s, self._before_s = 0.5 * (self._before_s + after_s), after_s
-        return self._reference_s / mean_s
+        return float((self._reference_s / mean_s) ** self._sensitivity)
 
 
 @dataclass

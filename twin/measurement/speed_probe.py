@@ -12,23 +12,22 @@ import time
 import numpy as np
 
 # What the piece takes on a processor that is taken for the steady one, in CPU seconds.
-REFERENCE_S = 0.0006
+REFERENCE_S = 0.0005
+# Steps lose more than the piece, whose code and data are small: by this power of what the piece loses. On a busy machine
+# the power was 1.20 to 1.26 in three sets of 2,000 to 29,000 steps of vLLM 0.32, over windows of 40 to 200 steps.
+SENSITIVITY = 1.2
 
 NUM_OBJECTS = 300
-NUM_PRODUCTS = 8
-NUM_GATHERED = 10_000
-TABLE_SIZE = 1 << 20
+NUM_PRODUCTS = 10
 
 
 class SpeedProbe:
-    """Does the piece of work: small objects as an engine's Python code makes them, small products, scattered reads."""
+    """Does the piece of work: small objects as an engine's Python code makes them, and small matrix products."""
 
     def __init__(self) -> None:
         generator = np.random.default_rng(0)
         self._rows = generator.standard_normal((8, 128), dtype=np.float32)
         self._weights = generator.standard_normal((128, 512), dtype=np.float32)
-        self._table = generator.standard_normal(TABLE_SIZE, dtype=np.float32)
-        self._places = generator.integers(0, TABLE_SIZE, NUM_GATHERED)
 
     def __call__(self) -> float:
         """Return the CPU time that the piece of work took, in seconds."""
@@ -37,7 +36,6 @@ class SpeedProbe:
         total = sum(entry.places[entry.number] for entry in entries)
         for _ in range(NUM_PRODUCTS):
             self._rows @ self._weights  # the work is the purpose
-        self._table[self._places].sum()
         assert total == NUM_OBJECTS
         return time.process_time() - begin
 

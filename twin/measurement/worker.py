@@ -27,7 +27,7 @@ from twin.measurement.engine_loop import (
     WallClock,
 )
 from twin.measurement.records import ShardWriter
-from twin.measurement.speed_probe import REFERENCE_S, SpeedProbe
+from twin.measurement.speed_probe import REFERENCE_S, SENSITIVITY, SpeedProbe
 
 if TYPE_CHECKING:
     from twin.measurement.real_engine import VllmEngine
@@ -201,7 +201,7 @@ def main(arguments: Sequence[str]) -> None:
 
 def _clock_of(name: str, start_s: float) -> MeasurementClock:
     if name == "steady":
-        return SteadyClock(start_s, SpeedProbe(), REFERENCE_S)
+        return SteadyClock(start_s, SpeedProbe(), REFERENCE_S, SENSITIVITY)
     return CpuClock(start_s) if name == "cpu" else WallClock(start_s)
 
 
