@@ -13,8 +13,8 @@ import numpy as np
 
 # What the piece takes on a processor that is taken for the steady one, in CPU seconds.
 REFERENCE_S = 0.0005
-# Steps lose more than the piece, whose code and data are small: by this power of what the piece loses. On a busy machine
-# the power was 1.20 to 1.26 in three sets of 2,000 to 29,000 steps of vLLM 0.32, over windows of 40 to 200 steps.
+# Steps lose more than the piece, whose code and data are small: by this power of what the piece loses. Over windows of
+# 40 to 200 steps of vLLM 0.32 on a busy machine it was 1.2 to 1.3, in three sets of 2,000 to 29,000 steps.
 SENSITIVITY = 1.2
 
 NUM_OBJECTS = 300
