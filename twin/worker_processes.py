@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
+from types import FrameType
 
 import joblib
 
@@ -25,21 +27,31 @@ def start_workers(num_workers: int) -> None:
         with _warnings_withheld():
             # Started by the first worker, this process of Python's own would end the withholding of Ctrl-C.
             resource_tracker.ensure_running()
-            with _interrupts_withheld():
+            with interrupts_withheld():
                 joblib.Parallel(n_jobs=num_workers)(joblib.delayed(int)() for _ in range(num_workers))
 
 
 @contextmanager
-def _interrupts_withheld() -> Iterator[None]:
-    """Let Ctrl-C wait while the context lasts; processes started in it inherit that, for as long as they live."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+def interrupts_withheld() -> Iterator[None]:
+    """Let Ctrl-C wait while the context lasts; processes started in it never hear it.
+
+    Blocking the signal in this thread is what they inherit. It may still reach another thread of this process, and
+    Python would then raise KeyboardInterrupt here all the same: workers would find half of what they are sent.
+    """
+    heard: list[FrameType | None] = []
+    handler = None
+    if threading.current_thread() is threading.main_thread():
+        handler = signal.signal(signal.SIGINT, lambda _, frame: heard.append(frame))
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if hasattr(signal, "pthread_sigmask") else None
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if handler is not None:
+            signal.signal(signal.SIGINT, handler)
+        if mask is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    if heard and callable(handler):
+        handler(signal.SIGINT, heard[0])
 
 
 @contextmanager

@@ -133,7 +133,7 @@ def test_several_tokens_in_a_chunk_that_nobody_counts(tmp_path: Path) -> None:
         ("drop", "disconnected", 200, "after 3 tokens"),
         ("half a line", "disconnected", 200, "after 3 tokens"),
         ("no end", "disconnected", 200, "after 3 tokens, without its end"),
-        ("stall", "timeout", 200, "not done after 0.5 s, with 3 tokens"),
+        ("stall", "timeout", 200, "not done after 5 s, with 3 tokens"),
         ("garbage", "malformed", 200, "something else than a completion"),
         ("error event", "error", 200, "the engine died"),
     ],
@@ -143,7 +143,7 @@ def test_failures_are_recorded_as_what_they_were(
 ) -> None:
     """With the tokens that came before; the other requests are served, and nothing is tried again unasked."""
     with CompletionServer(Behaviour(faults={2: fault})) as server:
-        folder, outcome = _measure(tmp_path, server, timeout_s=0.5)
+        folder, outcome = _measure(tmp_path, server, timeout_s=5.0)
     requests = _requests(folder)
     failed = requests[requests["status"] != "ok"]
     assert len(failed) == 1
@@ -155,7 +155,7 @@ def test_failures_are_recorded_as_what_they_were(
     assert (outcome.reason, folder.manifest.status) == (None, "complete")
     assert folder.manifest.summary is not None
     assert folder.manifest.summary.failures == {f"{status} (HTTP {http_status})": 1}
-    assert any("1 attempts failed" in warning for warning in folder.manifest.warnings)
+    assert any("1 attempt failed" in warning for warning in folder.manifest.warnings)
 
 
 def test_retries_hide_no_attempt(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def summary_warnings(summary: MeasurementSummary, folder: Path) -> list[str]:
     num_failed = sum(summary.failures.values())
     if num_failed:
         reasons = ", ".join(f"{count} x {what}" for what, count in summary.failures.items())
-        warnings.append(f"{num_failed} attempts failed: {reasons}")
+        warnings.append(f"{num_failed} {'attempt' if num_failed == 1 else 'attempts'} failed: {reasons}")
     cut_off = {status: count for status, count in summary.requests.items() if status in {UNFINISHED, LOST}}
     if cut_off:
         counts = ", ".join(f"{count} {status}" for status, count in cut_off.items())
