@@ -166,7 +166,7 @@ def test_failed_requests_are_warned_of(workload: Path, tmp_path: Path) -> None:
         )
     assert code == 0
     assert "1 error (HTTP 500)" in output
-    assert "warning: 1 attempts failed: 1 x error (HTTP 500)" in errors
+    assert "warning: 1 attempt failed: 1 x error (HTTP 500)" in errors
     requests = read_table(tmp_path / "m", "requests")
     assert sorted(requests[requests["attempt"] == 1]["status"]) == ["ok"]
 
