@@ -22,6 +22,7 @@ import pandas as pd
 from benchmarks.document_tables import number, print_or_update, table
 from benchmarks.loop_cases import CASES, ENGINE, NUM_ADAPTERS, RANKS, SMOKE_CASES, Case
 from benchmarks.vllm_server import VllmServer
+from twin.calibration.guess import guess_profile
 from twin.calibration.table_fit import calibrate_tables
 from twin.engine import EngineConfig
 from twin.hardware import GpuType, ModelArchitecture
@@ -36,25 +37,15 @@ from twin.measurement.preparation import engine_arguments
 from twin.measurement.session import Driver, Progress, run_segment
 from twin.measurement.step_replay import StepReplay, replay_steps
 from twin.measurement.tables import read_table, table_path
-from twin.profile import (
-    LoadTime,
-    MeasuredKvTokens,
-    MemoryCalibration,
-    PerformanceProfile,
-    StepTimeCoefficients,
-)
+from twin.profile import MeasuredKvTokens, MemoryCalibration, PerformanceProfile
 from twin.replica import Replica
 from twin.report import SimulationReport
 from twin.simulate import simulate_in_detail
-from twin.step_time import COEFFICIENT_NAMES
 from twin.vllm_python import VllmPython, find_vllm_python
 from twin.workload import Workload
 
 # The CPU engine's KV cache is set, not what is left of the memory; this is only what the profile is labelled with.
 MEMORY_GIB = 16.0
-# Nobody has a datasheet of this: a guess, and a band so wide that the measurements decide.
-GUESS = StepTimeCoefficients(base_ms=8.0, token_ms=0.1, request_ms=0.1, context_token_ms=0.001)
-GUESS_BAND = 10.0
 # Times of single steps have a long tail where others use the machine. Their median, or a fit of their relative errors,
 # is less than their mean, on which throughput depends. So a measurement here is the mean of steps that are alike.
 STEPS_PER_MEAN = 20
@@ -119,8 +110,9 @@ def calibrate(folders: Sequence[MeasurementFolder], model: ModelArchitecture, sc
     pd.concat(steps, ignore_index=True).to_parquet(table_path(joined, "steps"))
     loads = [read_table(folder.path, "loads") for folder in folders]
     pd.concat(loads, ignore_index=True).to_parquet(table_path(joined, "loads"))
+    prior = guess_profile(model, "cpu", gpu_memory_gib=MEMORY_GIB)
     return calibrate_tables(
-        joined, model=model, prior=guess(model.name), gpu="cpu", gpu_memory_gib=MEMORY_GIB, name="measured-loop"
+        joined, model=model, prior=prior, gpu="cpu", gpu_memory_gib=MEMORY_GIB, name="measured-loop"
     ).profile
 
 
@@ -222,21 +214,6 @@ def _in_means(steps: pd.DataFrame, run: str) -> pd.DataFrame:
     names = run + " " + (ordered.index // STEPS_PER_MEAN).astype(str)
     means = ordered["time_ms"].groupby(names).transform("mean")
     return ordered.assign(measurement=names, group=names, time_ms=means)
-
-
-def guess(model: str) -> PerformanceProfile:
-    """Return the prior: what nobody knows about a model on this CPU, with a wide band."""
-    return PerformanceProfile(
-        name="guess",
-        model=model,
-        gpu="cpu",
-        gpu_memory_gib=MEMORY_GIB,
-        vllm_version="0.32",
-        step_time=GUESS,
-        load_times=tuple(LoadTime(rank=rank, cpu_to_gpu_ms=1.0, disk_to_cpu_ms=3.0) for rank in RANKS),
-        memory=MemoryCalibration(overhead_gib=0.0),
-        provenance={"kind": "prior", "bands": dict.fromkeys(COEFFICIENT_NAMES, GUESS_BAND)},
-    )
 
 
 def _gaps_ms(requests: pd.DataFrame, horizon_s: float) -> np.ndarray:

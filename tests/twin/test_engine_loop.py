@@ -9,7 +9,8 @@ import pytest
 
 from tests.twin.measured import LOAD_S, STEP_S, QueueEngine, StepClock, say_nothing
 from twin.errors import TwinError
-from twin.measurement.engine_loop import Counts, CpuClock, DueRequest, EngineLoop, SteadyClock, WallClock
+from twin.measurement.clocks import CpuClock, SteadyClock, WallClock
+from twin.measurement.engine_loop import Counts, DueRequest, EngineLoop
 from twin.measurement.records import GROUP_S, SENT, ShardReader, ShardWriter
 from twin.measurement.speed_probe import SpeedProbe
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks.measured_loop import guess, replica_of
+from benchmarks.measured_loop import MEMORY_GIB, replica_of
 from tests.vllm.demo_files import (
     MAX_LORAS,
     NUM_ADAPTERS,
@@ -23,6 +23,7 @@ from tests.vllm.demo_files import (
     when_recorded,
     workers_of,
 )
+from twin.calibration.guess import guess_profile
 from twin.calibration.step_table import find_tables, read_steps
 from twin.hardware import ModelArchitecture
 from twin.measurement.folder import MeasurementFolder, open_folder
@@ -124,7 +125,7 @@ def test_calibration_reads_the_folder(measured: MeasurementFolder) -> None:
 def test_the_twin_takes_every_measured_step(measured: MeasurementFolder) -> None:
     """With the measured time of each step: the same batches, queues, loads and preemptions as the real engine's."""
     model = ModelArchitecture.from_config(Path(_in_process(measured).model) / "config.json")
-    replay = replay_steps(measured, replica_of(measured, model, guess(model.name)))
+    replay = replay_steps(measured, replica_of(measured, model, guess_profile(model, "cpu", gpu_memory_gib=MEMORY_GIB)))
     assert replay.first_difference is None
     assert replay.is_same
     assert replay.num_steps == len(_table(measured, "steps")) > 100

@@ -17,15 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from twin.measurement.engine_loop import (
-    Counts,
-    CpuClock,
-    DueRequest,
-    EngineLoop,
-    MeasurementClock,
-    SteadyClock,
-    WallClock,
-)
+from twin.measurement.clocks import CpuClock, MeasurementClock, SteadyClock, WallClock
+from twin.measurement.engine_loop import Counts, DueRequest, EngineLoop
 from twin.measurement.records import ShardWriter
 from twin.measurement.speed_probe import REFERENCE_S, SENSITIVITY, SpeedProbe
 
