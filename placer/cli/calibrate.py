@@ -11,6 +11,8 @@ from placer.cli.exits import OK, print_warning, print_written, reports_errors
 from placer.cli.options import JsonOption, VerboseOption, WorkersOption
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from placer.calibration import Calibration
     from placer.calibration_document import CalibrationReport
 
@@ -18,9 +20,9 @@ if TYPE_CHECKING:
 @reports_errors
 def calibrate(
     data: Annotated[
-        Path | None,
+        list[Path] | None,
         typer.Argument(
-            help="Tables of measurements, vLLM's metrics, or results of vllm bench serve: a folder or a file.",
+            help="Tables of measurements, vLLM's metrics, or results of vllm bench serve: folders or files.",
             show_default=False,
         ),
     ] = None,
@@ -69,11 +71,13 @@ def calibrate(
     from placer.output_paths import check_outputs, config_path, has_standard_output
     from twin.profile import save_profile
 
-    _require_data_or_prior(data, is_prior_only=prior_only)
+    measured = tuple(data or ())
+    _require_data_or_prior(measured, is_prior_only=prior_only)
     check_outputs(
         {"--output": output, "--report": report} | _figure_paths(figures),
         inputs={
-            "DATA": data,
+            **{f"DATA {number}": path for number, path in enumerate(measured[1:], start=2)},
+            "DATA": measured[0] if measured else None,
             "--model": config_path(model),
             "--runs": runs,
             "--host-profile": host_profile,
@@ -89,7 +93,7 @@ def calibrate(
     if figures is not None:
         _make_folder(figures)
     request = CalibrationRequest(
-        data=data,
+        data=measured,
         model=model,
         gpu=gpu,
         gpu_memory_gib=gpu_memory_gib,
@@ -118,15 +122,16 @@ def calibrate(
     return OK
 
 
-def _require_data_or_prior(data: Path | None, *, is_prior_only: bool) -> None:
+def _require_data_or_prior(data: Sequence[Path], *, is_prior_only: bool) -> None:
     from twin.errors import InputError
 
-    if is_prior_only == (data is not None):
-        given = f"{data} and --prior-only" if is_prior_only else "neither"
+    if is_prior_only == bool(data):
+        names = ", ".join(str(path) for path in data)
+        given = f"{names} and --prior-only" if is_prior_only else "neither"
         raise InputError(
             f"either measurements or --prior-only must be given. Got {given}.",
             field="data",
-            value=None if data is None else str(data),
+            value=names or None,
             hint="give the folder with the tables, or --prior-only with --gpu",
         )
 

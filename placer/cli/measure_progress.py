@@ -3,50 +3,36 @@
 from __future__ import annotations
 
 import time
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
+
+from placer.cli.live_line import LiveLine
 
 if TYPE_CHECKING:
-    from rich.status import Status
-
     from twin.measurement.session import Progress
 
 # Where there is no live line.
 LINE_INTERVAL_S = 10.0
 
 
-class MeasureProgress:
+class MeasureProgress(LiveLine):
     """Shows what a measurement does at present."""
 
     def __init__(self) -> None:
-        from rich.console import Console
-
-        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
-        self._status: Status | None = self._console.status("starting") if self._console.is_terminal else None
+        super().__init__()
         self._printed = ""
         self._next_s = 0.0
-
-    def __enter__(self) -> Self:
-        """Start the live line, on a terminal."""
-        if self._status is not None:
-            self._status.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Remove the live line."""
-        if self._status is not None:
-            self._status.stop()
 
     def __call__(self, progress: Progress) -> None:
         """Show progress."""
         text = progress_text(progress)
-        if self._status is not None:
-            self._status.update(text)
-        elif text != self._printed and (progress.what is not None or time.monotonic() >= self._next_s):
+        self.update(text)
+        if (
+            not self.is_live
+            and text != self._printed
+            and (progress.what is not None or time.monotonic() >= self._next_s)
+        ):
             self._printed, self._next_s = text, time.monotonic() + LINE_INTERVAL_S
-            self._console.print(text, markup=False)
+            self.print(text)
 
 
 def progress_text(progress: Progress) -> str:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
-
+from placer.cli.live_line import LiveLine
 from placer.events import (
     FitIterated,
     FleetChanged,
@@ -20,9 +18,6 @@ from placer.events import (
 )
 from placer.wording import counted
 
-if TYPE_CHECKING:
-    from rich.status import Status
-
 _PHASES = {
     "load": "loading the {}",
     "bound": "computing the lower bound",
@@ -37,7 +32,7 @@ _PHASES = {
 REPLAYS_PER_LINE = 100
 
 
-class ProgressDisplay:
+class ProgressDisplay(LiveLine):
     """An observer of planning that draws on standard error.
 
     Parameters
@@ -47,31 +42,15 @@ class ProgressDisplay:
     """
 
     def __init__(self, *, is_verbose: bool) -> None:
-        from rich.console import Console
-
-        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        super().__init__()
         self._is_verbose = is_verbose
-        self._status: Status | None = self._console.status("starting") if self._console.is_terminal else None
-
-    def __enter__(self) -> Self:
-        """Start the live line, on a terminal."""
-        if self._status is not None:
-            self._status.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Remove the live line."""
-        if self._status is not None:
-            self._status.stop()
 
     def __call__(self, event: PlanEvent) -> None:
         """Show an event."""
         if isinstance(event, PhaseStarted):
             self._show(_PHASES[event.phase].format(event.detail))
         elif isinstance(event, KernelCompiling):
-            self._print(f"compiling the simulation kernel (first run only, about {event.expected_s:.0f} s)")
+            self.print(f"compiling the simulation kernel (first run only, about {event.expected_s:.0f} s)")
         elif isinstance(event, IncumbentFound):
             self._show(f"solving: {counted(event.num_gpus, 'GPU')}", is_detail=True)
         elif isinstance(event, TimeSimulated):
@@ -91,14 +70,10 @@ class ProgressDisplay:
         elif isinstance(event, RepairRound):
             self._show(f"repair round {event.number}: {event.num_rejected} rejected")
         elif isinstance(event, FleetChanged):
-            self._print(f"{counted(event.num_gpus, 'GPU')}, {event.num_accepted} accepted by the twin ({event.detail})")
+            self.print(f"{counted(event.num_gpus, 'GPU')}, {event.num_accepted} accepted by the twin ({event.detail})")
 
     def _show(self, text: str, *, is_detail: bool = False) -> None:
         """Put `text` on the live line; details become lines of their own with ``-v`` only."""
-        if self._status is not None:
-            self._status.update(text)
-        if self._is_verbose or (self._status is None and not is_detail):
-            self._print(text)
-
-    def _print(self, text: str) -> None:
-        self._console.print(text, markup=False)
+        self.update(text)
+        if self._is_verbose or not (self.is_live or is_detail):
+            self.print(text)

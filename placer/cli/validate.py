@@ -62,10 +62,10 @@ def validate(
     verbose: VerboseOption = False,
 ) -> int:
     """Replay measured runs in the twin and say how far its predictions are from what was measured."""
+    from placer.cli.engines import choose_engine
     from placer.cli.progress import ProgressDisplay
     from placer.files import write_atomically
     from placer.output_paths import check_outputs, has_standard_output
-    from placer.recheck import require_engine
     from placer.validation import validate_twin, validation_to_json
     from twin.validation.predictions import predictions_to_csv
 
@@ -94,6 +94,7 @@ def validate(
         from placer.html_page import require_report_libraries
 
         require_report_libraries()
+    chosen_engine = choose_engine(engine)
     with ProgressDisplay(is_verbose=verbose) as display:
         outcome = validate_twin(
             runs,
@@ -104,7 +105,7 @@ def validate(
             published=published_twin,
             num_seeds=seeds,
             horizon_s=horizon,
-            engine=require_engine(engine),
+            engine=chosen_engine,
             workers=workers,
             with_front_end=front_end,
             observer=display,

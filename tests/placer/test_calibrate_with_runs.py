@@ -17,7 +17,7 @@ def test_runs_do_not_hide_what_nothing_shows(tmp_path: Path) -> None:
     """Steps without LoRA, two slots with it: origins and warnings say what is the prior's, and what only a mean has."""
     write(tmp_path / "steps.csv", [row for row in drawn_rows(600, seed=1) if row["max_loras"] == 0])
     runs = write_runs(tmp_path / "runs.csv", [RUN])
-    request = CalibrationRequest(data=tmp_path, model="llama-3.1-8b", workers=1)
+    request = CalibrationRequest(data=(tmp_path,), model="llama-3.1-8b", workers=1)
     alone, joint = (calibrate_profile(replace(request, runs=path)).report for path in (None, runs))
     origins = {entry.name: entry.origin for entry in joint.parameters}
     assert origins["base_ms"] == "fitted"
@@ -37,7 +37,7 @@ def test_runs_alone_are_said_to_be_means(tmp_path: Path) -> None:
     write(tmp_path / "loads.csv", [{"rank": 8, "cpu_to_gpu_ms": 4.0, "disk_to_cpu_ms": 50.0}])
     runs = write_runs(tmp_path / "runs.csv", [RUN])
     report = calibrate_profile(
-        CalibrationRequest(data=tmp_path, model="llama-3.1-8b", runs=runs, workers=1),
+        CalibrationRequest(data=(tmp_path,), model="llama-3.1-8b", runs=runs, workers=1),
     ).report
     assert (report.kind, report.num_measurements) == ("calibrated", 0)
     text = " ".join(report.warnings)
@@ -50,7 +50,7 @@ def test_published_tables_with_runs_say_what_the_runs_had_in_them(tmp_path: Path
     """The same rows and the same coverage as with own tables: what was fitted is what is judged."""
     write_tables(tmp_path)
     runs = write_runs(tmp_path / "runs.csv", [RUN])
-    outcome = calibrate_profile(CalibrationRequest(data=tmp_path, model="llama-3.1-8b", runs=runs, workers=1))
+    outcome = calibrate_profile(CalibrationRequest(data=(tmp_path,), model="llama-3.1-8b", runs=runs, workers=1))
     steps = outcome.profile.provenance["step_time"]
     assert steps["serving_runs"]["coverage"]["max_loras"] == [2]
     assert outcome.report.num_measurements == steps["in_sample_percent"]["all"]["rows"]
@@ -66,7 +66,7 @@ def test_the_runs_table_is_a_source_like_any_other(tmp_path: Path) -> None:
     write(own / "steps.csv", drawn_rows(50, seed=1))
     write_tables(published)
     for data in (own, published):
-        request = CalibrationRequest(data=data, model="llama-3.1-8b", runs=runs, workers=1)
+        request = CalibrationRequest(data=(data,), model="llama-3.1-8b", runs=runs, workers=1)
         sources = calibrate_profile(request).profile.provenance["sources"]
         assert sources["served.csv"] == digest
         assert len(sources) > 1
@@ -87,7 +87,7 @@ def test_runs_that_contradict_the_steps_are_doubted(
     """Another GPU, or other units: what the steps alone give is far from the runs."""
     write(tmp_path / "steps.csv", drawn_rows(300, seed=1))
     runs = write_runs(tmp_path / "runs.csv", [RUN | changes])
-    report = calibrate_profile(CalibrationRequest(data=tmp_path, model="llama-3.1-8b", runs=runs, workers=1)).report
+    report = calibrate_profile(CalibrationRequest(data=(tmp_path,), model="llama-3.1-8b", runs=runs, workers=1)).report
     assert report.serving_runs is not None
     assert report.serving_runs["steps_alone"]["measured_over_predicted"] > 0
     doubts = [text for text in report.warnings if "output token" in text]
@@ -101,7 +101,7 @@ def test_runs_of_another_gpu_or_model_are_counted(tmp_path: Path) -> None:
     write(tmp_path / "steps.csv", drawn_rows(50, seed=1))
     rows = [RUN | {"gpu": "NVIDIA A100-SXM4-80GB"}, RUN | {"run_id": "R2", "model": "gemma"}]
     runs = write_runs(tmp_path / "runs.csv", rows, columns=(*RUN, "gpu"))
-    report = calibrate_profile(CalibrationRequest(data=tmp_path, model="llama-3.1-8b", runs=runs, workers=1)).report
+    report = calibrate_profile(CalibrationRequest(data=(tmp_path,), model="llama-3.1-8b", runs=runs, workers=1)).report
     assert report.serving_runs is not None
     assert report.serving_runs["run_ids"] == ["R1"]
     assert "1 rows of" in report.warnings[0]
@@ -114,7 +114,7 @@ def test_runs_of_a_server_that_nobody_polls_have_no_stalls(tmp_path: Path) -> No
     write(tmp_path / "steps.csv", drawn_rows(50, seed=1))
     busy = {"slots": 64, "n_served": 200, "rates_counts": "0.05:200", "total_time": 900, "tpot_mean_ms": 60.0}
     runs = write_runs(tmp_path / "runs.csv", [RUN | busy])
-    request = CalibrationRequest(data=tmp_path, model="llama-3.1-8b", runs=runs, workers=1)
+    request = CalibrationRequest(data=(tmp_path,), model="llama-3.1-8b", runs=runs, workers=1)
     polled, quiet = (
         calibrate_profile(replace(request, has_front_end=has_front_end)).report.serving_runs
         for has_front_end in (True, False)

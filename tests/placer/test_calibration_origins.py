@@ -27,7 +27,7 @@ def test_a_coefficient_that_the_fit_keeps_at_0_is_measured(tmp_path: Path) -> No
     # A request too little in every time: the least squares would go below 0.
     rows = [row | {"time_ms": row["time_ms"] - 0.005 * row["requests"]} for row in rows]
     write(tmp_path / "steps.csv", rows)
-    outcome = calibrate_profile(CalibrationRequest(data=tmp_path, model="llama-3.1-8b"))
+    outcome = calibrate_profile(CalibrationRequest(data=(tmp_path,), model="llama-3.1-8b"))
     entry = next(entry for entry in outcome.report.parameters if entry.name == "request_ms")
     assert (entry.value, entry.origin) == (0.0, "at bound")
     assert (entry.low, entry.high) != (None, None)
@@ -37,7 +37,7 @@ def test_a_coefficient_that_the_fit_keeps_at_0_is_measured(tmp_path: Path) -> No
 def test_published_tables_tell_a_bound_from_no_data(tmp_path: Path) -> None:
     """Adapters times requests cost nothing in these loops, and are in them; the queue has a table of its own."""
     write_tables(tmp_path)
-    origins = _origins(calibrate_profile(CalibrationRequest(data=tmp_path, model="llama-3.1-8b")).report)
+    origins = _origins(calibrate_profile(CalibrationRequest(data=(tmp_path,), model="llama-3.1-8b")).report)
     assert (origins["base_ms"], origins["adapter_request_ms"]) == ("fitted", "at bound")
     assert origins["blocked_waiting_ms"] == "other table"
     assert "no data" not in origins.values()
@@ -47,7 +47,7 @@ def test_what_only_serving_runs_show_is_joint(tmp_path: Path) -> None:
     """Steps without LoRA leave its coefficients to the prior; a run of many slots decides some of them."""
     write(tmp_path / "steps.csv", [row for row in drawn_rows(600, seed=1) if row["max_loras"] == 0])
     runs = write_runs(tmp_path / "runs.csv", [RUN])
-    request = CalibrationRequest(data=tmp_path, model="llama-3.1-8b", workers=1)
+    request = CalibrationRequest(data=(tmp_path,), model="llama-3.1-8b", workers=1)
     alone, joint = (_origins(calibrate_profile(replace(request, runs=path)).report) for path in (None, runs))
     changed = {name for name in alone if alone[name] != joint[name]}
     assert changed

@@ -97,6 +97,43 @@ def test_own_tables_become_a_profile_and_a_report(own: Path, tmp_path: Path) -> 
     assert "warning" not in printed
 
 
+def test_several_measurements_are_fitted_together(own: Path, tmp_path: Path) -> None:
+    """Steps of one folder, and those of another file; neither may be replaced by the profile."""
+    frame = pd.read_csv(own / "steps.csv")
+    frame.iloc[::2].to_csv(tmp_path / "first.csv", index=False)
+    frame.iloc[1::2].to_csv(tmp_path / "second.csv", index=False)
+    code, printed, _ = _run(
+        *("calibrate", tmp_path / "first.csv", tmp_path / "second.csv", "--model", "llama-3.1-8b", "--json"),
+        *("--output", tmp_path / "profile.json"),
+    )
+    assert code == 0
+    assert CalibrationReport.model_validate(json.loads(printed)).regimes[-1].num_rows == len(frame)
+    for data in (("first.csv", "second.csv"), ("second.csv", "first.csv")):
+        before = (tmp_path / "second.csv").read_bytes()
+        paths = [tmp_path / name for name in data]
+        code, _, errors = _run(
+            "calibrate", *paths, "--model", "llama-3.1-8b", "--output", tmp_path / "second.csv", "--gpu", "l4-24gb"
+        )
+        assert (code, (tmp_path / "second.csv").read_bytes()) == (2, before)
+        assert "it would replace what is read from DATA" in errors
+
+
+def test_published_tables_are_given_alone(own: Path, tmp_path: Path) -> None:
+    """They are fitted as they were published, with nothing else."""
+    (tmp_path / "calib_runs.csv").write_text("", encoding="utf-8")
+    code, _, errors = _run("calibrate", own, tmp_path, "--model", "llama-3.1-8b", "--output", tmp_path / "profile.json")
+    assert code == 2
+    assert "the calib_* tables must be given alone" in errors
+
+
+def test_settings_without_metrics_are_refused(own: Path, tmp_path: Path) -> None:
+    """Tables say by themselves what they were measured with: settings would be ignored."""
+    (tmp_path / "server.yaml").write_text("engine: {max_loras: 8}", encoding="utf-8")
+    code, _, errors = _calibrate(own, tmp_path / "profile.json", "--settings", tmp_path / "server.yaml")
+    assert code == 2
+    assert "`--settings` goes with metrics and bench results" in errors
+
+
 def test_doubts_about_the_measurements_come_first(own: Path, tmp_path: Path) -> None:
     """Seconds in the column of milliseconds: said before what was not measured."""
     frame = pd.read_csv(own / "steps.csv")
@@ -258,7 +295,7 @@ def test_serving_runs_are_fitted_too(own: Path, tmp_path: Path) -> None:
     events: list[PlanEvent] = []
     outcome = calibrate_profile(
         CalibrationRequest(
-            data=own,
+            data=(own,),
             model="llama-3.1-8b",
             runs=write_runs(tmp_path / "runs.csv", rows),
             split="calib",
@@ -375,7 +412,7 @@ def test_missing_scipy_names_the_extra(own: Path, tmp_path: Path, monkeypatch: p
 
 def test_many_points_are_drawn_as_an_image(own: Path) -> None:
     """A page of a hundred thousand marks could not be opened."""
-    outcome = calibrate_profile(CalibrationRequest(data=own, model="llama-3.1-8b"))
+    outcome = calibrate_profile(CalibrationRequest(data=(own,), model="llama-3.1-8b"))
     few = len(render_report(outcome.report, outcome.points))
     many = len(render_report(outcome.report, outcome.points * 20))
     assert many < 4 * few
@@ -420,8 +457,8 @@ def test_terms_that_stay_the_priors_bring_a_warning_where_they_matter(own: Path,
     """Steps without LoRA leave what LoRA costs to the prior: who plans with it is told how much it may err."""
     frame = pd.read_csv(own / "steps.csv")
     frame[frame["max_loras"] == 0].to_csv(tmp_path / "steps.csv", index=False)
-    request = CalibrationRequest(data=own, model="llama-3.1-8b", gpu="l4-24gb", gpu_memory_gib=22.0)
-    whole, dense = (calibrate_profile(replace(request, data=data)).profile for data in (own, tmp_path))
+    request = CalibrationRequest(data=(own,), model="llama-3.1-8b", gpu="l4-24gb", gpu_memory_gib=22.0)
+    whole, dense = (calibrate_profile(replace(request, data=(data,))).profile for data in (own, tmp_path))
     assert unmeasured_warnings([whole]) == ()
     (warning,) = unmeasured_warnings([dense, whole])
     for text in ("expand_tile_ms", "are a prior's, not measured on l4-24gb", "real step times may be 0."):

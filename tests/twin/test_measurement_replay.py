@@ -112,13 +112,12 @@ def _calibrated(folder: MeasurementFolder) -> ProfileFit:
     evidence = read_evidence(folder.path, model=LLAMA.name, settings_of=SettingsReader(None))
     assert evidence.unread == ()
     return calibrate_tables(
-        folder.path,
+        evidence,
         model=LLAMA,
         prior=prior_profile(LLAMA, GPU, gpu_memory_gib=None),
         gpu=GPU,
         gpu_memory_gib=TRUTH.gpu_memory_gib,
         name="calibrated",
-        evidence=evidence,
     )
 
 

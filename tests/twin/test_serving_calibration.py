@@ -95,13 +95,12 @@ def _calibrated(folder: Path, engine: dict[str, Any]) -> ProfileFit:
     known = parse_settings({"engine": engine, "adapters": NUM_ADAPTERS}, file="settings.yaml")
     evidence = read_evidence(folder, model=LLAMA.name, settings_of=lambda _: known)
     return calibrate_tables(
-        folder,
+        evidence,
         model=LLAMA,
         prior=PRIOR,
         gpu=GPU,
         gpu_memory_gib=TRUTH.gpu_memory_gib,
         name="calibrated",
-        evidence=evidence,
         workers=1,
     )
 

@@ -9,9 +9,10 @@ import pytest
 
 from tests.twin.random_steps import EVERY_COEFFICIENT, as_values, observed, random_steps
 from twin.calibration.described_fit import HOST_TERMS, CalibrationSources, ProfileFit
+from twin.calibration.evidence import read_evidence
 from twin.calibration.observations import StepObservations
 from twin.calibration.prior import is_prior, prior_profile
-from twin.calibration.step_fit import design_matrix
+from twin.calibration.step_fit import design_matrix, predicted_ms
 from twin.calibration.step_table import find_tables, read_measurements, read_steps
 from twin.calibration.table_fit import calibrate_tables
 from twin.errors import InputError
@@ -84,7 +85,13 @@ def drawn_rows(
 def calibrated(data: Path, **options: Any) -> ProfileFit:
     """Calibrate Llama on an A100 from a folder."""
     return calibrate_tables(
-        data, model=LLAMA, prior=PRIOR, gpu="a100-80gb", gpu_memory_gib=78.4, name="mine", **options
+        read_evidence(data, model=LLAMA.name),
+        model=LLAMA,
+        prior=PRIOR,
+        gpu="a100-80gb",
+        gpu_memory_gib=78.4,
+        name="mine",
+        **options,
     )
 
 
@@ -122,7 +129,7 @@ def test_missing_columns_have_their_documented_defaults(tmp_path: Path) -> None:
     assert len(set(observations.group.tolist())) == 2
 
 
-def test_equal_steps_of_a_log_are_one_of_their_median_time(tmp_path: Path) -> None:
+def test_equal_benchmarks_are_one_of_their_median_time(tmp_path: Path) -> None:
     """A stall does not move it, and rows that stand for many steps count as many."""
     rows = [STEP | {"time_ms": time, "context_tokens": 4000 + time} for time in (10, 11, 90)]
     rows += [STEP | {"time_ms": 30, "requests": 9}, STEP | {"time_ms": 12, "group": "run 2"}]
@@ -132,6 +139,94 @@ def test_equal_steps_of_a_log_are_one_of_their_median_time(tmp_path: Path) -> No
     weighted = [row | {"count": count} for row, count in zip(rows[:3], (1, 1, 9), strict=True)]
     observations = read_steps(read_measurements(write(tmp_path / "weighted.csv", weighted)))
     assert observations.time_ms.tolist() == [90.0]
+
+
+def _log(counts: dict[tuple[int, int], int], *, group: str = "run 1") -> list[dict[str, Any]]:
+    """Return steps of a log by (tokens, requests), whose contexts and times grow: time = tokens + context / 1000."""
+    steps = [
+        STEP | {"tokens": tokens, "requests": requests, "context_tokens": 100 * index, "group": group}
+        for (tokens, requests), count in counts.items()
+        for index in range(count)
+    ]
+    timed = [step | {"time_ms": step["tokens"] + step["context_tokens"] / 1000} for step in steps]
+    return [step | {"step": number} for number, step in enumerate(timed)]
+
+
+def test_steps_of_a_log_become_means_of_steps_that_are_alike(tmp_path: Path) -> None:
+    """Frequent kinds are cut by context into at most 8 means; rare ones share one; every step counts once."""
+    rows = _log({(40, 8): 100, (41, 8): 400, (50, 8): 7, (51, 8): 7, (52, 8): 9})
+    observations = read_steps(read_measurements(write(tmp_path / "steps.csv", rows[::-1])))
+    sizes = np.bincount(observations.measurement)
+    assert sorted(sizes.tolist()) == [20] * 5 + [23] + [50] * 8
+    assert observations.weight.sum() == len(rows)
+    # The time is linear in tokens and contexts, so that a mean of times is the time of the means.
+    steps = observations.steps
+    expected = observations.means(steps.tokens) + observations.means(steps.context_tokens) / 1000
+    assert observations.time_ms == pytest.approx(expected)
+    frequent = steps.context_tokens[observations.measurement == observations.measurement[steps.tokens == 40].min()]
+    assert sorted(frequent.tolist()) == [100.0 * index for index in range(20)]
+
+
+def test_a_mean_of_a_log_stays_in_its_group_and_its_regime(tmp_path: Path) -> None:
+    """Few steps of a run, or of a kind with prefills, are a mean of few steps; nothing is lost."""
+    rows = _log({(40, 8): 10}) + _log({(40, 8): 10}, group="run 2")
+    rows += [row | {"has_prefill": 0, "is_batch_changed": 0} for row in _log({(8, 8): 5})]
+    observations = read_steps(read_measurements(write(tmp_path / "steps.csv", rows)))
+    assert sorted(np.bincount(observations.measurement).tolist()) == [5, 10, 10]
+    assert sorted(observations.group.tolist()) == ["run 1", "run 1", "run 2"]
+
+
+def test_a_fit_to_a_log_meets_the_mean_of_times_with_a_long_tail(tmp_path: Path) -> None:
+    """A tenth of the steps takes twice as long: the mean is 1.1 times what nine of ten take."""
+    generator = np.random.default_rng(0)
+    log = _log({(tokens, 8): 60 for tokens in range(8, 58)})
+    tails = np.where(np.arange(len(log)) % 10 == 0, 2.0, 1.0)[generator.permutation(len(log))]
+    rows = [row | {"time_ms": row["time_ms"] * tail} for row, tail in zip(log, tails, strict=True)]
+    rows = [row for row in rows if row["tokens"] > 8]
+    write(tmp_path / "steps.csv", rows)
+    fit = calibrated(tmp_path)
+    predicted = predicted_ms(fit.observations, fit.profile.step_time.model_dump())
+    weights = np.bincount(fit.observations.measurement)
+    measured = np.average(fit.observations.time_ms, weights=weights)
+    assert np.average(predicted, weights=weights) == pytest.approx(measured, rel=0.02)
+    assert measured == pytest.approx(np.mean([row["time_ms"] for row in rows]))
+
+
+def test_tables_of_several_folders_are_fitted_together(tmp_path: Path) -> None:
+    """Equal names of groups stay apart, loads and starts are joined, and errors name the file."""
+    for slots, name in ((8, "one"), (16, "two")):
+        (tmp_path / name).mkdir()
+        write(tmp_path / name / "steps.csv", [STEP | {"max_loras": slots, "time_ms": slots}])
+        write(tmp_path / name / "startup.csv", [{"max_loras": slots, "seconds": 20 + slots}])
+        loads = [{"rank": slots, "cpu_to_gpu_ms": slots, "disk_to_cpu_ms": 10 * slots}]
+        write(tmp_path / name / "loads.csv", loads)
+    evidence = read_evidence(tmp_path / "one", tmp_path / "two", model=LLAMA.name)
+    fit = calibrate_tables(evidence, model=LLAMA, prior=PRIOR, gpu="a100-80gb", gpu_memory_gib=78.4, name="mine")
+    assert fit.observations.time_ms.tolist() == [8.0, 16.0]
+    assert fit.observations.group.tolist() == ["1 run 1", "2 run 1"]
+    assert (fit.profile.startup.base_s, fit.profile.startup.per_slot_s) == (20.0, 1.0)
+    times = {entry.rank: (entry.cpu_to_gpu_ms, entry.disk_to_cpu_ms) for entry in fit.profile.load_times}
+    assert (times[8], times[16]) == ((8.0, 80.0), (16.0, 160.0))
+    assert sorted(fit.profile.provenance["sources"]) == sorted(
+        f"{name}/{table}.csv" for name in ("one", "two") for table in ("steps", "startup", "loads")
+    )
+    write(tmp_path / "two" / "startup.csv", [{"max_loras": 8, "seconds": -1}])
+    with pytest.raises(InputError, match=r"two/startup\.csv:2"):
+        calibrate_tables(
+            read_evidence(tmp_path / "one", tmp_path / "two", model=LLAMA.name),
+            model=LLAMA,
+            prior=PRIOR,
+            gpu="a100-80gb",
+            gpu_memory_gib=78.4,
+            name="mine",
+        )
+
+
+def test_measurements_given_twice_are_refused(tmp_path: Path) -> None:
+    """They would count twice, by whatever path."""
+    write(tmp_path / "steps.csv", [STEP])
+    with pytest.raises(InputError, match="given twice"):
+        read_evidence(tmp_path, tmp_path / ".." / tmp_path.name, model=LLAMA.name)
 
 
 def test_rows_of_one_measurement_are_its_kinds_of_steps(tmp_path: Path) -> None:

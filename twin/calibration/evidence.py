@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -75,7 +75,7 @@ class Evidence:
     Attributes
     ----------
     tables
-        A user's own tables by name (`TABLE_NAMES`).
+        A user's own tables by name (`TABLE_NAMES`); several of a name where several folders have it.
     windows
         Mean step times of stretches of serving; those that are alike are one.
     runs
@@ -85,12 +85,12 @@ class Evidence:
     assumed
         What had to be assumed to use them.
     unread
-        Files of the folder that are none of these.
+        Files of the folders that are none of these.
     hashes
-        SHA-256 of the files of metrics and results, by name.
+        SHA-256 of the files, by name; with the folder's name where there are several folders.
     """
 
-    tables: Mapping[str, Table] = field(default_factory=dict)
+    tables: Mapping[str, tuple[Table, ...]] = field(default_factory=dict)
     windows: tuple[ServingWindow, ...] = ()
     runs: tuple[MeasuredRun, ...] = ()
     summaries: tuple[SourceSummary, ...] = ()
@@ -108,13 +108,13 @@ class Evidence:
         }
 
 
-def read_evidence(data: Path, *, model: str, settings_of: SettingsOf = no_settings) -> Evidence:
-    """Read everything that a file or a folder has to say about step times.
+def read_evidence(*data: Path, model: str, settings_of: SettingsOf = no_settings) -> Evidence:
+    """Read everything that files or folders have to say about step times.
 
     Parameters
     ----------
     data
-        A table of steps, metrics, results of ``vllm bench serve``, or a folder with any of them and further tables.
+        Each a table of steps, metrics, results of ``vllm bench serve``, or a folder with these and further tables.
     model
         What was served, as `twin.hardware.load_model` takes it.
     settings_of
@@ -123,53 +123,88 @@ def read_evidence(data: Path, *, model: str, settings_of: SettingsOf = no_settin
     Raises
     ------
     InputError
-        When nothing is recognised, a file cannot be used, or nothing in it can.
+        When nothing is recognised, a file cannot be used, nothing in it can, or one is given twice.
     TwinError
         When a library that a format needs is not installed.
     """
-    files = recognise(data)
-    if not files.metrics and not files.results:
-        if is_measurement(data) and not files.has_tables:
-            raise _nothing_measured(data)
-        return Evidence(tables=find_tables(data), unread=tuple(files.unread))
-    tables = find_tables(data) if files.has_tables else {}
+    _require_distinct(data)
     reading = _Reading(model, settings_of)
-    reading.read_metrics(files, data)
-    for path, results in files.results:
-        reading.read_results(path, results)
-    reading.require_something(data, has_steps="steps" in tables)
-    return Evidence(
-        tables=tables,
-        windows=merge_alike(reading.windows),
-        runs=tuple(reading.runs),
-        summaries=reading.summaries(files),
-        assumed=tuple(reading.assumed),
-        unread=tuple(files.unread),
-        hashes={path.name: file_hash(path) for path in (*files.metrics, *(path for path, _ in files.results))},
-    )
+    for one in data:
+        reading.read(one, folder="" if len(data) == 1 or one.is_file() else f"{one.resolve().name}/")
+    evidence = reading.evidence()
+    if evidence.summaries and not (evidence.windows or evidence.runs or "steps" in evidence.tables):
+        raise _nothing_to_fit(data, evidence.summaries)
+    return evidence
+
+
+def _require_distinct(data: Sequence[Path]) -> None:
+    resolved = [path.resolve() for path in data]
+    for index, path in enumerate(resolved):
+        if path in resolved[:index]:
+            raise InputError(
+                f"measurements must be given once. {data[index]} is given twice.",
+                file=str(data[index]),
+                field="data",
+                value=str(data[index]),
+                hint="leave one of them out",
+            )
 
 
 class _Reading:
-    """Collects what files give.
-
-    Attributes
-    ----------
-    dropped
-        By kind of source, what is not used by reason.
-    """
+    """Collects what files and folders give."""
 
     def __init__(self, model: str, settings_of: SettingsOf) -> None:
         self._model = model
         self._settings_of = settings_of
         self._served: dict[tuple[str, str], str] = {}
-        self.windows: list[ServingWindow] = []
-        self.runs: list[MeasuredRun] = []
-        self.num_read = {METRICS: 0, BENCH: 0}
-        self.dropped: dict[str, dict[str, int]] = {METRICS: {}, BENCH: {}}
-        self.assumed: dict[str, None] = {}
+        self._tables: dict[str, list[Table]] = {}
+        self._windows: list[ServingWindow] = []
+        self._runs: list[MeasuredRun] = []
+        # By kind of source: names of files, what was read, and what of it is not used, by reason.
+        self._files: dict[str, list[str]] = {METRICS: [], BENCH: []}
+        self._num_read = {METRICS: 0, BENCH: 0}
+        self._dropped: dict[str, dict[str, int]] = {METRICS: {}, BENCH: {}}
+        self._assumed: dict[str, None] = {}
+        self._unread: list[str] = []
+        self._hashes: dict[str, str] = {}
 
-    def read_metrics(self, files: EvidenceFiles, data: Path) -> None:
-        """Read all metrics together: a server's samples may stand in several files."""
+    def read(self, data: Path, *, folder: str) -> None:
+        """Read a file or a folder; `folder` is what distinguishes its files from those of others."""
+        files = recognise(data)
+        has_serving = bool(files.metrics or files.results)
+        if not has_serving and is_measurement(data) and not files.has_tables:
+            raise _nothing_measured(data)
+        tables = find_tables(data) if files.has_tables or not has_serving else {}
+        for name, table in tables.items():
+            self._tables.setdefault(name, []).append(table)
+        self._read_metrics(files, data)
+        for path, results in files.results:
+            self._read_results(path, results)
+        self._files[METRICS] += [folder + path.name for path in files.metrics]
+        self._files[BENCH] += [folder + path.name for path, _ in files.results]
+        self._unread += [folder + name for name in files.unread]
+        paths = [Path(table.file) for table in tables.values()]
+        paths += [*files.metrics, *(path for path, _ in files.results)]
+        self._hashes |= {folder + path.name: file_hash(path) for path in paths}
+
+    def evidence(self) -> Evidence:
+        """Return what was read until now."""
+        return Evidence(
+            tables={name: tuple(tables) for name, tables in self._tables.items()},
+            windows=merge_alike(self._windows),
+            runs=tuple(self._runs),
+            summaries=tuple(
+                SourceSummary(kind, tuple(names), self._num_read[kind], self._dropped[kind])
+                for kind, names in self._files.items()
+                if names
+            ),
+            assumed=tuple(self._assumed),
+            unread=tuple(self._unread),
+            hashes=self._hashes,
+        )
+
+    def _read_metrics(self, files: EvidenceFiles, data: Path) -> None:
+        """Read all metrics of a folder together: a server's samples may stand in several files."""
         if not files.metrics:
             return
         collector = SampleCollector()
@@ -186,56 +221,27 @@ class _Reading:
                 f"{len(modified)} pages were scraped when their files were last modified: neither names nor a line "
                 "`# scraped_at` tell."
             )
-        self.windows += reading.windows
-        self.num_read[METRICS] = reading.num_windows
-        self.dropped[METRICS] = reading.dropped
-        self.assumed |= reading.assumed
+        self._windows += reading.windows
+        self._num_read[METRICS] += reading.num_windows
+        for reason, count in reading.dropped.items():
+            self._drop(METRICS, reason, count)
+        self._assumed |= reading.assumed
 
-    def read_results(self, path: Path, results: tuple[BenchResult, ...]) -> None:
+    def _read_results(self, path: Path, results: tuple[BenchResult, ...]) -> None:
         """Read a file of benchmarks' results."""
         general = self._settings_of(path)
         for index, result in enumerate(results):
-            self.num_read[BENCH] += 1
+            self._num_read[BENCH] += 1
             if result.model_id:
                 self._require_one_model(BENCH, result.model_id, str(path))
             settings = general.updated(result.metadata, file=str(path))
             run_id = path.name if len(results) == 1 else f"{path.name} {index + 1}"
             reason = self._read_result(result, settings, run_id)
             if reason is not None:
-                self.dropped[BENCH][reason] = self.dropped[BENCH].get(reason, 0) + 1
+                self._drop(BENCH, reason, 1)
 
-    def summaries(self, files: EvidenceFiles) -> tuple[SourceSummary, ...]:
-        """Return what each kind of source gave."""
-        paths = {METRICS: files.metrics, BENCH: [path for path, _ in files.results]}
-        return tuple(
-            SourceSummary(kind, tuple(path.name for path in paths[kind]), self.num_read[kind], self.dropped[kind])
-            for kind in (METRICS, BENCH)
-            if paths[kind]
-        )
-
-    def require_something(self, data: Path, *, has_steps: bool) -> None:
-        """Raise InputError unless something can be fitted."""
-        if self.windows or self.runs or has_steps:
-            return
-        reasons = [
-            f"{count} of {self.num_read[kind]} ({kind}) have {reason}" if kind == BENCH else f"{count} {reason}"
-            for kind, counts in self.dropped.items()
-            for reason, count in counts.items()
-        ]
-        total = self.num_read[METRICS]
-        hint = (
-            "scrape while the server is busy, every 5 to 60 s, for some minutes"
-            if total or not self.num_read[BENCH]
-            else "run `vllm bench serve` with --save-detailed"
-        )
-        raise InputError(
-            f"the measurements must give a step time. Of {data}, none of {total} windows between scrapes and "
-            f"{self.num_read[BENCH]} results does: {'; '.join(reasons) or 'each server was scraped once'}.",
-            file=str(data),
-            field="data",
-            value=str(data),
-            hint=hint,
-        )
+    def _drop(self, kind: str, reason: str, count: int) -> None:
+        self._dropped[kind][reason] = self._dropped[kind].get(reason, 0) + count
 
     def _read_result(self, result: BenchResult, settings: ServingSettings, run_id: str) -> str | None:
         """Take windows or a run from a result, or return why there is nothing to take."""
@@ -252,8 +258,8 @@ class _Reading:
             return self._read_open_loop(result, settings, run_id)
         if isinstance(windows, str):
             return windows
-        self.windows += windows
-        self.assumed |= dict.fromkeys(bench_windows.assumptions(result, settings))
+        self._windows += windows
+        self._assumed |= dict.fromkeys(bench_windows.assumptions(result, settings))
         return None
 
     def _read_open_loop(self, result: BenchResult, settings: ServingSettings, run_id: str) -> str | None:
@@ -265,8 +271,8 @@ class _Reading:
         if isinstance(outcome, str):
             return outcome
         run, assumed = outcome
-        self.runs.append(run)
-        self.assumed |= dict.fromkeys(assumed)
+        self._runs.append(run)
+        self._assumed |= dict.fromkeys(assumed)
         return None
 
     def _require_one_model(self, kind: str, name: str, file: str) -> None:
@@ -299,6 +305,30 @@ def _require_lora(settings: ServingSettings) -> None:
             field="adapters",
             hint="write how many --lora-modules there were, such as `adapters: 16`, or the list of a workload file",
         )
+
+
+def _nothing_to_fit(data: Sequence[Path], summaries: Sequence[SourceSummary]) -> InputError:
+    num_read = {METRICS: 0, BENCH: 0} | {summary.kind: summary.num_read for summary in summaries}
+    reasons = [
+        f"{count} of {summary.num_read} ({BENCH}) have {reason}" if summary.kind == BENCH else f"{count} {reason}"
+        for summary in summaries
+        for reason, count in summary.dropped.items()
+    ]
+    names = ", ".join(str(path) for path in data)
+    total = num_read[METRICS]
+    hint = (
+        "scrape while the server is busy, every 5 to 60 s, for some minutes"
+        if total or not num_read[BENCH]
+        else "run `vllm bench serve` with --save-detailed"
+    )
+    return InputError(
+        f"the measurements must give a step time. Of {names}, none of {total} windows between scrapes and "
+        f"{num_read[BENCH]} results does: {'; '.join(reasons) or 'each server was scraped once'}.",
+        file=names,
+        field="data",
+        value=names,
+        hint=hint,
+    )
 
 
 def _nothing_measured(folder: Path) -> InputError:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -19,10 +19,12 @@ from twin.profile import LoadTime, MeasuredKvTokens, MemoryCalibration, Performa
 LOAD_KINDS = ("cpu_to_gpu", "disk_to_cpu")
 
 
-def fit_load_times(table: Table | None, prior: PerformanceProfile) -> tuple[tuple[LoadTime, ...], dict[str, list[int]]]:
-    """Return the load times of all ranks that the table or the prior has, and by kind the ranks that are the prior's.
+def fit_load_times(
+    tables: Sequence[Table], prior: PerformanceProfile
+) -> tuple[tuple[LoadTime, ...], dict[str, list[int]]]:
+    """Return the load times of all ranks that the tables or the prior have, and by kind the ranks that are the prior's.
 
-    A measured time is the median of its rank, and of its `max_lora_rank` if the table has that column. What was not
+    A measured time is the median of its rank, and of its `max_lora_rank` if its table has that column. What was not
     measured at a rank is the prior's there times measured / prior at the nearest measured rank, and between what was
     measured at smaller and at larger ranks.
 
@@ -31,9 +33,9 @@ def fit_load_times(table: Table | None, prior: PerformanceProfile) -> tuple[tupl
     InputError
         When a cell cannot be used.
     """
-    if table is None:
+    if not tables:
         return prior.load_times, {kind: sorted({entry.rank for entry in prior.load_times}) for kind in LOAD_KINDS}
-    rows = _load_rows(table)
+    rows = pd.concat([_load_rows(table) for table in tables])
     reads = rows.groupby("rank")["disk_to_cpu"].median().dropna()
     copies = rows.groupby(["rank", "max_lora_rank"])["cpu_to_gpu"].median().dropna().reset_index()
     measured = {(int(rank), int(slot) or None): float(ms) for rank, slot, ms in copies.itertuples(index=False)}
@@ -69,12 +71,14 @@ def fit_load_times(table: Table | None, prior: PerformanceProfile) -> tuple[tupl
     return times, estimated
 
 
-def fit_startup(table: Table | None, prior: PerformanceProfile) -> Startup:
+def fit_startup(tables: Sequence[Table], prior: PerformanceProfile) -> Startup:
     """Return the start-up time; with one number of slots only, the prior's time per slot (InputError)."""
-    if table is None:
+    if not tables:
         return prior.startup
-    table.require("max_loras", "seconds")
-    slots, seconds = table.counts("max_loras"), table.numbers("seconds")
+    for table in tables:
+        table.require("max_loras", "seconds")
+    slots = np.concatenate([table.counts("max_loras") for table in tables])
+    seconds = np.concatenate([table.numbers("seconds") for table in tables])
     per_slot_s = prior.startup.per_slot_s
     if len(set(slots.tolist())) > 1:
         per_slot_s = max(float(np.polyfit(slots, seconds, 1)[0]), 0.0)
@@ -84,7 +88,7 @@ def fit_startup(table: Table | None, prior: PerformanceProfile) -> Startup:
 
 @dataclass(frozen=True)
 class _Capacities:
-    """A table of KV capacities: float64 [N] each; `kv_tokens` is NaN where the replica did not start."""
+    """Tables of KV capacities: float64 [N] each; `kv_tokens` is NaN where the replica did not start."""
 
     slots: Floats
     ranks: Floats
@@ -94,7 +98,7 @@ class _Capacities:
 
 
 def fit_memory_table(
-    table: Table | None, model: ModelArchitecture, prior: PerformanceProfile, gpu_memory_gib: float
+    tables: Sequence[Table], model: ModelArchitecture, prior: PerformanceProfile, gpu_memory_gib: float
 ) -> tuple[MemoryCalibration, dict[str, Any]]:
     """Return the prior's memory with the overhead, and the slots' extra bytes if their number varies, as measured.
 
@@ -103,22 +107,24 @@ def fit_memory_table(
 
     Returns
     -------
-    The memory, and which rows were used how, for the provenance; nothing without a table.
+    The memory, and which rows were used how, for the provenance; nothing without tables.
 
     Raises
     ------
     InputError
         When a cell cannot be used, or the capacities leave too little memory for the weights.
     """
-    if table is None:
+    if not tables:
         return prior.memory.model_copy(update={"measured": ()}), {}
-    rows = _read_capacities(table)
+    parts = [_read_capacities(table) for table in tables]
+    rows = _Capacities(*(np.concatenate([getattr(part, item.name) for part in parts]) for item in fields(_Capacities)))
     overhead_gib, extra_mib = _fit_overhead(rows, model, prior.memory, gpu_memory_gib)
     if overhead_gib < 0:
+        files = ", ".join(table.file for table in tables)
         raise InputError(
-            f"the KV cache must leave room for weights, slots and activations. {table.file} leaves "
+            f"the KV cache must leave room for weights, slots and activations. {files} leaves "
             f"{-overhead_gib:.2f} GiB less than they take on {gpu_memory_gib:g} GiB.",
-            file=table.file,
+            file=files,
             field="kv_tokens",
             hint="check `kv_tokens` (tokens, not blocks), the model, and --gpu-memory-gib",
         )

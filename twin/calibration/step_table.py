@@ -23,6 +23,7 @@ cached_adapters    adapters in the CPU cache                                    
 count (or weight)  steps that the row stands for                                              1
 measurement        rows of one name are the kinds of steps of one measurement, whose mean     each row is its own
                    time, weighted by count, is `time_ms`, equal in all of them
+step               number of the step: rows are the single steps of a log                     they are benchmarks
 regime             name in the error table                                                    by what is in the step
 group              rows of one group (a run) are resampled together for intervals             each row is its own
 =================  =========================================================================  ======================
@@ -42,6 +43,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from twin.calibration.alike_steps import means_of_alike, medians_of_equal
 from twin.calibration.observations import StepObservations, Steps
 from twin.engine import SUPPORTED_RANKS
 from twin.errors import InputError
@@ -49,9 +51,6 @@ from twin.tables import read_csv_table, read_parquet_table
 
 TABLE_NAMES = ("steps", "loads", "memory", "startup")
 SUFFIXES = (".csv", ".csv.gz", ".parquet")
-# Steps of a log with the same counts and contexts of the same bin are one observation, of their median time: a log of
-# hours of the same decode step says no more about it than a hundred of them.
-CONTEXT_BIN = 4096
 
 Floats = NDArray[np.float64]
 
@@ -220,7 +219,11 @@ def read_measurements(path: Path) -> Table:
 
 
 def read_steps(table: Table) -> StepObservations:
-    """Return a table of steps as observations; equal steps of a group are one, of their median time (InputError)."""
+    """Return a table of steps as observations (InputError).
+
+    Rows of a ``measurement`` are one; the steps of a log become means over those that are alike, and equal rows of
+    other tables one of their median time (twin/calibration/alike_steps.py).
+    """
     table.require("tokens", "requests", "context_tokens", "time_ms")
     nothing = np.zeros(len(table))
     tokens, requests = table.counts("tokens", least=1), table.counts("requests", least=1)
@@ -257,12 +260,14 @@ def read_steps(table: Table) -> StepObservations:
     )
     frame["regime"] = table.words("regime") if table.has("regime") else regime_names(frame)
     frame["group"] = _names(table, "group", prefix="row")
-    if not table.has("measurement"):
-        frame = _merge_equal_steps(frame, is_grouped=table.has("group"))
-        return observations_of(frame, np.arange(len(frame)))
-    names = table.words("measurement")
-    _require_one_time(table, names, time_ms)
-    return observations_of(frame, pd.factorize(names)[0].astype(np.int64))
+    if table.has("measurement"):
+        names = table.words("measurement")
+        _require_one_time(table, names, time_ms)
+        return observations_of(frame, pd.factorize(names)[0].astype(np.int64))
+    if table.has("step"):
+        return observations_of(*means_of_alike(frame, is_grouped=table.has("group")))
+    frame = medians_of_equal(frame, is_grouped=table.has("group"))
+    return observations_of(frame, np.arange(len(frame)))
 
 
 def regime_names(frame: pd.DataFrame) -> NDArray[np.str_]:
@@ -274,18 +279,25 @@ def regime_names(frame: pd.DataFrame) -> NDArray[np.str_]:
     return np.array([f"{one}, {other}" for one, other in zip(kind, lora, strict=True)], dtype=np.str_)
 
 
-def joined(first: StepObservations, second: StepObservations) -> StepObservations:
-    """Return the measurements of both, those of `first` first."""
-    one, other = first.steps, second.steps
+def joined(*parts: StepObservations) -> StepObservations:
+    """Return the measurements of all parts, one after the other; groups of one name in two parts stay two."""
+    if len(parts) == 1:
+        return parts[0]
+    offsets = np.cumsum([0, *(len(part.time_ms) for part in parts)])
+    named = [set(part.group.tolist()) for part in parts]
+    is_shared = any(one & other for index, one in enumerate(named) for other in named[:index])
+    groups = [
+        np.char.add(f"{number} ", part.group) if is_shared else part.group for number, part in enumerate(parts, start=1)
+    ]
     return StepObservations(
         Steps(
-            **{item.name: np.concatenate([getattr(one, item.name), getattr(other, item.name)]) for item in fields(one)}
+            **{item.name: np.concatenate([getattr(part.steps, item.name) for part in parts]) for item in fields(Steps)}
         ),
-        np.concatenate([first.weight, second.weight]),
-        np.concatenate([first.measurement, second.measurement + len(first.time_ms)]),
-        np.concatenate([first.time_ms, second.time_ms]),
-        np.concatenate([first.regime, second.regime]),
-        np.concatenate([first.group, second.group]),
+        np.concatenate([part.weight for part in parts]),
+        np.concatenate([part.measurement + offset for part, offset in zip(parts, offsets, strict=False)]),
+        np.concatenate([part.time_ms for part in parts]),
+        np.concatenate([part.regime for part in parts]),
+        np.concatenate(groups),
     )
 
 
@@ -321,20 +333,6 @@ def _require_one_time(table: Table, names: NDArray[np.str_], time_ms: Floats) ->
     first = pd.Series(time_ms).groupby(names).transform("first").to_numpy(dtype=np.float64)
     differs = ~np.isclose(time_ms, first, rtol=1e-6)
     table.refuse("time_ms", differs, "must be the same in all rows of a `measurement`: it is their mean")
-
-
-def _merge_equal_steps(frame: pd.DataFrame, *, is_grouped: bool) -> pd.DataFrame:
-    """Return one row per kind of step (and group), with the weighted median time and the weighted mean context."""
-    keys = ["tokens", "requests", "adapters", "prefill", "changed", "waiting", "slots", "max_rank", "cached_adapters"]
-    keys += ["regime", "context_bin", *(["group"] if is_grouped else [])]
-    ordered = frame.assign(context_bin=frame["context_tokens"] // CONTEXT_BIN).sort_values([*keys, "time_ms"])
-    grouped = ordered.groupby(keys, sort=False)
-    total = grouped["weight"].transform("sum")
-    # The first row at which half of the weight is reached holds the median.
-    is_reached = grouped["weight"].cumsum() >= 0.5 * total
-    context = (ordered["context_tokens"] * ordered["weight"]).groupby([ordered[key] for key in keys]).transform("sum")
-    merged = ordered.assign(context_tokens=context / total, weight=total)[is_reached]
-    return merged.drop_duplicates(keys).sort_index()
 
 
 def observations_of(frame: pd.DataFrame, measurement: NDArray[np.int64]) -> StepObservations:

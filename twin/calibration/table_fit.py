@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from twin.calibration.described_fit import CalibrationSources, ProfileFit, fit_described
-from twin.calibration.evidence import Evidence, file_hash, read_evidence
+from twin.calibration.evidence import Evidence
 from twin.calibration.observations import StepObservations
 from twin.calibration.prior import coefficient_prior
 from twin.calibration.profile_fit import regimes_to_leave_out
 from twin.calibration.replica_tables import fit_load_times, fit_memory_table, fit_startup
 from twin.calibration.serving_windows import window_observations
-from twin.calibration.step_table import TABLE_NAMES, joined, no_steps, read_steps
+from twin.calibration.step_table import TABLE_NAMES, joined, read_steps
 from twin.hardware import ModelArchitecture
 from twin.profile import PerformanceProfile
 
@@ -26,7 +25,7 @@ _KEPT = ("kind", "bands", "band_note", "datasheet", "measured_profiles")
 
 
 def calibrate_tables(
-    data: Path,
+    evidence: Evidence,
     *,
     model: ModelArchitecture,
     prior: PerformanceProfile,
@@ -34,17 +33,15 @@ def calibrate_tables(
     gpu_memory_gib: float,
     name: str,
     sources: CalibrationSources = CalibrationSources(),  # noqa: B008 - frozen
-    evidence: Evidence | None = None,
     workers: int | None = None,
     on_iteration: Callable[[int, float], None] | None = None,
 ) -> ProfileFit:
-    """Fit a profile to the tables in `data` (see twin/calibration/step_table.py), drawn towards a prior.
+    """Fit a profile to what was measured, drawn towards a prior.
 
     Parameters
     ----------
-    data
-        Folder with any of the tables, or the table of steps; or metrics of a server, or results of
-        ``vllm bench serve`` (see twin/calibration/evidence_files.py), in a folder with each other or with tables.
+    evidence
+        What `twin.calibration.evidence.read_evidence` read: tables, metrics, results of benchmarks.
     model
         What was measured.
     prior
@@ -53,25 +50,22 @@ def calibrate_tables(
         Of the profile.
     sources
         Serving runs, or a profile that gives the host terms.
-    evidence
-        What `data` holds; ``None``: it is read, without settings of the server.
     workers, on_iteration
         See `twin.calibration.profile_fit.calibrate`.
 
     Raises
     ------
     InputError
-        When a file cannot be read, a value in it cannot be used, or a setting of the server is not given.
+        When a value in a table cannot be used.
     ProfileError
         When scipy (extra ``train``) is not installed.
     """
-    evidence = read_evidence(data, model=model.name) if evidence is None else evidence
     tables = evidence.tables
-    own = read_steps(tables["steps"]) if "steps" in tables else no_steps()
-    observations = joined(own, window_observations(evidence.windows))
+    own = [read_steps(table) for table in tables.get("steps", ())]
+    observations = joined(*own, window_observations(evidence.windows))
     sources = replace(sources, runs=(*sources.runs, *evidence.runs))
-    load_times, ranks_from_prior = fit_load_times(tables.get("loads"), prior)
-    memory, memory_report = fit_memory_table(tables.get("memory"), model, prior, gpu_memory_gib)
+    load_times, ranks_from_prior = fit_load_times(tables.get("loads", ()), prior)
+    memory, memory_report = fit_memory_table(tables.get("memory", ()), model, prior, gpu_memory_gib)
     profile = PerformanceProfile(
         name=name,
         model=model.name,
@@ -81,7 +75,7 @@ def calibrate_tables(
         step_time=prior.step_time,
         load_times=load_times,
         memory=memory,
-        startup=fit_startup(tables.get("startup"), prior),
+        startup=fit_startup(tables.get("startup", ()), prior),
     )
     described = fit_described(
         *(observations, profile, sources),
@@ -96,9 +90,7 @@ def calibrate_tables(
     provenance = {} if is_measured else {key: prior.provenance[key] for key in _KEPT if key in prior.provenance}
     provenance |= {
         "tool": "placer calibrate",
-        "sources": {Path(table.file).name: file_hash(Path(table.file)) for table in tables.values()}
-        | dict(evidence.hashes)
-        | dict(sources.hashes),
+        "sources": dict(evidence.hashes) | dict(sources.hashes),
         "prior": {
             "profile": prior.name,
             "kind": prior.provenance.get("kind", MEASURED_KIND),
