@@ -312,7 +312,9 @@ def main() -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="of weights, traffic and prompts")
     options = parser.parse_args()
-    run = Run(SMOKE_CASES if options.smoke else CASES, options.clock, options.seed)
+    # A server has the wall clock only: it is measured once.
+    cases = [case for case in CASES if case.role != "http" or options.clock == MAIN_CLOCK]
+    run = Run(SMOKE_CASES if options.smoke else cases, options.clock, options.seed)
     with tempfile.TemporaryDirectory() as scratch:
         folder = options.keep or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)

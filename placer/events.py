@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from twin.engine import EngineConfig
 
 Phase = Literal["load", "bound", "solve", "verify", "repair", "improve", "fit"]
 
@@ -120,9 +123,10 @@ def ignore(event: PlanEvent) -> None:
     del event
 
 
-def announce_compilation(observer: PlanObserver) -> None:
-    """Tell `observer` that the next simulation has to wait for the compiler, if it has to."""
+def announce_compilation(observer: PlanObserver, engines: Iterable[EngineConfig] = ()) -> None:
+    """Tell `observer` that a simulation of `engines` (none: synchronous) has to wait for the compiler, if it has to."""
     from twin.kernel import kernel_is_cached  # noqa: PLC0415 - loads the compiler, which planning needs late or never
 
-    if not kernel_is_cached():
+    kinds = {engine.async_scheduling for engine in engines} or {False}
+    if not all(kernel_is_cached(is_asynchronous=kind) for kind in kinds):
         observer(KernelCompiling())

@@ -105,7 +105,7 @@ def validate_measurement(
     manifest = folder.manifest
     engine = _engine(manifest, path)
     architecture = _model(manifest, fitted, model)
-    announce_compilation(observer)
+    announce_compilation(observer, (engine,))
     observer(PhaseStarted("verify", f"{manifest.workload.num_requests} requests with {fitted.name}"))
     replayed = replay_measurement(folder, fitted, architecture, engine)
     return MeasurementValidation(

@@ -84,7 +84,7 @@ def simulate_replica(
     """
     horizon_s = min(horizon_s, workload.longest_horizon_s)
     if engine == "fast":
-        announce_compilation(observer)
+        announce_compilation(observer, (replica.engine,))
     observer(PhaseStarted("verify", f"{horizon_s:g} s of {counted(len(workload.adapters), 'adapter')}"))
     report = simulate_in_detail(
         workload,

@@ -97,7 +97,7 @@ def confirm_verdicts(
         if verdict.is_accepted and verdict.near_limits and verdict.stability is None
     ]
     if asked:
-        announce_compilation(observer)
+        announce_compilation(observer, (replicas[index][1].engine for index in asked))
     questions = [GpuQuestion(*replicas[index], limits, verdicts[index]) for index in asked]
     with closing(each_in_parallel(assess_gpu, questions, workers=workers, backend="threading")) as results:
         for done, (position, stability) in enumerate(results, start=1):

@@ -209,7 +209,7 @@ def validate_twin(
         front_end=DEFAULT_FRONT_END if with_front_end else None,
     )
     if engine == "fast":
-        announce_compilation(observer)
+        announce_compilation(observer, (run.engine for run in table.runs))
     observer(PhaseStarted("verify", f"{counted(len(table.runs), 'run')} with {counted(num_seeds, 'seed')}"))
     started_s = time.perf_counter()
     replays = replay_runs(

@@ -212,7 +212,7 @@ def check_replicas(
         Told how far a slow engine is.
     """
     if settings.engine == "fast" or settings.compares:
-        announce_compilation(observer)
+        announce_compilation(observer, (replica.engine for _, replica in replicas))
     questions = [_Question(*replica, limits, settings) for replica in replicas]
     if settings.engine == "vllm":
         horizons_s = [effective_horizon_s(workload, settings) for workload, _ in replicas]

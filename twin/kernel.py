@@ -155,17 +155,18 @@ COMPILED_MODULES = (
 _entry, _asynchronous_entry = _cached_entries(_fingerprint())
 
 
-def kernel_is_cached() -> bool:
+def kernel_is_cached(*, is_asynchronous: bool = False) -> bool:
     """Return whether the compiled engine is ready, in this process or on disk; if not, its first run compiles it.
 
-    The engine with asynchronous scheduling is another one, of which this does not speak. Asks Numba's own index, whose
-    interface is private: should it change, the answer is False.
+    The engine with asynchronous scheduling is another one. Asks Numba's own index, whose interface is private: should
+    it change, the answer is False.
     """
-    if _entry.signatures:
+    entry = _asynchronous_entry if is_asynchronous else _entry
+    if entry.signatures:
         return True
     try:
-        _, target, code = _entry._cache._index_key(None, _entry.targetctx.codegen())  # noqa: SLF001 - no public way
-        return any(key[1:] == (target, code) for key in _entry._cache._cache_file._load_index())  # noqa: SLF001
+        _, target, code = entry._cache._index_key(None, entry.targetctx.codegen())  # noqa: SLF001 - no public way
+        return any(key[1:] == (target, code) for key in entry._cache._cache_file._load_index())  # noqa: SLF001
     except AttributeError:
         return False
 

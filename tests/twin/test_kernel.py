@@ -258,8 +258,8 @@ def test_the_cache_key_covers_the_compiled_modules() -> None:
 
 
 def test_the_first_run_is_known_to_compile(tmp_path: Path) -> None:
-    """With an empty cache the compiler has to run; with the cache of a process before, it has not."""
-    script = "from twin.kernel import kernel_is_cached; print(kernel_is_cached())"
+    """With an empty cache the compiler has to run; with the cache of a process before, it has not, but for another."""
+    script = "from twin.kernel import kernel_is_cached as k; print(k(), k(is_asynchronous=True))"
     run = "from tests.twin.test_kernel import run_once; run_once()"
     answers = [
         subprocess.run(
@@ -271,7 +271,7 @@ def test_the_first_run_is_known_to_compile(tmp_path: Path) -> None:
         ).stdout.strip()
         for command in (script, run, script)
     ]
-    assert answers == ["False", "", "True"]
+    assert answers == ["False False", "", "True False"]
 
 
 def run_once() -> None:
