@@ -171,6 +171,23 @@ def test_what_breaks_a_measurement_loses_nothing_and_the_rest_can_be_measured(wo
     assert not (path / "shards").exists()
 
 
+def test_an_engine_that_somebody_else_ends_is_not_complete(workload: Path, tmp_path: Path) -> None:
+    """SIGTERM to the engine alone, as when a machine goes down: the rest of the schedule was not sent."""
+    path = tmp_path / "m"
+
+    def end_engine() -> None:
+        (worker,) = workers_of(os.getpid())
+        os.kill(worker, signal.SIGTERM)
+
+    with when_recorded(path, "steps", 30, end_engine):
+        code, _, errors = run(workload, "--in-process", "--clock", "steady", "--horizon", "30", "-o", path)
+    assert code == 6
+    assert "vLLM's engine failed: its process was told to end by SIGTERM" in errors
+    assert status_of(path)[0] == "partial"
+    assert (path / "shards").is_dir()
+    assert len(read_table(path, "requests")) < open_folder(path).manifest.workload.num_requests
+
+
 def test_a_killed_command_leaves_no_engine_behind_and_its_records_stay(workload: Path, tmp_path: Path) -> None:
     """SIGKILL to the command itself: the engine ends, and the tables can be made from what it recorded."""
     path = tmp_path / "m"

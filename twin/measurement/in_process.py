@@ -124,7 +124,7 @@ class InProcessDriver:
             "machine": ready.get("machine", {}),
             "warnings": () if warning is None else (warning,),
         }
-        if listener.end_s is not None and not stop.is_made:
+        if listener.end_s is not None and not stop.is_made and not listener.is_stopped:
             return SegmentOutcome(end_s=listener.end_s, **facts)
         if stop.is_made:
             return SegmentOutcome(end_s=listener.end_s, reason=stop.reason, cause="interrupted", **facts)
@@ -133,7 +133,7 @@ class InProcessDriver:
             raise TwinError(
                 f"vLLM's engine must start. {reason}.", field="engine", hint=f"see {listener.task.log} for what it said"
             )
-        return SegmentOutcome(end_s=None, reason=f"vLLM's engine failed: {reason}", cause="failed", **facts)
+        return SegmentOutcome(end_s=listener.end_s, reason=f"vLLM's engine failed: {reason}", cause="failed", **facts)
 
 
 class _Listener:
@@ -145,6 +145,8 @@ class _Listener:
         self.ready: dict[str, Any] = {}
         self.failure: dict[str, Any] | None = None
         self.end_s: float | None = None
+        # By SIGTERM, whoever sent it.
+        self.is_stopped = False
         self._process = process
 
     def listen(self) -> None:
@@ -172,6 +174,8 @@ class _Listener:
     def how_it_ended(self) -> str:
         """Return what became of the process, in words."""
         code = self._process.returncode
+        if self.is_stopped:
+            return "its process was told to end by SIGTERM"
         if code >= 0:
             return f"its process ended with exit code {code}"
         name = signal.Signals(-code).name
@@ -198,7 +202,7 @@ class _Listener:
         elif event == "failed":
             self.failure = message
         elif event == "end":
-            self.end_s = float(message["end_s"])
+            self.end_s, self.is_stopped = float(message["end_s"]), bool(message["is_stopped"])
 
 
 def _server_facts(said: dict[str, Any]) -> ServerFacts:
