@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -81,6 +82,17 @@ def test_the_summary_follows_from_the_tables(tmp_path: Path) -> None:
     assert summary.itl.p50_s == 0.25
     assert summary.disk_loads == 3
     assert summary.num_steps == len(read_table(folder.path, "steps"))
+
+
+def test_the_quiet_end_of_a_schedule_is_measured_too(tmp_path: Path) -> None:
+    """Rates are per second of the horizon, as the twin's are, also where the last answer comes long before it."""
+    folder = new_folder(tmp_path / "m", small_workload(rates_rps=(0.05, 0.05)), horizon_s=60.0)
+    _run(folder)
+    summary, schedule = folder.manifest.summary, folder.schedule()
+    assert summary is not None
+    assert float(folder.manifest.segments[0].end_s or 0.0) < 58.0
+    assert summary.measured_s == 60.0
+    assert summary.offered_tps == summary.throughput_tps == pytest.approx(24 * len(schedule) / 60.0)
 
 
 def test_an_interrupted_measurement_goes_on_where_it_was(tmp_path: Path) -> None:
@@ -180,6 +192,21 @@ def test_tables_can_be_made_again(tmp_path: Path) -> None:
     assert folder.manifest.status == "complete"
 
 
+@pytest.mark.parametrize("is_emptied", [False, True])
+def test_tables_are_kept_when_the_records_are_gone(tmp_path: Path, is_emptied: bool) -> None:  # noqa: FBT001
+    """Whoever copies a partial measurement without its shards must not lose the tables by finishing it."""
+    folder = new_folder(tmp_path / "m", small_workload())
+    _run(folder, QueueDriver(stops_at=8))
+    steps = read_table(folder.path, "steps")
+    shutil.rmtree(folder.shards)
+    if is_emptied:
+        folder.shards.mkdir()
+    with pytest.raises(InputError, match="must have its records"):
+        settle(folder)
+    assert len(steps) > 0
+    pd.testing.assert_frame_equal(read_table(folder.path, "steps"), steps)
+
+
 def test_nothing_is_left_when_everything_was_sent(tmp_path: Path) -> None:
     """A measurement that was stopped while its last requests ran has no rest to send."""
     folder = new_folder(tmp_path / "m", small_workload(rates_rps=(2.0,), output=200), horizon_s=5.0)
@@ -228,9 +255,22 @@ def test_only_one_process_works_on_a_folder(tmp_path: Path) -> None:
         pass
 
 
+def test_a_folder_that_cannot_be_written_is_bad_input(tmp_path: Path) -> None:
+    """Such as one that belongs to somebody else."""
+    folder = new_folder(tmp_path / "m", small_workload())
+    (folder.path / ".lock").mkdir()
+    with pytest.raises(InputError, match="folder of a measurement must be writable"), folder.lock():
+        pass
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(None, "none that can be read"), ("{", "must be valid JSON"), ('{"status": "done"}', "must follow its schema")],
+    [
+        (None, "none that can be read"),
+        ("{", "must be valid JSON"),
+        ("[" * 100_000, "must be valid JSON"),
+        ('{"status": "done"}', "must follow its schema"),
+    ],
 )
 def test_a_manifest_that_cannot_be_used(tmp_path: Path, content: str | None, message: str) -> None:
     """The file is named."""
@@ -300,6 +340,19 @@ def test_signals_become_requests_to_stop(name: str) -> None:
     assert stop.reason == f"interrupted by {name}"
     assert heard == [1, 2]
     assert signal.getsignal(getattr(signal, name)) == before
+
+
+def test_a_signal_that_is_ignored_stays_so() -> None:
+    """`nohup` ignores SIGHUP so that a measurement survives its terminal."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    stop = StopRequest()
+    try:
+        with signals_stop(stop):
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert not stop.is_made
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_who_listens_late_hears_at_once() -> None:

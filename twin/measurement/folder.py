@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from pydantic import ValidationError
 
@@ -77,8 +77,8 @@ class MeasurementFolder:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Keep other processes out of the folder (InputError if one is there)."""
-        with (self.path / LOCK).open("w", encoding="utf-8") as file:
+        """Keep other processes out of the folder (InputError if one is there, or the folder cannot be written)."""
+        with self._lock_file() as file:
             try:
                 # The system lets go of it when the process ends, however it ends.
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -90,6 +90,12 @@ class MeasurementFolder:
                     hint="wait for it, or stop it",
                 ) from error
             yield
+
+    def _lock_file(self) -> TextIO:
+        try:
+            return (self.path / LOCK).open("w", encoding="utf-8")
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
 
 
 def create_folder(path: Path, manifest: Manifest, requests: RequestTable, workload: Workload) -> MeasurementFolder:
@@ -117,13 +123,7 @@ def create_folder(path: Path, manifest: Manifest, requests: RequestTable, worklo
         save_schedule(requests, workload, path)
         folder.update()
     except OSError as error:
-        raise InputError(
-            f"the folder of a measurement must be writable. {path}: {error.strerror}.",
-            file=str(path),
-            field="output",
-            value=str(path),
-            hint="give a folder that you may write to",
-        ) from error
+        raise _unwritable(path, error) from error
     return folder
 
 
@@ -154,8 +154,18 @@ def open_folder(path: Path) -> MeasurementFolder:
             value=first.get("input"),
             hint="it is of another version, or was edited; measure again",
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(
             f"a measurement's manifest must be valid JSON. {file}: {error}.", file=str(file), hint="measure again"
         ) from error
     return MeasurementFolder(path, manifest)
+
+
+def _unwritable(path: Path, error: OSError) -> InputError:
+    return InputError(
+        f"the folder of a measurement must be writable. {path}: {error.strerror}.",
+        file=str(path),
+        field="output",
+        value=str(path),
+        hint="give a folder that you may write to",
+    )

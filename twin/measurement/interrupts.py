@@ -54,7 +54,10 @@ class StopRequest:
 
 @contextmanager
 def signals_stop(stop: StopRequest) -> Iterator[None]:
-    """Turn `SIGNALS` into requests while the context lasts; does nothing outside the main thread."""
+    """Turn `SIGNALS` into requests while the context lasts; does nothing outside the main thread.
+
+    A signal that is ignored stays so: whoever started this by ``nohup`` wants it to survive the terminal.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -63,7 +66,9 @@ def signals_stop(stop: StopRequest) -> Iterator[None]:
         del frame
         stop.make(f"interrupted by {signal.Signals(number).name}")
 
-    previous = {getattr(signal, name): signal.signal(getattr(signal, name), handle) for name in SIGNALS}
+    numbers = [getattr(signal, name) for name in SIGNALS]
+    heard = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+    previous = {number: signal.signal(number, handle) for number in heard}
     try:
         yield
     finally:

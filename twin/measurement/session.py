@@ -185,9 +185,25 @@ def close(folder: MeasurementFolder, outcome: SegmentOutcome) -> Manifest:
 
 
 def settle(folder: MeasurementFolder) -> Manifest:
-    """Make the tables of a measurement whose process was killed; does nothing to others that have theirs."""
+    """Make the tables of a measurement that is not complete from its records; leaves a complete one alone.
+
+    Raises
+    ------
+    InputError
+        When the records are gone: the tables that are there would be replaced by empty ones, and requests sent again.
+    """
     manifest = folder.manifest
-    if manifest.status == "complete" or not manifest.segments:
+    if manifest.status == "complete":
+        return manifest
+    has_records = folder.shards.is_dir() and (not manifest.tables or any(folder.shards.iterdir()))
+    if not has_records:
+        raise InputError(
+            f"a measurement that is not complete must have its records. {folder.shards} is gone or empty.",
+            file=str(folder.shards),
+            field="shards",
+            hint="put them back; the tables in the folder can be read without them, but not be made anew",
+        )
+    if not manifest.segments:
         return manifest
     last = manifest.segments[-1]
     reason = KILLED if last.status == "running" else last.reason

@@ -18,6 +18,8 @@ from twin.workload import NANOSECONDS, RequestTable
 # From here on, what a client measured is partly its own: as late as this, or as busy.
 LATE_S = 0.05
 SATURATED_SHARE = 0.9
+# From here on, prompts are others than the workload's.
+MISCOUNTED_SHARE = 0.01
 
 
 def summarise(
@@ -26,7 +28,7 @@ def summarise(
     """Return the summary of the tables in a folder (InputError if one cannot be read)."""
     requests, steps, client = (read_table(folder, table) for table in ("requests", "steps", "client"))
     last = requests.drop_duplicates("request", keep="last")
-    windows = [(segment.start_s, min(segment.end_s or segment.start_s, horizon_s)) for segment in segments]
+    windows = [(segment.start_s, _measured_until_s(segment, horizon_s)) for segment in segments]
     measured_s = float(sum(max(end - start, 0.0) for start, end in windows))
     unsent = len(schedule) - len(last)
     counts = {str(status): int(count) for status, count in last["status"].value_counts().items()}
@@ -76,11 +78,36 @@ def summary_warnings(summary: MeasurementSummary, folder: Path) -> list[str]:
     if len(bad):
         times = len(bad[["segment", "time_s"]].drop_duplicates())
         warnings.append(f"{times} of {len(pages)} pages of metrics could not be had or read: {bad['error'].iloc[0]}")
-    mismatched = int((read_table(folder, "requests")["counting"] == "mismatch").sum())
+    return warnings + _token_warnings(read_table(folder, "requests"))
+
+
+def _token_warnings(requests: pd.DataFrame) -> list[str]:
+    """Return what is odd about the tokens that were received."""
+    warnings = []
+    mismatched = int((requests["counting"] == "mismatch").sum())
     if mismatched:
         warnings.append(
             f"{mismatched} requests got several tokens in a chunk and the server did not say how many: there are no "
             "times between tokens for them"
+        )
+    assumed = int((requests["counting"] == "assumed").sum())
+    if assumed:
+        warnings.append(
+            f"the server did not say how many tokens {assumed} requests got: each of their chunks counts as one"
+        )
+    finished = requests[requests["status"] == OK]
+    counted = finished[finished["counted_prompt_tokens"].notna()]
+    sent, received = (int(counted[name].sum()) for name in ("prompt_tokens", "counted_prompt_tokens"))
+    if abs(received - sent) > MISCOUNTED_SHARE * sent:
+        warnings.append(
+            f"the server counted {received / sent:.2f} times the prompt tokens that were meant: loads and throughputs "
+            "count what was meant"
+        )
+    short = int((finished["generated_tokens"] < finished["output_tokens"]).sum())
+    if short:
+        warnings.append(
+            f"{short} of {len(finished)} answers are shorter than asked for: less was asked of the server than the "
+            "offered load says"
         )
     return warnings
 
@@ -92,6 +119,13 @@ def _failures(failed: pd.DataFrame) -> dict[str, int]:
     ]
     counts = pd.Series(what, dtype="object").value_counts()
     return {str(name): int(count) for name, count in counts.items()}
+
+
+def _measured_until_s(segment: Segment, horizon_s: float) -> float:
+    if segment.status == "complete":
+        # It may end before, when nothing more arrives until the horizon: that time counts, as it does in the twin.
+        return horizon_s
+    return min(segment.start_s if segment.end_s is None else segment.end_s, horizon_s)
 
 
 def _tokens_arrived(schedule: RequestTable, windows: list[tuple[float, float]]) -> int:

@@ -132,7 +132,11 @@ def replay_measurement(
             continue
         length_s = _end_s(segment, own) - segment.start_s
         inputs = _inputs(own, segment, length_s, workload=workload, replica=replica, folder=folder)
-        runs.append(_Run(inputs, run_kernel(inputs), length_s, min(length_s, horizon_s - segment.start_s)))
+        measured_s = horizon_s - segment.start_s
+        if segment.status != "complete":
+            # Nothing arrives between the end of a complete one and the horizon; of others nobody knows.
+            measured_s = min(length_s, measured_s)
+        runs.append(_Run(inputs, run_kernel(inputs), length_s, measured_s))
     return ReplayedMeasurement(
         requests=len(sent),
         measured_s=sum(max(run.measured_s, 0.0) for run in runs),
