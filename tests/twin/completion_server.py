@@ -52,6 +52,10 @@ class Behaviour:
         Adapters that can be loaded.
     key
         That clients must have.
+    listing
+        What `/v1/models` answers instead of models.
+    longest
+        Tokens after which an answer ends, whatever was asked for.
     """
 
     models: Sequence[str] = ("a0", "a1", "a2")
@@ -65,6 +69,8 @@ class Behaviour:
     loadable: Sequence[str] = ()
     key: str | None = None
     max_model_len: int | None = 512
+    listing: bytes | None = None
+    longest: int = 1 << 30
 
 
 class CompletionServer:
@@ -139,6 +145,8 @@ class CompletionServer:
             return web.Response(status=503, text="loading")
         if self.behaviour.key is not None and request.headers.get("Authorization") != f"Bearer {self.behaviour.key}":
             return web.json_response({"error": {"message": "Unauthorized"}}, status=401)
+        if self.behaviour.listing is not None:
+            return web.Response(body=self.behaviour.listing, headers={"Content-Type": "text/plain; charset=utf-8"})
         cards: list[dict[str, Any]] = [
             {"id": "base", "parent": None, "max_model_len": self.behaviour.max_model_len},
             *({"id": name, "parent": "base"} for name in self._models),
@@ -195,7 +203,7 @@ class CompletionServer:
     async def _stream(
         self, request: web.Request, response: web.StreamResponse, body: dict[str, Any], fault: Fault | None
     ) -> None:
-        wanted, total = int(body["max_tokens"]), 0
+        wanted, total = min(int(body["max_tokens"]), self.behaviour.longest), 0
         usage = {"prompt_tokens": len(body["prompt"]), "total_tokens": 0}
         is_continuous = body["stream_options"].get("continuous_usage_stats") and self.behaviour.usage == "continuous"
         while total < wanted:

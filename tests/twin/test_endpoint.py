@@ -1,5 +1,6 @@
 """Measuring a server over HTTP: every request is sent on time, and every way to fail is recorded as what it was."""
 
+import asyncio
 import dataclasses
 import threading
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import pytest
 
 from tests.twin.completion_server import METRICS, Behaviour, CompletionServer, Fault
 from tests.twin.measured import ignore_progress, new_folder, small_workload
+from twin.calibration.evidence import read_evidence
 from twin.errors import InputError, TwinError
 from twin.measurement.endpoint import API_KEY_VARIABLE, EndpointDriver
 from twin.measurement.folder import MeasurementFolder, open_folder
@@ -99,6 +101,8 @@ def test_servers_that_know_the_standard_only(tmp_path: Path) -> None:
     assert body["stream_options"] == {"include_usage": True}
     assert len(body["prompt"].split()) == 20
     assert set(_requests(folder)["counting"]) == {"chunks"}
+    # It takes each character for a token.
+    assert any("counted 1.95 times the prompt tokens that were meant" in text for text in folder.manifest.warnings)
 
 
 def test_several_tokens_in_a_chunk(tmp_path: Path) -> None:
@@ -122,6 +126,27 @@ def test_several_tokens_in_a_chunk_that_nobody_counts(tmp_path: Path) -> None:
     assert requests["itl_s"].isna().all()
     assert (requests["generated_tokens"] == OUTPUT_TOKENS).all()
     assert any("did not say how many" in warning for warning in folder.manifest.warnings)
+
+
+def test_tokens_that_nobody_counts(tmp_path: Path) -> None:
+    """A chunk is taken for a token, and the manifest says so."""
+    with CompletionServer(Behaviour(tokens_per_chunk=4, usage="never")) as server:
+        folder, _ = _measure(tmp_path, server)
+    requests = _requests(folder)
+    assert set(requests["counting"]) == {"assumed"}
+    assert (requests["generated_tokens"] == 2).all()
+    warned = [warning for warning in folder.manifest.warnings if "each of their chunks counts as one" in warning]
+    assert [warning.split(" requests")[0].split()[-1] for warning in warned] == [str(len(requests))]
+
+
+def test_answers_shorter_than_asked_for(tmp_path: Path) -> None:
+    """The load was less than offered, which no failure tells."""
+    with CompletionServer(Behaviour(longest=2)) as server:
+        folder, _ = _measure(tmp_path, server)
+    requests = _requests(folder)
+    assert (requests["status"] == "ok").all()
+    expected = f"{len(requests)} of {len(requests)} answers are shorter than asked for"
+    assert any(warning.startswith(expected) for warning in folder.manifest.warnings)
 
 
 @pytest.mark.parametrize(
@@ -207,6 +232,15 @@ def test_a_server_of_another_kind(tmp_path: Path) -> None:
     """An address with a path too many answers, but lists no models."""
     with CompletionServer() as server, pytest.raises(InputError, match="must be an OpenAI-compatible server"):
         _measure(tmp_path, f"{server.url}/v1")
+
+
+def test_a_server_that_does_not_even_answer_text(tmp_path: Path) -> None:
+    """Bytes that are no UTF-8 are no list of models either."""
+    with (
+        CompletionServer(Behaviour(listing=b"\xff\xfe\x00")) as server,
+        pytest.raises(InputError, match="must be an OpenAI-compatible server"),
+    ):
+        _measure(tmp_path, server)
 
 
 def test_an_unknown_adapter(tmp_path: Path) -> None:
@@ -354,6 +388,18 @@ def test_a_server_without_metrics(tmp_path: Path) -> None:
         folder, _ = _measure(tmp_path, server, metrics_interval_s=0.1)
     assert folder.manifest.status == "complete"
     assert any("has no metrics" in warning for warning in folder.manifest.warnings)
+    with pytest.raises(InputError, match=r"must have recorded pages of metrics\..*: error: HTTP 404") as caught:
+        read_evidence(folder.path, model="llama-3.1-8b")
+    assert "--metrics-url" in str(caught.value.hint)
+
+
+def test_settings_that_contradict_each_other_are_said(tmp_path: Path) -> None:
+    """The server has 4 slots: it cannot have a CPU cache of 2, and what it has is not known."""
+    declared = {"max_loras": 2, "max_cpu_loras": 2, "max_lora_rank": 16}
+    with CompletionServer() as server:
+        folder, _ = _measure(tmp_path, server, metrics_interval_s=0.5, engine=declared)
+    assert folder.manifest.server.engine is None
+    assert any("`max_cpu_loras` must be at least `max_loras` (4)" in warning for warning in folder.manifest.warnings)
 
 
 def test_what_the_server_says_about_itself_is_recorded(tmp_path: Path) -> None:
@@ -415,3 +461,22 @@ def test_many_requests_in_flight(tmp_path: Path) -> None:
     times = np.concatenate([requests["sent_s"], requests["finish_s"]])
     changes = np.repeat([1, -1], len(requests))
     assert np.cumsum(changes[np.argsort(times, kind="stable")]).max() > 250
+
+
+def test_the_client_does_not_look_at_all_requests_for_each_that_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With thousands in flight after the horizon, that alone would keep it busy, and its latencies would be its own."""
+    looks: list[int] = []
+    wait = asyncio.wait
+
+    async def counted(tasks: Any, **options: Any) -> Any:
+        looks.append(len(tasks))
+        return await wait(tasks, **options)
+
+    monkeypatch.setattr(asyncio, "wait", counted)
+    with CompletionServer(Behaviour(token_s=0.25)) as server:
+        folder, _ = _measure(tmp_path, server, rate_rps=100.0, drain_s=30.0, timeout_s=30.0)
+    requests = _requests(folder)
+    assert (requests["status"] == "ok").all()
+    assert sum(looks) < 20 * len(requests)

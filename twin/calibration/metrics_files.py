@@ -13,6 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
+
 from twin.calibration.metrics_names import KNOWN_METRICS, vllm_name
 from twin.calibration.metrics_series import SampleCollector
 from twin.errors import InputError, TwinError
@@ -131,8 +134,11 @@ def read_metrics_table(path: Path, collector: SampleCollector) -> None:
     if "segment" not in frame:
         frame = frame.assign(segment=1)
     # A page that could not be had is a row without a name.
-    frame = frame[frame["name"].notna()]
-    frame = frame[[_is_known(str(name)) for name in frame["name"]]]
+    is_sample = frame["name"].notna().to_numpy(dtype=np.bool_)
+    if not is_sample.any():
+        raise _no_page(frame, path)
+    frame = frame[is_sample]
+    frame = frame[np.array([_is_known(str(name)) for name in frame["name"]], dtype=np.bool_)]
     labels: dict[str, dict[str, str]] = {}
     columns = (frame[name].tolist() for name in ("segment", *TABLE_COLUMNS))
     for segment, time_s, name, text, value in zip(*columns, strict=True):
@@ -243,4 +249,14 @@ def _bad_answer(file: str, field: str, value: object, demand: str) -> InputError
     shown = repr(value)
     return InputError(
         f"`{field}` {demand}. Got {shown[:80]} ({file}).", file=file, field=field, value=shown[:80], hint=_ASK
+    )
+
+
+def _no_page(frame: pd.DataFrame, path: Path) -> InputError:
+    reasons = [str(text) for text in frame["error"].dropna().unique()] if "error" in frame else []
+    return InputError(
+        f"a measurement must have recorded pages of metrics. {path} has none: {'; '.join(reasons[:3]) or 'no reason'}.",
+        file=str(path),
+        field="name",
+        hint="measure again with the address at which the server shows its metrics: --metrics-url",
     )

@@ -139,9 +139,14 @@ class EndpointDriver:
         )
         known = {name: value for name, value in (declared | said).items() if name in EngineConfig.model_fields}
         engine = None
-        with contextlib.suppress(ValidationError):
+        try:
             # Without the declaration, what is left are the twin's defaults, which nobody measured.
             engine = EngineConfig.model_validate(known) if declared else None
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            name = ".".join(str(part) for part in first["loc"])
+            why = f"{name + ': ' if name else ''}{str(first['msg']).removeprefix('Value error, ')}"
+            warnings += (f"the server's settings are not known: what is declared and what it says do not fit. {why}",)
         details: dict[str, Any] = {"model": base.name, "said": said}
         if version is not None:
             details["version"] = version

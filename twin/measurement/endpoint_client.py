@@ -95,7 +95,7 @@ class EndpointClient:
         url = f"{self._settings.url}/v1/models"
         try:
             async with self._session.get(url, timeout=_total(SHORT_TIMEOUT_S)) as response:
-                text = await response.text()
+                text = await response.text(errors="replace")
                 status = response.status
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise TwinError(f"it does not answer ({_words(error)})", field="endpoint", value=url) from error
@@ -111,7 +111,7 @@ class EndpointClient:
         try:
             cards = json.loads(text)["data"]
             return tuple(ModelCard(card["id"], card.get("parent"), card.get("max_model_len")) for card in cards)
-        except (ValueError, LookupError, TypeError) as error:
+        except (ValueError, LookupError, TypeError, RecursionError) as error:
             raise InputError(
                 f"the endpoint must be an OpenAI-compatible server. {url} answers {status} and no list of models.",
                 field="endpoint",
@@ -235,7 +235,7 @@ def _broken(error: BaseException, stream: CompletionStream, status: int | None, 
 
 def _said(text: str) -> str:
     """Return what a server says against something: its message, or the beginning of its answer."""
-    with contextlib.suppress(ValueError, LookupError, TypeError):
+    with contextlib.suppress(ValueError, LookupError, TypeError, RecursionError):
         content = json.loads(text)
         return shown(content["error"] if "error" in content else content["message"])
     return shown(text)

@@ -22,6 +22,7 @@ LEAD_S = 0.2
 CLIENT_INTERVAL_S = 1.0
 TIMER_S = 0.02
 PROBE_INTERVAL_S = 0.5
+DRAIN_INTERVAL_S = 0.25
 METRICS_TIMEOUT_S = 10.0
 NOT_FOUND = 404
 LONGEST_BACKOFF_S = 10.0
@@ -140,7 +141,8 @@ class EndpointRun:
     async def _drain(self) -> None:
         until_s = self._task.horizon_s + self._settings.drain_s
         while self._requests and self._now() < until_s:
-            await asyncio.wait(self._requests, timeout=min(until_s - self._now(), 1.0), return_when="FIRST_COMPLETED")
+            # Whoever waits for the first of thousands looks at all of them each time that one is done.
+            await asyncio.wait(self._requests, timeout=min(until_s - self._now(), DRAIN_INTERVAL_S))
             if self._ended.is_set():
                 return
 
