@@ -110,10 +110,12 @@ def test_comments_and_other_fields_are_no_data() -> None:
         ((), "disconnected", "after 0 tokens"),
         ((b"data: <html>busy</html>\n\n",), "malformed", "<html>busy</html>"),
         ((b"data: [1, 2]\n\n",), "malformed", "something else"),
+        ((b"data: " + b"[" * 100_000 + b"\n\n",), "malformed", "something else"),
         ((b'data: {"choices": [{"text": "a"}], "usage": {"completion_tokens": "x"}}\n',), "malformed", "something"),
         ((b"data: " + b"x" * (LONGEST_LINE + 1),), "malformed", "longer than"),
         ((_event(" a"), b'data: {"error": {"message": "out of\\nmemory", "code": 500}}\n\n'), "error", "out of memory"),
         ((b'data: {"error": "' + b"x" * 500 + b'"}\n\n',), "error", "x..."),
+        ((_event(" a", usage=1), _event("", usage=1, finish="abort"), DONE), "error", "the server aborted the request"),
     ],
 )
 def test_streams_that_fail(pieces: tuple[bytes, ...], status: str, message: str) -> None:

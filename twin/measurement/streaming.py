@@ -10,6 +10,8 @@ from twin.measurement.records import OK, seconds
 
 DATA = b"data:"
 DONE = b"[DONE]"
+# What vLLM gives for the end of a request that it did not serve to its end (v1/engine/__init__.py).
+ABORTED = "abort"
 # A line without an end is no line of this protocol.
 LONGEST_LINE = 1 << 20
 SHOWN_CHARACTERS = 200
@@ -112,7 +114,7 @@ class CompletionStream:
             if choices:
                 self._take_choice(choices[0], total, time_s)
             self._total = self._total if total is None else int(total)
-        except (ValueError, AttributeError, LookupError, TypeError):
+        except (ValueError, AttributeError, LookupError, TypeError, RecursionError):
             self._malformed = f"the stream has something else than a completion: {shown(payload)}"
 
     def _take_choice(self, choice: dict[str, Any], total: int | None, time_s: float) -> None:
@@ -125,6 +127,8 @@ class CompletionStream:
         if count > 0:
             self.chunk_times.append(time_s)
             self.chunk_tokens.append(count)
+        if choice.get("finish_reason") == ABORTED:
+            self._error = "the server aborted the request"
         if choice.get("finish_reason") is not None:
             self._is_finished = True
 
