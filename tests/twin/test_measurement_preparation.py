@@ -105,6 +105,9 @@ def test_slots_follow_from_the_adapters_unless_they_are_given() -> None:
         ({"enable_prefix_caching": True}, "prefix cache"),
         ({"model": "other"}, "given with --model"),
         ({"tensor_parallel_size": 2}, "`tensor_parallel_size` must be 1 in process"),
+        ({"speculative_config": {"method": "ngram"}}, "one token a step"),
+        ({"max_loras": "many"}, "`max_loras` must be an integer. Got 'many'"),
+        ({"max_lora_rank": None}, "`max_lora_rank` must be an integer. Got None"),
     ],
 )
 def test_arguments_that_would_spoil_the_records(extra: dict[str, Any], message: str) -> None:

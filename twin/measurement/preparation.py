@@ -36,6 +36,7 @@ ENGINE_ARGUMENTS = (
 UNMEASURABLE_ARGUMENTS: dict[str, tuple[Collection[Any], str]] = {
     "async_scheduling": ((True,), "a step's records would belong to another step"),
     "enable_prefix_caching": ((True,), "the twin has no prefix cache"),
+    "speculative_config": ((), "the twin gives each request one token a step"),
     "skip_tokenizer_init": ((False,), "prompts are token ids"),
     "enable_lora": ((False, True), "it follows from the adapters"),
     "model": ((), "it is given with --model"),
@@ -61,7 +62,8 @@ def engine_arguments(
     Raises
     ------
     InputError
-        When an argument would make the records wrong, or an adapter's rank exceeds `max_lora_rank`.
+        When an argument would make the records wrong, slots or their rank are no integers, or an adapter's rank exceeds
+        `max_lora_rank`.
     """
     for name, value in extra.items():
         refused, why = UNMEASURABLE_ARGUMENTS.get(name, ((), ""))
@@ -81,6 +83,9 @@ def engine_arguments(
     chosen: dict[str, Any] = {"max_loras": min(count, DEFAULT_SLOTS), "max_lora_rank": max(ranks)}
     chosen |= {name: getattr(engine, name) for name in ENGINE_ARGUMENTS if name in given}
     chosen |= extra
+    for name in ("max_loras", "max_lora_rank"):
+        if not isinstance(chosen[name], int) or isinstance(chosen[name], bool):
+            raise InputError(f"`{name}` must be an integer. Got {chosen[name]!r}.", field=name, value=chosen[name])
     chosen.setdefault("max_cpu_loras", max(count, chosen["max_loras"]))
     largest = int(np.argmax(ranks))
     if ranks[largest] > chosen["max_lora_rank"]:
