@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+from pydantic import ValidationError
 
 from placer.measure_workload import MeasuredWorkload, declared_settings
 from twin.errors import InputError, TwinError
@@ -58,7 +61,7 @@ def in_process_settings(
     Raises
     ------
     InputError
-        When the model or an adapter is not there, or a setting would make the records wrong.
+        When the model or an adapter is not there, an option is out of range, or a setting would make the records wrong.
     """
     adapters = adapter_directory or content.adapter_folder
     if adapters is None:
@@ -69,13 +72,16 @@ def in_process_settings(
             hint="give it with --adapter-directory",
         )
     require_adapters(adapters, content.workload)
-    return InProcessSettings(
-        model=_model(content, model),
-        adapter_directory=str(adapters.resolve()),
-        engine=engine_arguments(content.engine, content.given, content.workload, engine),
-        environment=engine_environment(seed),
-        **options,
-    )
+    try:
+        return InProcessSettings(
+            model=_model(content, model),
+            adapter_directory=str(adapters.resolve()),
+            engine=engine_arguments(content.engine, content.given, content.workload, engine),
+            environment=engine_environment(seed),
+            **options,
+        )
+    except ValidationError as error:
+        raise _bad_setting(error) from error
 
 
 def endpoint_settings(
@@ -97,7 +103,7 @@ def endpoint_settings(
     Raises
     ------
     InputError
-        When the URL is none.
+        When the URL is none, or an option is out of range.
     """
     if not url.startswith(("http://", "https://")):
         raise InputError(
@@ -110,7 +116,10 @@ def endpoint_settings(
     fields: dict[str, Any] = {"metrics_url": f"{base}/metrics"}
     if content.architecture is not None:
         fields["vocab_size"] = content.architecture.vocab_size
-    return EndpointSettings(url=base, engine=declared_settings(content, engine), **(fields | options))
+    try:
+        return EndpointSettings(url=base, engine=declared_settings(content, engine), **(fields | options))
+    except ValidationError as error:
+        raise _bad_setting(error) from error
 
 
 def start_measurement(
@@ -133,6 +142,13 @@ def start_measurement(
     """
     workload = content.workload
     horizon_s = min(horizon_s, workload.longest_horizon_s)
+    if not 0 <= horizon_s < math.inf:
+        raise InputError(
+            f"the horizon must be a number of seconds. Got {horizon_s:g}.",
+            field="horizon",
+            value=horizon_s,
+            hint="such as --horizon 60",
+        )
     requests = workload.requests(horizon_s=horizon_s, seed=seed)
     require_requests(requests, horizon_s)
     require_lengths(requests, _max_model_len(content, settings))
@@ -189,6 +205,14 @@ def require_requests(requests: RequestTable, horizon_s: float) -> None:
             value=horizon_s,
             hint="give a longer --horizon, or higher rates",
         )
+
+
+def _bad_setting(error: ValidationError) -> InputError:
+    first = error.errors(include_url=False)[0]
+    name = ".".join(str(part) for part in first["loc"])
+    return InputError(
+        f"`{name}` is out of range: {first['msg']}. Got {first.get('input')!r}.", field=name, value=first.get("input")
+    )
 
 
 def _run(folder: MeasurementFolder, driver: Driver, on_progress: Callable[[Progress], None]) -> MeasurementOutcome:

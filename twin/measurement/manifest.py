@@ -72,7 +72,7 @@ class InProcessSettings(_Part):
     engine: dict[str, Any] = {}
     environment: dict[str, str] = {}
     clock: Clock = "wall"
-    drain_s: float = Field(default=60.0, ge=0)
+    drain_s: float = Field(default=60.0, ge=0, allow_inf_nan=False)
     warmup_requests: int = Field(default=4, ge=0)
 
 
@@ -116,13 +116,13 @@ class EndpointSettings(_Part):
     prompt: Literal["tokens", "text"] = "tokens"
     vocab_size: int = Field(default=1000, ge=2)
     has_standard_fields_only: bool = False
-    drain_s: float = Field(default=60.0, ge=0)
-    timeout_s: float = Field(default=600.0, gt=0)
+    drain_s: float = Field(default=60.0, ge=0, allow_inf_nan=False)
+    timeout_s: float = Field(default=600.0, gt=0, allow_inf_nan=False)
     retries: int = Field(default=0, ge=0)
-    wait_s: float = Field(default=30.0, ge=0)
-    give_up_s: float = Field(default=30.0, ge=0)
+    wait_s: float = Field(default=30.0, ge=0, allow_inf_nan=False)
+    give_up_s: float = Field(default=30.0, ge=0, allow_inf_nan=False)
     metrics_url: str
-    metrics_interval_s: float = Field(default=5.0, ge=0)
+    metrics_interval_s: float = Field(default=5.0, ge=0, allow_inf_nan=False)
     adapter_directory: str | None = None
 
 
