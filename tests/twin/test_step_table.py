@@ -222,6 +222,17 @@ def test_tables_of_several_folders_are_fitted_together(tmp_path: Path) -> None:
         )
 
 
+def test_folders_and_files_of_one_name_stay_apart(tmp_path: Path) -> None:
+    """The profile says of each what it was: what is called alike is told apart by where it is."""
+    paths = [tmp_path / place / "m" for place in ("one", "two")]
+    for path in paths:
+        path.mkdir(parents=True)
+        write(path / "steps.csv", [STEP])
+    for given in (paths, [path / "steps.csv" for path in paths]):
+        hashes = read_evidence(*given, model=LLAMA.name).hashes
+        assert list(hashes) == [f"{path}/steps.csv" for path in paths]
+
+
 def test_measurements_given_twice_are_refused(tmp_path: Path) -> None:
     """They would count twice, by whatever path."""
     write(tmp_path / "steps.csv", [STEP])

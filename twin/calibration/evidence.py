@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -129,8 +129,8 @@ def read_evidence(*data: Path, model: str, settings_of: SettingsOf = no_settings
     """
     _require_distinct(data)
     reading = _Reading(model, settings_of)
-    for one in data:
-        reading.read(one, folder="" if len(data) == 1 or one.is_file() else f"{one.resolve().name}/")
+    for one, folder in zip(data, _prefixes(data), strict=True):
+        reading.read(one, folder=folder)
     evidence = reading.evidence()
     if evidence.summaries and not (evidence.windows or evidence.runs or "steps" in evidence.tables):
         raise _nothing_to_fit(data, evidence.summaries)
@@ -148,6 +148,16 @@ def _require_distinct(data: Sequence[Path]) -> None:
                 value=str(data[index]),
                 hint="leave one of them out",
             )
+
+
+def _prefixes(data: Sequence[Path]) -> list[str]:
+    """Return what tells the files of each of several folders, or files, from those of the others."""
+    if len(data) == 1:
+        return [""]
+    names = [path.name if path.is_file() else path.resolve().name for path in data]
+    shorts = ["" if path.is_file() else f"{name}/" for path, name in zip(data, names, strict=True)]
+    longs = [f"{path.parent}/" if path.is_file() else f"{path}/" for path in data]
+    return [short if names.count(name) == 1 else long for name, short, long in zip(names, shorts, longs, strict=True)]
 
 
 class _Reading:
@@ -177,9 +187,9 @@ class _Reading:
         tables = find_tables(data) if files.has_tables or not has_serving else {}
         for name, table in tables.items():
             self._tables.setdefault(name, []).append(table)
-        self._read_metrics(files, data)
+        self._read_metrics(files, data, folder)
         for path, results in files.results:
-            self._read_results(path, results)
+            self._read_results(path, results, folder)
         self._files[METRICS] += [folder + path.name for path in files.metrics]
         self._files[BENCH] += [folder + path.name for path, _ in files.results]
         self._unread += [folder + name for name in files.unread]
@@ -203,7 +213,7 @@ class _Reading:
             hashes=self._hashes,
         )
 
-    def _read_metrics(self, files: EvidenceFiles, data: Path) -> None:
+    def _read_metrics(self, files: EvidenceFiles, data: Path, folder: str) -> None:
         """Read all metrics of a folder together: a server's samples may stand in several files."""
         if not files.metrics:
             return
@@ -221,13 +231,13 @@ class _Reading:
                 f"{len(modified)} pages were scraped when their files were last modified: neither names nor a line "
                 "`# scraped_at` tell."
             )
-        self._windows += reading.windows
+        self._windows += [replace(window, group=folder + window.group) for window in reading.windows]
         self._num_read[METRICS] += reading.num_windows
         for reason, count in reading.dropped.items():
             self._drop(METRICS, reason, count)
         self._assumed |= reading.assumed
 
-    def _read_results(self, path: Path, results: tuple[BenchResult, ...]) -> None:
+    def _read_results(self, path: Path, results: tuple[BenchResult, ...], folder: str) -> None:
         """Read a file of benchmarks' results."""
         general = self._settings_of(path)
         for index, result in enumerate(results):
@@ -235,7 +245,7 @@ class _Reading:
             if result.model_id:
                 self._require_one_model(BENCH, result.model_id, str(path))
             settings = general.updated(result.metadata, file=str(path))
-            run_id = path.name if len(results) == 1 else f"{path.name} {index + 1}"
+            run_id = folder + (path.name if len(results) == 1 else f"{path.name} {index + 1}")
             reason = self._read_result(result, settings, run_id)
             if reason is not None:
                 self._drop(BENCH, reason, 1)
