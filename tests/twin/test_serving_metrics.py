@@ -292,6 +292,17 @@ def test_a_missing_metric_is_named(served: Served, pages: list[Page], name: str,
     assert caught.value.field == missing
 
 
+def test_samples_of_something_else_are_no_metrics_of_vllm(tmp_path: Path) -> None:
+    """Of an answer about another program, the first metric that is missing is named."""
+    series = {"metric": {"__name__": "up", "job": "vllm"}, "values": [[1.0e9, "1"], [1.0e9 + 15, "1"]]}
+    path = tmp_path / "answer.json"
+    path.write_text(
+        json.dumps({"status": "success", "data": {"resultType": "matrix", "result": [series]}}), encoding="utf-8"
+    )
+    with pytest.raises(InputError, match="must have the metric vllm:iteration_tokens_total_count"):
+        _read(path)
+
+
 def test_without_latencies_steps_share_the_time(served: Served, pages: list[Page]) -> None:
     """The time between two scrapes is then that of the steps, which is said."""
     rows = [row for row in _rows(pages, served) if "inter_token" not in row[1][0]]

@@ -113,6 +113,8 @@ class SampleCollector:
 
     def series(self) -> tuple[EngineSeries, ...]:
         """Return the engines with at least one counted step (InputError: a metric is not among the samples)."""
+        if not self._rows:
+            raise _missing(REQUIRED[0])
         columns = ["server", "engine", "time_s", "column", "series", "value"]
         rows = pd.DataFrame(self._rows, columns=columns).drop_duplicates(columns[:-1], keep="last")
         rows = _preferred(rows)
