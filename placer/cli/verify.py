@@ -96,10 +96,9 @@ def _print_agreements(compared: list[tuple[str, EngineAgreement]]) -> None:
         rows.append((name, *shown, "yes" if agreement.is_same else "NO"))
     print_table([*columns, ("all the\nsame", False)], rows)
     checked, fast = speeds([agreement for _, agreement in compared])
-    verdict = (
-        f"{engine} simulates {checked:,.0f} s in a second of CPU time, fast {fast:,.0f} s: "
-        f"{fast / checked:,.0f} times as many."
-    )
+    verdict = f"{engine} simulates {checked:,.0f} s in a second of CPU time"
+    # Not a number where the fast engine failed.
+    verdict += f", fast {fast:,.0f} s: {fast / checked:,.0f} times as many." if fast > 0.0 else "."
     print_lines(["", verdict])
 
 

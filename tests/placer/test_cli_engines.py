@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from placer.cli.application import app
-from placer.cli.verify import _conclude
+from placer.cli.verify import _conclude, _print_agreements
 from placer.files import load_problem, save_plan
 from placer.judge import judge_report
 from placer.planning import plan
@@ -84,12 +84,19 @@ def test_agreement_names_what_differs(simulation: Simulation) -> None:
     assert agreement.differences == ("finish_ns", "num_preemptions")
 
 
-def test_agreement_says_when_the_fast_engine_gives_up(simulation: Simulation) -> None:
+def test_agreement_says_when_the_fast_engine_gives_up(
+    simulation: Simulation, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A replica on which the fast engine makes no progress differs from one that served its requests."""
     agreement = compare_with_fast(replace(simulation, inputs=replace(simulation.inputs, num_blocks=2)))
     assert not agreement.is_same
     assert agreement.fast is None
     assert "must schedule at least one token" in agreement.differences[0]
+    _print_agreements([("gpu-0", agreement)])
+    printed = capsys.readouterr().out
+    assert "NO" in printed
+    assert "simpy simulates " in printed
+    assert "nan" not in printed
 
 
 def test_speeds_are_those_of_all_gpus_together(simulation: Simulation) -> None:
