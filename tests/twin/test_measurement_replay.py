@@ -1,8 +1,10 @@
 """A measurement replayed: the twin measured by itself is predicted exactly, and calibrating on it gives it back."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -17,9 +19,9 @@ from twin.calibration.table_fit import calibrate_tables
 from twin.engine import EngineConfig
 from twin.errors import InputError
 from twin.lengths import LengthDistribution
-from twin.measurement.folder import MeasurementFolder, open_folder
+from twin.measurement.folder import MeasurementFolder, create_folder, open_folder
 from twin.measurement.interrupts import StopRequest
-from twin.measurement.manifest import EndpointSettings, InProcessSettings
+from twin.measurement.manifest import EndpointSettings, InProcessSettings, Manifest, WorkloadFacts
 from twin.measurement.session import run_segment
 from twin.profile import PerformanceProfile, StepTimeCoefficients, load_profile
 from twin.validation.measurement_replay import ReplayedMeasurement, replay_measurement
@@ -99,6 +101,18 @@ def test_over_http_only_requests_are_compared(tmp_path: Path) -> None:
     replayed = replay_measurement(_measure(tmp_path / "m", over_http=True), TRUTH, LLAMA, ENGINE)
     assert replayed.engine_measured is None
     _require_equal(replayed)
+
+
+def test_requests_to_the_base_model_are_replayed(tmp_path: Path) -> None:
+    """They have no adapter, alone and beside those that have one."""
+    drawn = _workload().requests(horizon_s=20.0)
+    to_base = np.where(np.arange(len(drawn)) % 2, drawn.adapter, -1).astype(np.int32)
+    facts = WorkloadFacts(adapters=_workload().adapters, num_requests=len(drawn), horizon_s=20.0, seed=0)
+    for name, adapter in (("some", to_base), ("all", np.full_like(to_base, -1))):
+        manifest = Manifest(workload=facts, settings=InProcessSettings(model="model", engine={"max_loras": 4}))
+        folder = create_folder(tmp_path / name, manifest, replace(drawn, adapter=adapter), _workload())
+        run_segment(folder, TwinDriver(TRUTH, ENGINE), StopRequest(), ignore_progress)
+        _require_equal(replay_measurement(folder, TRUTH, LLAMA, ENGINE))
 
 
 def test_kv_blocks_are_the_servers(measured: MeasurementFolder) -> None:

@@ -205,7 +205,8 @@ def _inputs(
     arrival_s = np.maximum(requests["sent_s"].to_numpy(dtype=np.float64) - segment.start_s, 0.0)
     table = RequestTable(
         np.round(arrival_s * NANOSECONDS).astype(np.int64),
-        np.array([-1 if name is None else number[name] for name in requests["adapter"]], dtype=np.int32),
+        # The base model has no name.
+        np.asarray(requests["adapter"].map(number).fillna(-1), dtype=np.int32),
         requests["prompt_tokens"].to_numpy(dtype=np.int32),
         np.maximum(outputs, 1).astype(np.int32),
     )
