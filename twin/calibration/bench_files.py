@@ -8,15 +8,19 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, field_validator, model_validator
 
 from twin.errors import InputError
 
 # By these a result is known.
 BENCH_KEYS = frozenset({"duration", "completed", "total_input_tokens", "total_output_tokens", "request_throughput"})
 DETAIL_KEYS = ("input_lens", "output_lens", "ttfts", "itls")
+# Integers up to it are exact as floats.
+MOST_COUNTED = 2**53
+
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class BenchResult(BaseModel):
@@ -58,17 +62,17 @@ class BenchResult(BaseModel):
     max_concurrency: int | None = Field(default=None, ge=1)
     ramp_up_strategy: str | None = None
     duration: float = Field(gt=0, allow_inf_nan=False)
-    completed: int = Field(ge=0)
-    failed: int = Field(default=0, ge=0)
-    total_input_tokens: int = Field(ge=0)
-    total_output_tokens: int = Field(ge=0)
+    completed: int = Field(ge=0, le=MOST_COUNTED)
+    failed: int = Field(default=0, ge=0, le=MOST_COUNTED)
+    total_input_tokens: int = Field(ge=0, le=MOST_COUNTED)
+    total_output_tokens: int = Field(ge=0, le=MOST_COUNTED)
     mean_tpot_ms: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     mean_itl_ms: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     input_lens: tuple[int, ...] = ()
     output_lens: tuple[int, ...] = ()
-    ttfts: tuple[float, ...] = ()
-    itls: tuple[tuple[float, ...], ...] = ()
-    start_times: tuple[float, ...] = ()
+    ttfts: tuple[Seconds, ...] = ()
+    itls: tuple[tuple[Seconds, ...], ...] = ()
+    start_times: tuple[FiniteFloat, ...] = ()
 
     @field_validator("output_lens", mode="before")
     @classmethod
