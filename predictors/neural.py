@@ -1,0 +1,205 @@
+"""A small neural network behind the physics of `predictors.physics`: the fastest family, and a smooth one.
+
+Needs the extra `neural` (PyTorch) to be fitted; an exported network runs in ONNX Runtime alone.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from predictors.physics import PhysicsLayer, physics_layer
+from predictors.targets import TrainingRows
+from twin.errors import SurrogateError
+from twin.profile import PerformanceProfile
+
+if TYPE_CHECKING:
+    from predictors.derived import GraphBuilder
+
+# Order of the network's raw outputs.
+RATIO, STARVATION, ITL, TTFT = range(4)
+# Weights of the four losses, and the error from which on each grows linearly only: a row of a replica that has been
+# hopeless for minutes must not outweigh the many that decide plans.
+_LOSS_WEIGHTS = (10.0, 1.0, 0.3, 0.1)
+_LINEAR_FROM = (0.05, 0.0, 0.2, 0.5)
+
+
+@dataclass(frozen=True)
+class NeuralSettings:
+    """How a network is fitted.
+
+    Attributes
+    ----------
+    widths
+        Units of each hidden layer.
+    epochs
+        Passes over the rows, unless the time is up.
+    learning_rate, weight_decay, batch_rows
+        Of AdamW, with a warm-up and a decay to 0 (one cycle).
+    """
+
+    widths: tuple[int, ...] = (96, 96)
+    epochs: int = 60
+    learning_rate: float = 4e-3
+    weight_decay: float = 1e-3
+    batch_rows: int = 512
+
+
+@dataclass(frozen=True)
+class NeuralNetwork:
+    """A fitted network.
+
+    Attributes
+    ----------
+    layer
+        The physics in front of it.
+    weights, biases
+        Of each layer, float32 [in, out] and [out]; the first takes the physics as it is, the last gives the raw outputs
+        (log-odds of the ratio and of starvation, natural logarithms of the latencies in seconds).
+    """
+
+    layer: PhysicsLayer
+    weights: tuple[NDArray[np.float32], ...]
+    biases: tuple[NDArray[np.float32], ...]
+
+    def raw(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return the raw outputs of `features` [N, F], float64 [N, 4]."""
+        values = self.layer.columns(features)
+        for weights, biases in zip(self.weights[:-1], self.biases[:-1], strict=True):
+            values = np.maximum(values @ weights + biases, 0.0)
+        outputs: NDArray[np.float64] = (values @ self.weights[-1] + self.biases[-1]).astype(np.float64)
+        return outputs
+
+    def add_to(self, builder: GraphBuilder, *, features: str) -> list[str]:
+        """Add the nodes to an ONNX graph; return the names of the four raw outputs, float32 [N] each."""
+        layer = self.layer
+        bases = builder.gemm(features, layer.sums, layer.offsets)
+        logs = builder.node("Log", builder.largest(bases, builder.tensor(layer.floors)))
+        products = builder.node("Exp", builder.matrix_product(logs, layer.powers))
+        values = builder.node("Log", builder.matrix_product(products, layer.coefficients))
+        for weights, biases in zip(self.weights[:-1], self.biases[:-1], strict=True):
+            values = builder.node("Relu", builder.gemm(values, weights, biases))
+        # A product with a vector is [N]: no column has to be cut out of a matrix.
+        heads = [builder.matrix_product(values, column) for column in np.ascontiguousarray(self.weights[-1].T)]
+        return [builder.add(head, float(bias)) for head, bias in zip(heads, self.biases[-1], strict=True)]
+
+
+def fit_network(
+    rows: TrainingRows,
+    profile: PerformanceProfile,
+    *,
+    settings: NeuralSettings = NeuralSettings(),  # noqa: B008 - frozen
+    seed: int = 0,
+    time_limit_s: float = float("inf"),
+) -> NeuralNetwork:
+    """Fit a network to labelled rows on one thread.
+
+    Parameters
+    ----------
+    time_limit_s
+        The learning rate is brought to 0 by then, whatever the epochs.
+
+    Raises
+    ------
+    SurrogateError
+        When PyTorch is not installed.
+    """
+    torch = _torch()
+    layer = physics_layer(profile)
+    columns = layer.columns(rows.features)
+    mean, scale = columns.mean(axis=0), np.maximum(columns.std(axis=0), 1e-6)
+    # A column that does not vary in the rows says nothing outside of them either.
+    scale[columns.std(axis=0) < 1e-6] = np.inf
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            modules = _train(torch, (columns - mean) / scale, rows, settings, seed, time_limit_s)
+    finally:
+        torch.set_num_threads(threads)
+    weights = [module.weight.detach().numpy().T.copy() for module in modules]
+    biases = [module.bias.detach().numpy().copy() for module in modules]
+    # Standardisation is part of the first layer.
+    biases[0] = biases[0] - (mean / scale) @ weights[0]
+    weights[0] = weights[0] / scale[:, np.newaxis]
+    return NeuralNetwork(
+        layer, tuple(w.astype(np.float32) for w in weights), tuple(b.astype(np.float32) for b in biases)
+    )
+
+
+def _train(
+    torch: Any,
+    columns: NDArray[np.float32],
+    rows: TrainingRows,
+    settings: NeuralSettings,
+    seed: int,
+    time_limit_s: float,
+) -> list[Any]:
+    """Return the linear layers of a network fitted to standardised columns."""
+    started_s = time.monotonic()
+    sizes = [columns.shape[1], *settings.widths, len(_LOSS_WEIGHTS)]
+    modules = [torch.nn.Linear(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True)]
+    parts = [part for module in modules[:-1] for part in (module, torch.nn.ReLU())]
+    network = torch.nn.Sequential(*parts, modules[-1])
+    optimizer = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    inputs = torch.tensor(np.asarray(columns, dtype=np.float32))
+    labels = np.stack([rows.ratio, rows.starved_share, rows.log_itl, rows.log_ttft], axis=1)
+    targets = torch.tensor(np.nan_to_num(labels).astype(np.float32))
+    known = torch.tensor((np.isfinite(labels) * rows.weight[:, np.newaxis]).astype(np.float32))
+    generator = np.random.default_rng(seed)
+    batches = max(1, len(rows) // settings.batch_rows)
+    for epoch in range(settings.epochs):
+        order = torch.tensor(generator.permutation(len(rows)))
+        for batch in range(batches):
+            spent = (time.monotonic() - started_s) / time_limit_s
+            progress = max((epoch + batch / batches) / settings.epochs, spent)
+            if progress >= 1.0:
+                return modules
+            for group in optimizer.param_groups:
+                group["lr"] = settings.learning_rate * _one_cycle(progress)
+            chosen = order[batch::batches]
+            loss = _loss(torch, network(inputs[chosen]), targets[chosen], known[chosen])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return modules
+
+
+def _one_cycle(progress: float) -> float:
+    """Return the share of the largest learning rate: up in the first fifth, then down to 0 like a cosine."""
+    warm_up = 0.2
+    if progress < warm_up:
+        return 0.05 + 0.95 * progress / warm_up
+    return float(0.5 * (1.0 + np.cos(np.pi * (progress - warm_up) / (1.0 - warm_up))))
+
+
+def _loss(torch: Any, raw: Any, targets: Any, known: Any) -> Any:
+    functional = torch.nn.functional
+    errors = [
+        functional.smooth_l1_loss(
+            torch.sigmoid(raw[:, RATIO]), targets[:, RATIO], beta=_LINEAR_FROM[RATIO], reduction="none"
+        ),
+        functional.binary_cross_entropy_with_logits(raw[:, STARVATION], targets[:, STARVATION], reduction="none"),
+        *(
+            functional.smooth_l1_loss(raw[:, k], targets[:, k], beta=_LINEAR_FROM[k], reduction="none")
+            for k in (ITL, TTFT)
+        ),
+    ]
+    means = [(error * known[:, k]).sum() / known[:, k].sum().clamp(min=1.0) for k, error in enumerate(errors)]
+    return sum(weight * value for weight, value in zip(_LOSS_WEIGHTS, means, strict=True))
+
+
+def _torch() -> Any:
+    try:
+        import torch  # noqa: PLC0415 - a heavy optional extra
+    except ImportError as error:
+        raise SurrogateError(
+            f"fitting a neural network needs PyTorch. {error}.",
+            hint="pip install 'lora-placer[neural]', or choose another --family",
+        ) from error
+    return torch

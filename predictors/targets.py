@@ -1,0 +1,87 @@
+"""What every family of models is fitted to: the labels of a data set as arrays, and how much each row counts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from predictors.features import FEATURE_SCHEMA
+
+# Below the resolution of a step, and above what a simulation of some minutes can show.
+LATENCY_RANGE_S = (1e-3, 1e4)
+# Rows within this distance of the border (natural logarithm of load over border) decide plans, and count more.
+NEAR_BORDER = 0.15
+NEAR_WEIGHT = 2.0
+
+
+@dataclass(frozen=True)
+class TrainingRows:
+    """N labelled rows.
+
+    Attributes
+    ----------
+    features
+        float32 [N, F], as `predictors.features.FEATURE_SCHEMA` orders them.
+    ratio
+        float64 [N], throughput over offered load, in [0, 1].
+    starved_share
+        float64 [N], share of the simulations in which the replica or an adapter starved.
+    log_itl, log_ttft
+        float64 [N], natural logarithms of the 95th percentiles in seconds; NaN where nothing completed.
+    log_border
+        float64 [N], natural logarithm of the load over the largest one that does not starve; NaN where unknown.
+    scenario
+        int64 [N], number of the scenario: rows of one are alike, and are held out together.
+    family
+        str [N], kind of the scenario.
+    weight
+        float64 [N], > 0.
+    """
+
+    features: NDArray[np.float32]
+    ratio: NDArray[np.float64]
+    starved_share: NDArray[np.float64]
+    log_itl: NDArray[np.float64]
+    log_ttft: NDArray[np.float64]
+    log_border: NDArray[np.float64]
+    scenario: NDArray[np.int64]
+    family: NDArray[np.str_]
+    weight: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        """Return N."""
+        return len(self.ratio)
+
+    @property
+    def is_near(self) -> NDArray[np.bool_]:
+        """Which rows are near the border, bool [N]."""
+        return np.asarray(np.abs(self.log_border) <= NEAR_BORDER, dtype=np.bool_)
+
+    def select(self, mask: NDArray[np.bool_]) -> TrainingRows:
+        """Return the chosen rows (bool [N])."""
+        return TrainingRows(**{name: getattr(self, name)[mask] for name in self.__dataclass_fields__})
+
+
+def training_rows(table: pd.DataFrame) -> TrainingRows:
+    """Return the rows of a data set (`predictors.dataset.load_dataset`) that can be fitted to."""
+    log_border = table["log_border"].to_numpy(np.float64)
+    is_near = np.abs(log_border) <= NEAR_BORDER
+    return TrainingRows(
+        features=table[list(FEATURE_SCHEMA.names)].to_numpy(np.float32),
+        ratio=np.clip(table["throughput_ratio"].to_numpy(np.float64), 0.0, 1.0),
+        starved_share=table["starved_share"].to_numpy(np.float64),
+        log_itl=_log_latency(table["itl_p95_s"]),
+        log_ttft=_log_latency(table["ttft_p95_s"]),
+        log_border=log_border,
+        scenario=table["scenario"].to_numpy(np.int64),
+        family=table["family"].to_numpy(np.str_),
+        weight=np.where(is_near, NEAR_WEIGHT, 1.0),
+    )
+
+
+def _log_latency(column: pd.Series[float]) -> NDArray[np.float64]:
+    values = column.to_numpy(np.float64)
+    return np.where(np.isfinite(values), np.log(np.clip(values, *LATENCY_RANGE_S)), np.nan)
