@@ -31,9 +31,9 @@ import numpy as np
 
 from benchmarks.document_tables import number, print_or_update, table
 from benchmarks.front_end_fit import FittedTime, fit_times, fit_wait, mean_stall_s
-from placer.parallel import each_in_parallel
 from twin.errors import PlacerError
 from twin.kernel import run_kernel
+from twin.parallel import each_in_parallel
 from twin.profile import PerformanceProfile
 from twin.replica import build_inputs
 from twin.validation.cells import RUN_ID, read_cells

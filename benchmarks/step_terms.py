@@ -25,13 +25,13 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.document_tables import number, print_or_update, table
-from placer.parallel import available_cores
 from twin.calibration.observations import StepObservations
 from twin.calibration.profile_fit import regimes_to_leave_out
 from twin.calibration.serving_fit import fit_with_runs
 from twin.calibration.step_fit import fit_step_time, intervals, leave_one_out
 from twin.calibration.tables import step_observations
 from twin.errors import InputError, PlacerError
+from twin.parallel import available_cores
 from twin.profile import PerformanceProfile, load_profile, shipped_profiles
 from twin.step_time import COEFFICIENT_NAMES
 from twin.validation.front_end import FrontEnd

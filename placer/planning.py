@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Literal
 
 from placer.events import FleetChanged, IncumbentFound, PhaseStarted, PlanObserver, announce_compilation, ignore
-from placer.parallel import available_cores
 from placer.plan_builder import PlanParts, build_plan
 from placer.plan_document import Plan, RepairSummary, SolutionName, TerminationName, Timings
 from placer.repair import DEFAULT_REPAIR_ROUNDS, Fleet, Repair
@@ -29,6 +28,7 @@ from solvers.registry import get_solver
 from solvers.result import Bound, Incumbent, Solution, SolveResult, Termination
 from solvers.surrogate_per_gpu_type import SurrogatePerGpuType
 from twin.errors import InputError, SurrogateError
+from twin.parallel import available_cores
 from twin.simulate import EngineName
 
 __all__ = ["Plan", "plan"]

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from placer.events import GpuAssessed, PlanObserver, announce_compilation
 from placer.judge import judge_report
-from placer.parallel import each_in_parallel
 from placer.plan_document import Stability, Verification
 from solvers.problem_file import Limits
 from twin.errors import PlacerError
+from twin.parallel import each_in_parallel
 from twin.replica import Replica
 from twin.report import SimulationReport
 from twin.stability import NUM_FURTHER_SEEDS, assess_stability

@@ -13,10 +13,10 @@ from pydantic import BaseModel, ConfigDict
 
 from placer.events import PhaseStarted, PlanObserver, RunReplayed, announce_compilation, ignore
 from placer.files import sha256_of
-from placer.parallel import available_cores
 from placer.provenance import software_versions
 from placer.unmeasured import unmeasured_warnings
 from placer.wording import counted
+from twin.parallel import available_cores
 from twin.profile import PerformanceProfile
 from twin.simulate import EngineName
 from twin.validation.doubts import gpus_of, origin_warnings, replay_warnings

@@ -9,7 +9,6 @@ from typing import Literal
 
 from placer.events import GpuVerified, PlanObserver, announce_compilation, ignore
 from placer.judge import judge_report
-from placer.parallel import each_in_parallel
 from placer.plan_document import Verification
 from placer.stability import confirm_verdicts
 from placer.verify_agreement import EngineAgreement, compare_with_fast
@@ -18,6 +17,7 @@ from solvers.placement import GpuAssignment
 from solvers.problem import Problem
 from solvers.problem_file import Limits
 from twin.errors import InputError, TwinError, VllmError
+from twin.parallel import each_in_parallel
 from twin.replica import Replica
 from twin.simulate import EngineName, Progress, simulate_in_detail
 from twin.workload import Workload

@@ -14,13 +14,17 @@ from twin.lengths import LengthDistribution
 from twin.workload import Adapter
 
 _MAX_SIGMA = 12.0
+# Largest variation of gaps that an adapter may have.
+_MAX_GAP_CV = 20.0
+_POISSON_SLACK = 1e-3
 
 
 def canonical_adapters(aggregate: NDArray[np.float64], *, max_model_len: int) -> tuple[Adapter, ...]:
     """Return adapters whose aggregate is `aggregate` (float64 [K]), as far as one population can have it.
 
     The number of adapters per rank, the sum of the rates and (up to what that number of adapters allows) of their
-    squares, the mean lengths and the spread of the prompts are met. All adapters share their length distributions;
+    squares, the mean lengths, the spread of the prompts and the burstiness of the arrivals are met. All adapters share
+    their length distributions and the variation of their gaps;
     rates are quantiles of a lognormal law, dealt to the ranks in turn so that no rank gets the busy ones. `active_*`
     follow from the rates and are not fitted.
 
@@ -36,9 +40,17 @@ def canonical_adapters(aggregate: NDArray[np.float64], *, max_model_len: int) ->
     assert ranks, "an aggregate of no adapters has no population"
     rates = canonical_rates(len(ranks), value["sum_rate_rps"], value["sum_rate_sq"])
     prompt, output = _lengths(value, max_model_len)
+    gap_cv = _gap_cv(value)
     return tuple(
         Adapter.model_validate(
-            {"name": f"canonical-{i}", "rank": rank, "rate_rps": rate, "prompt_tokens": prompt, "output_tokens": output}
+            {
+                "name": f"canonical-{i}",
+                "rank": rank,
+                "rate_rps": rate,
+                "prompt_tokens": prompt,
+                "output_tokens": output,
+                "gap_cv": gap_cv,
+            }
         )
         for i, (rank, rate) in enumerate(zip(ranks, rates.tolist(), strict=True))
     )
@@ -87,6 +99,14 @@ def _lengths(value: dict[str, float], max_model_len: int) -> tuple[LengthDistrib
         LengthDistribution(mean=prompt_mean, std=_noticeable(prompt_variance, prompt_mean), max=upper),
         LengthDistribution(mean=output_mean, std=_noticeable(output_variance, output_mean), max=upper),
     )
+
+
+def _gap_cv(value: dict[str, float]) -> float:
+    """Return the variation of the gaps between an adapter's requests; 1 (Poisson) within the rounding of float32."""
+    if value["sum_rate_rps"] <= 0.0:
+        return 1.0
+    gap_cv = math.sqrt(max(value["sum_rate_cv_sq"], 0.0) / value["sum_rate_rps"])
+    return 1.0 if abs(gap_cv - 1.0) < _POISSON_SLACK else min(gap_cv, _MAX_GAP_CV)
 
 
 def _noticeable(variance: float, mean: float) -> float:

@@ -82,8 +82,8 @@ def probe_features(num_rows: int = 24, *, seed: int = 0) -> NDArray[np.float32]:
         ]
         aggregate = adapter_aggregates(adapters).sum(axis=0)
         slots = min(count, int(generator.choice([8, 16, 32, 64, 96])))
-        engine = engine_row(EngineConfig(max_loras=slots, max_lora_rank=8), kv_tokens=250_000)
-        rows[index] = build_features(aggregate, engine)[0]
+        engine = EngineConfig(max_loras=slots, max_lora_rank=8, max_cpu_loras=count)
+        rows[index] = build_features(aggregate, engine_row(engine, kv_tokens=250_000))[0]
     rows[-1, 1 : AGGREGATE_NAMES.index("num_rank_8")] = 0.0
     return rows
 

@@ -1,51 +1,60 @@
-"""Training data: scenarios labelled by the twin, dense around the border of starvation, in resumable Parquet shards.
+"""Training data: scenarios labelled by the twin, in resumable Parquet shards.
 
-Run ``python -m predictors.dataset --profile NAME --output FOLDER --rows 20000``.
+`sample_dataset` is what the command ``placer dataset`` calls; docs/dataset.md describes the rows.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import logging
 import math
-import sys
-from collections.abc import Callable
+import platform
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
-import joblib
-import numpy as np
 import pandas as pd
 
-from predictors.features import FEATURE_SCHEMA, build_features
+from predictors.cluster import each_on_cluster
+from predictors.dataset_folder import (
+    MANIFEST_NAME,
+    SCENARIOS_PER_SHARD,
+    Manifest,
+    Settings,
+    open_folder,
+    read_shards,
+    write_shard,
+)
+from predictors.features import FEATURE_SCHEMA
+from predictors.labelling import ROWS_PER_SCENARIO, STARTS, LabelSettings, label_scenario
 from predictors.provenance import profile_fingerprint
-from predictors.scenarios import Scenario, draw_scenario
-from twin.errors import InputError, PlacerError
-from twin.hardware import GpuType, load_model
-from twin.profile import PerformanceProfile, load_profile
-from twin.report import SimulationReport
-from twin.simulate import simulate
+from predictors.scenarios import FAMILIES
+from twin.errors import InputError
+from twin.parallel import each_in_parallel
+from twin.profile import PerformanceProfile
 
-LOGGER = logging.getLogger(__name__)
-
-# Rows per replica of a scenario: the first search has to find the border, the second starts at that of the first. The
-# last row of each is far from the border.
-ROWS_PER_SEARCH = (8, 4)
-ROWS_PER_SCENARIO = sum(ROWS_PER_SEARCH)
-SCENARIOS_PER_SHARD = 16
-MANIFEST_NAME = "manifest.json"
-
-# About what one GPU serves in tokens/s and requests/s: only where the search for the border starts.
-_FIRST_GUESS_TPS = 9_000.0
-_FIRST_GUESS_RPS = 60.0
+ROWS_PER_SHARD = ROWS_PER_SCENARIO * SCENARIOS_PER_SHARD
+# Raised whenever a number stands for another scenario, or a row for another load, than before.
+SAMPLER_VERSION = 1
+# Software that can change a row.
+_LIBRARIES = ("lora-placer", "numba", "numpy", "pandas", "pyarrow")
+_COLUMN_TYPES = {
+    "scenario": "int32",
+    "search": "int8",
+    "row": "int8",
+    "num_seeds": "int16",
+    "max_model_len": "int32",
+    "load_rps": "float64",
+    "family": "str",
+    "memory_verdict": "str",
+    "vllm_version": "str",
+}
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a data set is."""
+    """How far a data set is; rows are those of the finished shards."""
 
     finished_shards: int
     num_shards: int
@@ -59,273 +68,164 @@ def sample_dataset(
     profile: PerformanceProfile,
     *,
     rows: int,
-    seed: int,
     output: str | Path,
-    workers: int = 1,
-    observer: Observer | None = None,
+    seed: int = 0,
+    seeds: int = 3,
+    families: Sequence[str] = FAMILIES,
     horizon_s: float = 600.0,
     warmup_s: float = 100.0,
-) -> Path:
+    workers: int | None = None,
+    cluster: str | None = None,
+    observer: Observer | None = None,
+) -> Manifest:
     """Sample and label at least `rows` rows into the folder `output`; what an interrupted call finished is kept.
 
-    Each scenario gives `ROWS_PER_SCENARIO` rows: loads chosen by bisection on the twin's verdict, on two engines. A
-    scenario depends on `seed` and its number only: neither the workers nor an interruption change the data.
+    Each scenario gives `ROWS_PER_SCENARIO` rows: loads around the border of starvation, on two engines. A shard depends
+    on the settings and its number only: neither workers, a cluster nor an interruption change the data.
 
     Parameters
     ----------
     profile
         What to simulate; its model must be a shipped one.
     rows
-        Rows wanted, >= 1; rounded up to whole shards.
+        Rows wanted, >= 1; rounded up to whole shards. Those whose replica does not start come on top.
     output
-        Folder for ``manifest.json`` and ``shard-*.parquet``.
-    workers
-        Processes.
-    observer
-        Called after each shard.
+        Folder for ``manifest.json`` and ``shard-*.parquet``; continued where it exists.
+    seed, seeds
+        Of the data set, >= 0; and how many simulations, with other arrivals each, a row is the mean of, >= 1.
+    families
+        Kinds of scenarios, of `FAMILIES`; in proportion to their shares.
     horizon_s, warmup_s
         Of each simulation, in seconds.
+    workers
+        Processes; ``None``: one per core. Not used with a cluster.
+    cluster
+        Address of a Dask scheduler, such as ``tcp://host:8786``; ``None``: this machine.
+    observer
+        Called at the start and after each shard.
 
     Returns
     -------
-    The folder.
+    The manifest as it was written.
 
     Raises
     ------
     InputError
-        When the folder holds a data set of another profile, seed or horizon, or cannot be written.
+        When a setting is out of range, or the folder holds a data set of other settings or cannot be written.
+    ClusterError
+        When the cluster cannot be used.
     """
-    if rows < 1:
-        raise InputError(f"`rows` must be at least 1. Got {rows}.", field="rows", value=rows)
+    _check_numbers(rows=rows, seed=seed, seeds=seeds, horizon_s=horizon_s, warmup_s=warmup_s)
+    label_settings = LabelSettings(seed, seeds, horizon_s, warmup_s, _checked_families(families))
     folder = Path(output)
-    settings = {
-        "schema_version": 1,
-        "feature_schema_version": FEATURE_SCHEMA.version,
-        "profile": {"name": profile.name, "fingerprint": profile_fingerprint(profile)},
-        "seed": seed,
-        "horizon_s": horizon_s,
-        "warmup_s": warmup_s,
-    }
-    finished = _open_folder(folder, settings)
-    num_shards = math.ceil(rows / (ROWS_PER_SCENARIO * SCENARIOS_PER_SHARD))
-    missing = [shard for shard in range(num_shards) if shard not in finished]
-    parallel = joblib.Parallel(n_jobs=workers, return_as="generator_unordered")
-    jobs = (joblib.delayed(_label_shard)(profile, shard, seed, horizon_s, warmup_s) for shard in missing)
-    for shard, table in parallel(jobs):
-        _write_atomically(folder / shard_name(shard), partial(table.to_parquet, index=False))
-        finished.add(shard)
-        _write_manifest(folder, settings, finished)
-        if observer is not None:
-            observer(Progress(len(finished), num_shards, len(finished) * ROWS_PER_SCENARIO * SCENARIOS_PER_SHARD))
-    return folder
+    settings = Settings(
+        sampler_version=SAMPLER_VERSION,
+        feature_schema_version=FEATURE_SCHEMA.version,
+        profile={"name": profile.name, "fingerprint": profile_fingerprint(profile)},
+        seed=seed,
+        seeds=seeds,
+        horizon_s=horizon_s,
+        warmup_s=warmup_s,
+        families=label_settings.families,
+        scenarios_per_shard=SCENARIOS_PER_SHARD,
+    )
+    num_shards = math.ceil(rows / ROWS_PER_SHARD)
+    manifest = open_folder(folder, settings, num_shards=num_shards, versions=_versions())
+    finished = {entry.shard for entry in manifest.shards}
+    missing = [shard for shard in range(manifest.num_shards) if shard not in finished]
+    tell = observer or _ignore
+    tell(_progress(manifest))
+    if not missing:
+        return manifest
+    label = partial(label_shard, profile, label_settings)
+    results = (
+        each_in_parallel(label, missing, workers=workers, backend="loky")
+        if cluster is None
+        else each_on_cluster(label, missing, address=cluster)
+    )
+    with closing(results):
+        for position, table in results:
+            num_unstartable = int((table["memory_verdict"] != STARTS).sum())
+            entry = write_shard(folder, missing[position], table, num_unstartable=num_unstartable)
+            manifest = manifest.with_shard(entry)
+            manifest.write(folder)
+            tell(_progress(manifest))
+    return manifest
 
 
-def load_dataset(folder: str | Path) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Return the rows of a data set, in order of their shards, and its manifest.
+def load_dataset(folder: str | Path, *, with_unstartable: bool = False) -> tuple[pd.DataFrame, Manifest]:
+    """Return the rows of a data set's finished shards, in order, and its manifest.
+
+    Parameters
+    ----------
+    with_unstartable
+        Also return the rows whose replica does not start: they have no labels.
 
     Raises
     ------
     InputError
-        When the folder has no manifest, or no finished shard.
+        When the folder has no manifest or no finished shard, or a shard cannot be read.
     """
     path = Path(folder)
-    manifest = _read_manifest(path)
-    if manifest is None or not manifest["shards"]:
+    manifest = Manifest.read(path)
+    if manifest is None or not manifest.shards:
         raise InputError(
             f"a data set must be a folder with {MANIFEST_NAME} and at least one finished shard. Got {path}.",
             file=str(path),
-            hint="make one with `python -m predictors.dataset`",
+            hint="make one with `placer dataset`",
         )
-    tables = [pd.read_parquet(path / shard_name(shard)) for shard in manifest["shards"]]
-    return pd.concat(tables, ignore_index=True), manifest
+    table = read_shards(path, manifest)
+    if not with_unstartable:
+        table = table[table["memory_verdict"] == STARTS].reset_index(drop=True)
+    return table, manifest
 
 
-def shard_name(shard: int) -> str:
-    """Return the file name of a shard."""
-    return f"shard-{shard:05d}.parquet"
-
-
-def _label_shard(
-    profile: PerformanceProfile, shard: int, seed: int, horizon_s: float, warmup_s: float
-) -> tuple[int, pd.DataFrame]:
+def label_shard(profile: PerformanceProfile, settings: LabelSettings, shard: int) -> pd.DataFrame:
+    """Return the rows of a shard, sorted by scenario, search and row."""
     numbers = range(shard * SCENARIOS_PER_SHARD, (shard + 1) * SCENARIOS_PER_SHARD)
-    records = [
-        record
-        for number in numbers
-        for record in label_scenario(profile, number, seed=seed, horizon_s=horizon_s, warmup_s=warmup_s)
-    ]
-    table = pd.DataFrame(records)
+    table = pd.DataFrame([row for number in numbers for row in label_scenario(profile, number, settings)])
     types: dict[str, str] = dict.fromkeys(table.columns, "float32")
-    return shard, table.astype(types | {"scenario": "int32", "search": "int8"})
+    return table.astype(types | _COLUMN_TYPES)
 
 
-def label_scenario(
-    profile: PerformanceProfile, number: int, *, seed: int, horizon_s: float, warmup_s: float
-) -> list[dict[str, float]]:
-    """Return the labelled rows of scenario `number` of the data set with `seed`."""
-    model = load_model(profile.model)
-    gpu = GpuType(name=profile.gpu, memory_gib=profile.gpu_memory_gib, profile=profile.name)
-    generator = np.random.default_rng(np.random.SeedSequence([seed, number]))
-    scenario = draw_scenario(model, gpu, profile, generator=generator, num_replicas=len(ROWS_PER_SEARCH))
-    tokens = float(np.sum(scenario.population.aggregate(1.0)[3:5]))
-    border_rps = min(_FIRST_GUESS_TPS / tokens, _FIRST_GUESS_RPS) * float(np.exp(generator.normal(0.0, 0.2)))
-    records: list[dict[str, float]] = []
-    for index in range(len(scenario.replicas)):
-        search = _BorderSearch(border_rps)
-        for row in range(ROWS_PER_SEARCH[index]):
-            is_last = row == ROWS_PER_SEARCH[index] - 1
-            total_rps = search.elsewhere(generator) if is_last else search.next_load(generator)
-            workload = scenario.population.workload(total_rps, horizon_s=horizon_s, generator=generator)
-            report = simulate(workload, scenario.replicas[index], horizon_s=horizon_s, warmup_s=warmup_s)
-            search.tell(total_rps, is_starved=report.has_starvation)
-            record = _record(scenario, index, total_rps, report)
-            records.append({"scenario": number, "search": index, **record})
-        border_rps = search.border_rps
-    return records
-
-
-class _BorderSearch:
-    """Loads to try: bracket the border of starvation by factors of two, bisect to 5 %, then stay within that."""
-
-    def __init__(self, first_rps: float) -> None:
-        self._lower: float | None = None
-        self._upper: float | None = None
-        self._next_rps = first_rps
-
-    @property
-    def border_rps(self) -> float:
-        """Best guess of the largest load without starvation."""
-        if self._lower is not None and self._upper is not None:
-            return math.sqrt(self._lower * self._upper)
-        return self._next_rps
-
-    def next_load(self, generator: np.random.Generator) -> float:
-        """Return the next load to simulate, in requests per second."""
-        if self._lower is None or self._upper is None:
-            return self._next_rps
-        if self._upper > 1.05 * self._lower:
-            return self.border_rps
-        return self.border_rps * float(np.exp(generator.normal(0.0, 0.08)))
-
-    def elsewhere(self, generator: np.random.Generator) -> float:
-        """Return a load far from the border, idle to hopeless, in requests per second."""
-        return self.border_rps * float(np.exp(generator.uniform(np.log(0.04), np.log(3.0))))
-
-    def tell(self, total_rps: float, *, is_starved: bool) -> None:
-        """Learn the verdict on a load; one that the bracket implies, or that contradicts it, changes nothing."""
-        if is_starved and (self._upper is None or total_rps < self._upper):
-            self._upper = max(total_rps, self._lower or 0.0)
-        elif not is_starved and (self._lower is None or total_rps > self._lower):
-            self._lower = min(total_rps, self._upper if self._upper is not None else math.inf)
-        self._next_rps = total_rps * (0.5 if is_starved else 2.0)
-
-
-def _record(scenario: Scenario, index: int, total_rps: float, report: SimulationReport) -> dict[str, float]:
-    features = build_features(scenario.population.aggregate(total_rps), scenario.engine_columns(index))[0]
-    missing = math.nan
-    return dict(zip(FEATURE_SCHEMA.names, features.tolist(), strict=True)) | {
-        "throughput_ratio": report.throughput_ratio,
-        "throughput_tps": report.throughput_tps,
-        "offered_tps": report.offered_tps,
-        "is_starved": float(report.is_starved),
-        "has_starvation": float(report.has_starvation),
-        "itl_p95_s": report.itl.p95_s if report.itl.p95_s is not None else missing,
-        "ttft_p95_s": report.ttft.p95_s if report.ttft.p95_s is not None else missing,
-        "running_mean": report.running_mean,
-        "waiting_mean": report.waiting_mean,
-        "kv_usage_mean": report.kv_usage_mean,
-        "num_preemptions": float(report.num_preemptions),
-    }
-
-
-def _open_folder(folder: Path, settings: dict[str, Any]) -> set[int]:
-    """Create the folder, or check that it holds the same data set; return the shards that are finished."""
-    manifest = _read_manifest(folder)
-    if manifest is None:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            _write_manifest(folder, settings, set())
-        except OSError as error:
-            raise InputError(
-                f"`output` must be a folder that can be written. {folder}: {error.strerror}.",
-                field="output",
-                value=str(folder),
-            ) from error
-        return set()
-    differing = [key for key, value in settings.items() if manifest.get(key) != value]
-    if differing:
+def _check_numbers(*, rows: int, seed: int, seeds: int, horizon_s: float, warmup_s: float) -> None:
+    for name, value, least in (("rows", rows, 1), ("seed", seed, 0), ("seeds", seeds, 1)):
+        if value < least:
+            raise InputError(f"`{name}` must be at least {least}. Got {value}.", field=name, value=value)
+    if not (0.0 < horizon_s < math.inf and 0.0 <= warmup_s < horizon_s):
         raise InputError(
-            "a data set can only be continued with the settings it was begun with. "
-            f"{folder} differs in {', '.join(differing)}.",
-            file=str(folder / MANIFEST_NAME),
-            field=differing[0],
-            value=settings[differing[0]],
-            hint="give another output folder",
+            "the horizon must be positive and finite, and the warm-up shorter than it. "
+            f"Got {horizon_s:g} s and {warmup_s:g} s.",
+            field="horizon_s",
+            value=horizon_s,
         )
-    return {shard for shard in manifest["shards"] if (folder / shard_name(shard)).is_file()}
 
 
-def _read_manifest(folder: Path) -> dict[str, Any] | None:
-    path = folder / MANIFEST_NAME
-    if not path.is_file():
-        return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path} must be valid JSON. {error}.", file=str(path)) from error
-    if not isinstance(content, dict) or not isinstance(content.get("shards"), list):
-        raise InputError(f"{path} must be the manifest of a data set. Delete it to begin anew.", file=str(path))
-    return content
-
-
-def _write_manifest(folder: Path, settings: dict[str, Any], finished: set[int]) -> None:
-    text = json.dumps({**settings, "shards": sorted(finished)}, sort_keys=True, indent=2) + "\n"
-    _write_atomically(folder / MANIFEST_NAME, lambda path: path.write_text(text, encoding="utf-8"))
-
-
-def _write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Write beside `path`, then rename: a file of that name is always complete."""
-    temporary = path.with_name(f".{path.name}.part")
-    write(temporary)
-    temporary.replace(path)
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Sample a data set from the command line; return the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m predictors.dataset", description=__doc__)
-    parser.add_argument("--profile", required=True, help="shipped profile, or path of a profile JSON file")
-    parser.add_argument("--output", required=True, type=Path, help="folder of the shards; continued if it exists")
-    parser.add_argument("--rows", type=int, default=20_000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=int, default=joblib.cpu_count())
-    parser.add_argument("--horizon", type=float, default=600.0, help="simulated seconds per row")
-    parser.add_argument("--warmup", type=float, default=100.0, help="of them not counted")
-    options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-
-    def report(progress: Progress) -> None:
-        LOGGER.info("shard %d of %d, %d rows", progress.finished_shards, progress.num_shards, progress.num_rows)
-
-    try:
-        folder = sample_dataset(
-            load_profile(options.profile),
-            rows=options.rows,
-            seed=options.seed,
-            output=options.output,
-            workers=options.workers,
-            observer=report,
-            horizon_s=options.horizon,
-            warmup_s=options.warmup,
+def _checked_families(families: Sequence[str]) -> tuple[str, ...]:
+    """Return the families once each, in the order of `FAMILIES`; InputError for one that there is not."""
+    unknown = [family for family in families if family not in FAMILIES]
+    if unknown or not families:
+        raise InputError(
+            f"a family must be one of {', '.join(FAMILIES)}. Got {unknown[0] if unknown else 'none'!r}.",
+            field="families",
+            value=unknown[0] if unknown else None,
         )
-    except KeyboardInterrupt:
-        LOGGER.error("interrupted; run the same command to continue")  # noqa: TRY400 - the traceback says nothing
-        return 130
-    except PlacerError as error:
-        LOGGER.error("error: %s", error.message)  # noqa: TRY400 - the message is meant for users
-        return 2
-    LOGGER.info("data set: %s", folder)
-    return 0
+    return tuple(family for family in FAMILIES if family in families)
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for name in _LIBRARIES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return versions
+
+
+def _progress(manifest: Manifest) -> Progress:
+    return Progress(len(manifest.shards), manifest.num_shards, manifest.num_rows)
+
+
+def _ignore(_: Progress) -> None:
+    """Do nothing with progress that nobody asked for."""

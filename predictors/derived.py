@@ -59,6 +59,8 @@ DERIVED_COLUMNS: tuple[tuple[str, int], ...] = (
     ("budget_utilisation", 1),
     ("slot_utilisation", 1),
     ("rate_concentration", 0),
+    ("gap_variation", 0),
+    ("adapters_per_cpu_lora", 0),
     ("sum_rate_rps", 1),
     ("sum_output_tps", 1),
     ("num_adapters", 0),
@@ -67,10 +69,13 @@ DERIVED_COLUMNS: tuple[tuple[str, int], ...] = (
     ("max_num_seqs", 0),
     ("max_num_batched_tokens", 0),
     ("kv_tokens", 0),
+    ("reserves_full_sequence", 0),
 )
 DERIVED_NAMES: tuple[str, ...] = tuple(name for name, _ in DERIVED_COLUMNS)
+# The last of them are features as they are.
+_UNCHANGED_NAMES = DERIVED_NAMES[DERIVED_NAMES.index("sum_rate_rps") :]
 
-# The first ten derived columns, and one more value, are quotients of features; `tokens` is prompt + output tokens/s.
+# The first ten derived columns, and three more values, are quotients of features; `tokens` is prompt + output tokens/s.
 _QUOTIENTS: tuple[tuple[str, str], ...] = (
     ("sum_output_tps", "max_num_seqs"),
     ("sum_kv_token_steps", "kv_tokens"),
@@ -83,6 +88,8 @@ _QUOTIENTS: tuple[tuple[str, str], ...] = (
     ("sum_prompt_sq_tps", "sum_prompt_tps"),
     ("sum_kv_token_steps", "sum_output_tps"),
     ("sum_rate_sq", "sum_rate_rps"),
+    ("sum_rate_cv_sq", "sum_rate_rps"),
+    ("num_adapters", "max_cpu_loras"),
 )
 
 
@@ -230,7 +237,8 @@ def add_derived_columns(builder: GraphBuilder, profile: PerformanceProfile, *, f
         builder.multiply(required_by, step_s),
         builder.divide(active, column["max_loras"]),
         builder.divide(builder.rows(quotients, 10, 11), builder.largest(column["sum_rate_rps"], _TINY)),
-        *(column[name] for name in DERIVED_NAMES[-8:]),
+        builder.rows(quotients, 11, 13),
+        *(column[name] for name in _UNCHANGED_NAMES),
     ]
     builder.nodes.append(helper.make_node("Transpose", [builder.concat(ordered)], [output], perm=[1, 0]))
     return column["tokens"]
@@ -265,7 +273,8 @@ def _costs(builder: GraphBuilder, profile: PerformanceProfile, column: dict[str,
     tile_s, flat_token_s, request_s, kernel_adapter_s = builder.split(
         costs, ["tile_s", "flat_token_s", "request_s", "kernel_adapter_s"]
     )
-    listed_s = builder.multiply(column["num_adapters"], c.cached_adapter_ms * 1e-3)
+    cached = builder.smallest(column["num_adapters"], column["max_cpu_loras"])
+    listed_s = builder.multiply(cached, c.cached_adapter_ms * 1e-3)
     adapter_s = builder.add(kernel_adapter_s, listed_s)
     grid = builder.add(column["max_loras"], 1.0)
     grid_token_s = builder.multiply(tile_s, grid)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from predictors.features import FEATURE_SCHEMA, FeatureSchema
+from predictors.features import ENGINE_NAMES, FEATURE_SCHEMA, FeatureSchema
 from twin.errors import SurrogateError
 
 # A feature that never varied in the training data (a rank that nobody has, say) has a box without width: rounding to
@@ -77,9 +77,8 @@ class Domain(BaseModel):
         The bounds of the aggregates (all columns that a smaller set of adapters would lower) start at 0.
         """
         values = np.asarray(features, dtype=np.float64)
-        engine_columns = set(FEATURE_SCHEMA.names[-5:])
         box = {
-            name: (float(values[:, i].min()) if name in engine_columns else 0.0, float(values[:, i].max()))
+            name: (float(values[:, i].min()) if name in ENGINE_NAMES else 0.0, float(values[:, i].max()))
             for i, name in enumerate(schema.names)
         }
         rules = []

@@ -30,17 +30,12 @@ def error_table(table: pd.DataFrame, output: SurrogateOutput) -> dict[str, dict[
 
 def near_border(table: pd.DataFrame) -> NDArray[np.bool_]:
     """Return which rows of a data set lie within `BORDER_FACTOR` of where their search found the border, bool [N]."""
-    rates = table["sum_rate_rps"].astype(np.float64)
-    starved = table["has_starvation"] > 0.5
-    keys = [table["scenario"], table["search"]]
-    smallest_starved = rates.where(starved).groupby(keys).transform("min")
-    largest_healthy = rates.where(~starved & (rates <= smallest_starved)).groupby(keys).transform("max")
-    distance = np.abs(np.log(rates / np.sqrt(smallest_starved * largest_healthy)))
-    return np.asarray((distance <= np.log(BORDER_FACTOR)).to_numpy(), dtype=np.bool_)
+    distance = np.abs(table["log_border"].to_numpy(np.float64))
+    return np.asarray(distance <= np.log(BORDER_FACTOR), dtype=np.bool_)
 
 
 def _errors(table: pd.DataFrame, output: SurrogateOutput, mask: NDArray[np.bool_]) -> dict[str, float]:
-    starved = (table["has_starvation"].to_numpy() > 0.5)[mask]
+    starved = (table["starved_share"].to_numpy() >= 0.5)[mask]
     ratio = np.clip(table["throughput_ratio"].to_numpy(np.float64), 0.0, 1.0)[mask]
     predicted = output.throughput_ratio[mask].astype(np.float64)
     says_starved = output.starvation_probability[mask] >= 0.5

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from predictors.canonical import canonical_adapters
-from predictors.features import AGGREGATE_NAMES, FEATURE_SCHEMA, FeatureSchema, offered_tps
+from predictors.features import AGGREGATE_NAMES, ENGINE_NAMES, FEATURE_SCHEMA, FeatureSchema, offered_tps
 from predictors.surrogate import OUTPUT_NAMES, SurrogateOutput
 from twin.engine import EngineConfig
 from twin.hardware import GpuType, ModelArchitecture
@@ -156,7 +156,7 @@ class ExactSurrogate:
         num_adapters = len(indices) if indices is not None else round(float(row[0]))
         if num_adapters == 0:
             return (1.0, 0.0, 0.0, 0.0, 0.0)
-        replica = self._replica(row, num_adapters)
+        replica = self._replica(row)
         if replica is None:
             return self._refusal()
         horizon_s, warmup_s = self.horizon_s, self.warmup_s
@@ -183,17 +183,16 @@ class ExactSurrogate:
         )
         return _row_of(report, self.horizon_s)
 
-    def _replica(self, row: NDArray[np.float32], num_adapters: int) -> Replica | None:
+    def _replica(self, row: NDArray[np.float32]) -> Replica | None:
         """Return the replica with the row's engine settings, or None if it does not start."""
-        slots, max_rank, num_seqs, batched_tokens = (
-            round(float(v)) for v in row[_NUM_AGGREGATES : _NUM_AGGREGATES + 4]
-        )
+        columns = dict(zip(ENGINE_NAMES, (round(float(value)) for value in row[_NUM_AGGREGATES:]), strict=True))
         settings = self.engine_template.model_dump() | {
-            "max_loras": slots,
-            "max_lora_rank": max_rank,
-            "max_cpu_loras": max(num_adapters, slots),
-            "max_num_seqs": num_seqs,
-            "max_num_batched_tokens": batched_tokens,
+            "max_loras": columns["max_loras"],
+            "max_lora_rank": columns["max_lora_rank"],
+            "max_cpu_loras": max(columns["max_cpu_loras"], columns["max_loras"]),
+            "max_num_seqs": columns["max_num_seqs"],
+            "max_num_batched_tokens": columns["max_num_batched_tokens"],
+            "scheduler_reserve_full_isl": bool(columns["reserves_full_sequence"]),
         }
         engine = EngineConfig.model_validate(settings)
         if not check_memory(self.model, self.gpu, engine, self.profile).starts:

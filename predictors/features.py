@@ -31,6 +31,7 @@ _AGGREGATES: tuple[tuple[str, str], ...] = (
     ("sum_output_tps", "tokens/s"),
     ("sum_kv_token_steps", "token steps/s"),
     ("sum_prompt_sq_tps", "tokens^2/s"),
+    ("sum_rate_cv_sq", "requests/s"),
     ("active_10s", "adapters"),
     ("active_40s", "adapters"),
     *((f"num_rank_{rank}", "adapters") for rank in SUPPORTED_RANKS),
@@ -41,6 +42,8 @@ _ENGINE: tuple[tuple[str, str], ...] = (
     ("max_num_seqs", "requests"),
     ("max_num_batched_tokens", "tokens"),
     ("kv_tokens", "tokens"),
+    ("max_cpu_loras", "adapters"),
+    ("reserves_full_sequence", "0 or 1"),
 )
 
 AGGREGATE_NAMES: tuple[str, ...] = tuple(name for name, _ in _AGGREGATES)
@@ -65,12 +68,19 @@ class FeatureSchema:
 
 
 FEATURE_SCHEMA = FeatureSchema(
-    version=1, names=AGGREGATE_NAMES + ENGINE_NAMES, units=tuple(unit for _, unit in _AGGREGATES + _ENGINE)
+    version=2, names=AGGREGATE_NAMES + ENGINE_NAMES, units=tuple(unit for _, unit in _AGGREGATES + _ENGINE)
 )
 
 # Aggregates that grow in proportion to the rates.
-_RATE_LINEAR = ("sum_rate_rps", "sum_prompt_tps", "sum_output_tps", "sum_kv_token_steps", "sum_prompt_sq_tps")
-_RATE_LINEAR_COLUMNS = [FEATURE_SCHEMA.index(name) for name in _RATE_LINEAR]
+RATE_LINEAR_NAMES: tuple[str, ...] = (
+    "sum_rate_rps",
+    "sum_prompt_tps",
+    "sum_output_tps",
+    "sum_kv_token_steps",
+    "sum_prompt_sq_tps",
+    "sum_rate_cv_sq",
+)
+_RATE_LINEAR_COLUMNS = [FEATURE_SCHEMA.index(name) for name in RATE_LINEAR_NAMES]
 _RATE_SQUARE_COLUMN = FEATURE_SCHEMA.index("sum_rate_sq")
 _ACTIVE_COLUMNS = [FEATURE_SCHEMA.index("active_10s"), FEATURE_SCHEMA.index("active_40s")]
 _NUM_ADAPTERS_COLUMN = FEATURE_SCHEMA.index("num_adapters")
@@ -94,7 +104,8 @@ def adapter_aggregates(adapters: Sequence[Adapter]) -> NDArray[np.float64]:
     -----
     A request of p prompt and o output tokens holds p, p + 1, ..., p + o KV tokens over its o decode steps, about
     p*o + o^2/2 token steps; times the step time and the rate this is the mean KV use. Prompt and output lengths are
-    drawn independently.
+    drawn independently. `sum_rate_cv_sq` weighs each adapter's squared coefficient of variation of the gaps between its
+    requests with its rate: the burstiness, which equals the sum of the rates where all arrivals are Poisson.
     """
     moments: dict[LengthDistribution, tuple[float, float]] = {}
 
@@ -109,7 +120,7 @@ def adapter_aggregates(adapters: Sequence[Adapter]) -> NDArray[np.float64]:
         rate = adapter.rate_rps
         prompt, prompt_sq = moments_of(adapter.prompt_tokens)
         output, output_sq = moments_of(adapter.output_tokens)
-        row[:9] = (
+        row[:10] = (
             1.0,
             rate,
             rate * rate,
@@ -117,6 +128,7 @@ def adapter_aggregates(adapters: Sequence[Adapter]) -> NDArray[np.float64]:
             rate * output,
             rate * (prompt * output + 0.5 * output_sq),
             rate * prompt_sq,
+            rate * adapter.gap_cv**2,
             -np.expm1(-ACTIVE_WINDOWS_S[0] * rate),
             -np.expm1(-ACTIVE_WINDOWS_S[1] * rate),
         )
@@ -125,13 +137,18 @@ def adapter_aggregates(adapters: Sequence[Adapter]) -> NDArray[np.float64]:
 
 
 def engine_row(engine: EngineConfig, *, kv_tokens: int) -> NDArray[np.float64]:
-    """Return the engine columns, float64 [len(ENGINE_NAMES)]; `kv_tokens` is what `twin.memory.check_memory` says."""
+    """Return the engine columns, float64 [len(ENGINE_NAMES)]; `kv_tokens` is what `twin.memory.check_memory` says.
+
+    `reserves_full_sequence` is vLLM's `scheduler_reserve_full_isl`, which tells its rule versions apart.
+    """
     settings = (
         engine.num_slots,
         engine.max_lora_rank,
         engine.max_num_seqs,
         engine.max_num_batched_tokens,
         kv_tokens,
+        engine.cpu_capacity if engine.enable_lora else 0,
+        engine.scheduler_reserve_full_isl,
     )
     return np.array(settings, dtype=np.float64)
 

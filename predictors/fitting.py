@@ -103,7 +103,7 @@ def fit_models(table: pd.DataFrame, derived: NDArray[np.float32], *, seed: int) 
 
 
 def _fit_models(table: pd.DataFrame, derived: NDArray[np.float32], *, seed: int) -> FittedModels:
-    starved = table["has_starvation"].to_numpy() > 0.5
+    starved = table["starved_share"].to_numpy() >= 0.5
     ratio = np.clip(table["throughput_ratio"].to_numpy(dtype=np.float64), 0.0, 1.0)
     settings = {**_BOOSTING, "random_state": seed}
 

@@ -29,10 +29,11 @@ every GPU of a plan is simulated by the twin before it is accepted.
 
 ## Training
 
-{rows} twin simulations of {scenarios} random adapter sets ({horizon_s:g} s each, {warmup_s:g} s of them not counted;
-data set seed {dataset_seed}, fit seed {seed}). Sets have 1 to 600 adapters with ranks 8 to 128, rates from discrete
-levels to Zipf, and lengths from chat to code prompts. Loads were chosen by bisection on the verdict of the twin, so
-most rows lie near the border of starvation. The model is gradient boosting on quantities derived from step times
+{rows} labelled rows of {scenarios} random scenarios, each the mean of {seeds} twin simulations ({horizon_s:g} s each,
+{warmup_s:g} s of them not counted; data set seed {dataset_seed}, fit seed {seed}). Sets have 1 to 1,000 adapters with
+ranks 8 to 128, rates from discrete levels to Zipf, lengths from chat to summaries, and at times bursty arrivals; many
+are packed as a planner packs them (docs/dataset.md). Loads were chosen by bisection on the verdict of the twin, so most
+rows lie near the border of starvation. The model is gradient boosting on quantities derived from step times
 inside the graph, with monotone constraints: scaling the load up never improves a prediction.
 
 ## Errors
@@ -49,13 +50,13 @@ ONNX Runtime and scikit-learn differ by more than 0.1 % on at most {parity:.2%} 
 ## Limits
 
 - The labels come from the twin: errors of the profile against a real GPU come on top.
-- Arrivals were Poisson and independent; burstier traffic starves earlier.
-- Random sets are not packed sets: packing seeks out optimistic errors, hence the planning margin and the twin.
+- Arrivals of different adapters were independent.
+- A planner's search seeks out optimistic errors, hence the planning margin and the twin.
 - Outside of the domain in the file's metadata (`domain`) predictions are not to be trusted.
 - It holds for this profile's numbers only; when the profile is refitted, sample and train again:
 
 ```bash
-python -m predictors.dataset --profile {name} --output dataset --rows {rows} --seed {dataset_seed} \\
+placer dataset --profile {name} --output dataset --rows {rows} --seed {dataset_seed} --seeds {seeds} \\
     --horizon {horizon_s:g} --warmup {warmup_s:g}
 python -m predictors.training dataset --profile {name} --output {name}.onnx --seed {seed}
 ```
@@ -78,6 +79,7 @@ def model_card(profile: PerformanceProfile, training: dict[str, Any], parity: di
         held_out_rows=training["held_out_rows"],
         seed=training["seed"],
         dataset_seed=training["dataset"]["seed"],
+        seeds=training["dataset"]["seeds"],
         horizon_s=training["dataset"]["horizon_s"],
         warmup_s=training["dataset"]["warmup_s"],
         table="\n".join(rows),

@@ -23,8 +23,7 @@ METADATA_KEYS: tuple[str, ...] = ("feature_schema", "domain", "profile", "traini
 REFUSED_LATENCY_S = 1e6
 
 _RETRAIN = (
-    "use `auto` or `exact`, or make one for this version with `python -m predictors.dataset` and then "
-    "`python -m predictors.training`"
+    "use `auto` or `exact`, or make one for this version with `placer dataset` and then `python -m predictors.training`"
 )
 
 

@@ -1,118 +1,122 @@
-"""Adapter sets and engine settings such as a planner meets, drawn at random: what a surrogate is fitted on."""
+"""Scenarios that planners meet, drawn at random: a set of adapters and the replicas that it is tried on."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from predictors.features import ACTIVE_WINDOWS_S, AGGREGATE_NAMES, adapter_aggregates, engine_row
+from predictors.features import engine_row
+from predictors.populations import MAX_ADAPTERS, MAX_RANK, RATE_LAWS, AdapterColumns, Population, draw_adapters
 from twin.engine import EngineConfig
 from twin.hardware import GpuType, ModelArchitecture
-from twin.lengths import LengthDistribution
 from twin.memory import check_memory
 from twin.profile import PerformanceProfile
 from twin.replica import Replica
-from twin.workload import NANOSECONDS, Adapter, RequestTable, Workload
 
-# Candidate slots of the published greedy (arXiv 2602.24044); the number of adapters itself is added to them.
-SLOT_GRID = (8, 16, 32, 64, 96, 128, 160, 192, 256, 320, 384, 448, 512, 576)
-MAX_ADAPTERS = 600
-MAX_PROMPT_TOKENS = 12_000
-MAX_OUTPUT_TOKENS = 2_000
+# Kinds of scenarios and their shares. The first five are named after the law of the rates; `few` has at most eight
+# adapters; `packed` has those that a packer would put on one GPU, which is what planners ask about most.
+FAMILY_SHARES: Mapping[str, float] = {
+    "discrete": 0.14,
+    "zipf": 0.14,
+    "log_uniform": 0.1,
+    "dirichlet": 0.08,
+    "equal": 0.06,
+    "few": 0.08,
+    "packed": 0.4,
+}
+FAMILIES: tuple[str, ...] = tuple(FAMILY_SHARES)
+NUM_REPLICAS = 2
 
-# Rates of the published synthetic workloads, in requests per second; only their proportions matter here.
-_HIGH_RATES = (2.4, 1.2, 0.6, 0.3, 0.15)
-_LOW_RATES = (0.075, 0.0375, 0.01875, 0.009375, 0.0046875)
-_RANK_SETS: tuple[tuple[int, ...], ...] = (
-    (8,),
-    (16,),
-    (32,),
-    (64,),
-    (8, 16),
-    (8, 32),
-    (16, 32),
-    (8, 16, 32),
-    (8, 16, 32),
-    (8, 16, 32),
-    (8, 16, 32, 64),
-    (16, 64),
-    (8, 128),
-)
-# (prompt mean, prompt std / mean, output mean, output std / mean): ShareGPT-like chat as in the published runs, and
-# the conversation and code traces of the Azure LLM inference data set.
-_LENGTH_ARCHETYPES = ((223.0, 1.1, 197.0, 1.06), (1150.0, 1.0, 210.0, 0.85), (2050.0, 0.95, 30.0, 1.2))
+# Candidate slots of the published greedy (arXiv 2602.24044) and fewer; the number of adapters itself is added to them.
+SLOT_GRID = (1, 2, 4, 8, 16, 32, 64, 96, 128, 160, 192, 256, 320, 384, 448, 512, 576)
+MAX_SLOTS = SLOT_GRID[-1]
+NUM_SEQS = (32, 64, 128, 256, 512, 1024, 2048)
+BATCHED_TOKENS = (512, 1024, 2048, 4096, 8192, 16384)
+# Device memory that vLLM sees on GPUs that are rented, in GiB.
+GPU_MEMORY_GIB = (24.0, 32.0, 40.0, 47.5, 63.43, 79.2, 94.5, 141.0)
+# Limits of the context that planners set; a model's own asks for much memory.
+_CONTEXTS = (4096, 8192, 16_384, 32_768, 65_536)
+_MAX_FEW = 8
+# About what one GPU serves in tokens/s: only how large a packer's adapters are.
+_TYPICAL_TPS = 9_000.0
+_MAX_PACKED_FROM = 5_000
 
 
 @dataclass(frozen=True)
-class Population:
-    """Adapters whose rates sum to one request per second; a load is this times a scale.
+class EngineDraw:
+    """Settings of an engine before its set of adapters is known.
 
     Attributes
     ----------
-    adapters
-        With their share of the requests as rate.
-    length_class
-        int64 [A], index into `lengths`.
-    lengths
-        Pairs of prompt and output length distributions.
+    settings
+        All of an `EngineConfig` but the slots, their rank and the CPU cache.
+    rank_factor
+        Rank of the slots over the largest of the adapters.
+    slot_position
+        Which of the numbers of slots that start is taken, from the fewest (0) to the most (1).
+    cpu_share
+        Adapters that the CPU cache holds, as a share of the way from the slots (0) to all adapters (1).
+    least_slots
+        Fewest slots that are tried, if there are as many adapters.
+    has_spare_slots
+        Whether there may be more slots than adapters.
     """
 
-    adapters: tuple[Adapter, ...]
-    length_class: NDArray[np.int64]
-    lengths: tuple[tuple[LengthDistribution, LengthDistribution], ...]
-    _aggregates: NDArray[np.float64] = field(repr=False)
-    _shares: NDArray[np.float64] = field(repr=False)
-
-    @property
-    def max_rank(self) -> int:
-        """Largest rank."""
-        return max(adapter.rank for adapter in self.adapters)
-
-    def aggregate(self, total_rps: float) -> NDArray[np.float64]:
-        """Return the aggregate of the set when it gets `total_rps` requests per second, float64 [K]."""
-        value = dict(zip(AGGREGATE_NAMES, self._aggregates.sum(axis=0).tolist(), strict=True))
-        for name in ("sum_rate_rps", "sum_prompt_tps", "sum_output_tps", "sum_kv_token_steps", "sum_prompt_sq_tps"):
-            value[name] *= total_rps
-        value["sum_rate_sq"] *= total_rps**2
-        for name, window_s in zip(("active_10s", "active_40s"), ACTIVE_WINDOWS_S, strict=True):
-            value[name] = float(-np.expm1(-window_s * total_rps * self._shares).sum())
-        return np.array([value[name] for name in AGGREGATE_NAMES])
-
-    def workload(self, total_rps: float, *, horizon_s: float, generator: np.random.Generator) -> Workload:
-        """Return the set with Poisson traffic of `total_rps` requests per second over `horizon_s` seconds.
-
-        The requests are drawn together, which for 600 adapters is a hundred times faster than adapter by adapter.
-        """
-        count = int(generator.poisson(total_rps * horizon_s))
-        arrival = np.sort(generator.random(count)) * horizon_s
-        adapter = generator.choice(len(self.adapters), size=count, p=self._shares)
-        prompts = np.ones(count, dtype=np.int32)
-        outputs = np.ones(count, dtype=np.int32)
-        for index, (prompt, output) in enumerate(self.lengths):
-            mask = self.length_class[adapter] == index
-            prompts[mask] = prompt.sample(int(mask.sum()), generator)
-            outputs[mask] = output.sample(int(mask.sum()), generator)
-        requests = RequestTable(
-            arrival_ns=np.floor(arrival * NANOSECONDS).astype(np.int64),
-            adapter=adapter.astype(np.int32),
-            prompt_tokens=prompts,
-            output_tokens=outputs,
-        )
-        return Workload(adapters=self.adapters, trace=requests)
+    settings: Mapping[str, Any]
+    rank_factor: int
+    slot_position: float
+    cpu_share: float
+    least_slots: int
+    has_spare_slots: bool
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """A population and the replicas that it is tried on; all of them start."""
+    """A set of adapters and the replicas that it is tried on.
 
+    Attributes
+    ----------
+    family
+        One of `FAMILIES`.
+    population
+        The set; of a packed scenario what the packer may add, in that order.
+    replicas
+        `NUM_REPLICAS` replicas that start.
+    unstartable
+        One that does not, or none: its verdict is arithmetic.
+    """
+
+    family: str
     population: Population
     replicas: tuple[Replica, ...]
+    unstartable: Replica | None
+    _draws: tuple[EngineDraw, ...]
 
-    def engine_columns(self, index: int) -> NDArray[np.float64]:
-        """Return the engine columns of the features for the replica at `index`, float64 [E]."""
-        replica = self.replicas[index]
+    @property
+    def is_packed(self) -> bool:
+        """Whether the population is what a packer adds until the replica starves."""
+        return self.family == "packed"
+
+    def first(self, count: int) -> Scenario:
+        """Return the scenario of the first `count` adapters, with no more slots than those need."""
+        population = self.population.first(count)
+        found = [
+            _replica(replica.model, replica.gpu, replica.profile, population, draw)
+            for replica, draw in zip(self.replicas, self._draws, strict=True)
+        ]
+        replicas = tuple(replica for replica, _ in found if replica is not None)
+        # The fewest slots of the smallest rank are among the choices of any set.
+        assert len(replicas) == len(found)
+        refused = [unstartable for _, unstartable in found if unstartable is not None]
+        unstartable = refused[0] if refused and self.unstartable is not None else None
+        return replace(self, population=population, replicas=replicas, unstartable=unstartable)
+
+    def engine_columns(self, replica: Replica) -> NDArray[np.float64]:
+        """Return the engine columns of the features for a replica, float64 [E]; no KV tokens if it does not start."""
         return engine_row(replica.engine, kv_tokens=replica.memory().kv_tokens)
 
 
@@ -122,132 +126,143 @@ def draw_scenario(
     profile: PerformanceProfile,
     *,
     generator: np.random.Generator,
-    num_replicas: int = 2,
+    families: Sequence[str] = FAMILIES,
 ) -> Scenario:
-    """Draw a population and `num_replicas` engines that start with it, again until they all do."""
+    """Draw a scenario: its family, memory, adapters, and engines that start with them.
+
+    Parameters
+    ----------
+    gpu
+        The profile's; some scenarios have another memory, under which only the KV cache changes.
+    generator
+        What all of it is drawn from.
+    families
+        Families to draw from, in proportion to their shares; at least one of `FAMILIES`.
+    """
+    shares = np.array([FAMILY_SHARES[family] for family in families])
+    family = families[int(generator.choice(len(families), p=shares / shares.sum()))]
     while True:
-        population = draw_population(generator)
-        replicas = [
-            _draw_replica(model, gpu, profile, population, generator, has_most_slots=i == 0)
-            for i in range(num_replicas)
-        ]
-        if None not in replicas:
-            return Scenario(population, tuple(replica for replica in replicas if replica is not None))
+        sized = gpu.model_copy(update={"memory_gib": _draw_memory(gpu.memory_gib, generator)})
+        context = _draw_context(model, sized.memory_gib, generator)
+        population = _draw_population(family, context or model.max_model_len, generator)
+        draws = tuple(_draw_engine(context, generator) for _ in range(NUM_REPLICAS))
+        found = [_replica(model, sized, profile, population, draw) for draw in draws]
+        replicas = tuple(starting for starting, _ in found if starting is not None)
+        refused = [unstartable for _, unstartable in found if unstartable is not None]
+        # Most are of no interest: their memory is arithmetic.
+        unstartable = refused[0] if refused and generator.random() < 0.3 else None
+        if len(replicas) == NUM_REPLICAS:
+            return Scenario(family, population, replicas, unstartable, draws)
 
 
-def _draw_replica(
-    model: ModelArchitecture,
-    gpu: GpuType,
-    profile: PerformanceProfile,
-    population: Population,
-    generator: np.random.Generator,
-    *,
-    has_most_slots: bool,
-) -> Replica | None:
-    """Draw an engine with the most slots that start, as planners like them, or any number; None if nothing starts."""
-    count = len(population.adapters)
-    template = _draw_engine(model, generator).model_dump()
-    template["max_lora_rank"] = _draw_slot_rank(population.max_rank, generator)
-    engines = [
-        EngineConfig.model_validate(template | {"max_loras": slots, "max_cpu_loras": max(count, slots)})
-        for slots in _slot_options(count, generator)
-    ]
-    starting = [engine for engine in engines if check_memory(model, gpu, engine, profile).starts]
-    if not starting:
+def _draw_population(family: str, context: int, generator: np.random.Generator) -> Population:
+    law = family if family in RATE_LAWS else RATE_LAWS[int(generator.integers(len(RATE_LAWS)))]
+    if family == "packed":
+        count = _log_integer(32, _MAX_PACKED_FROM, generator)
+        columns = draw_adapters(count, law, max_tokens=context, generator=generator)
+        # Fewer than there are, so that the packer fills the GPU before it runs out of adapters.
+        per_gpu = _log_integer(3, min(MAX_ADAPTERS, count // 4), generator)
+        scale = count * _TYPICAL_TPS / (per_gpu * float(columns.offered_tps.sum()))
+        return columns.population(_packing_order(columns, generator), scale=scale)
+    count = int(generator.integers(1, _MAX_FEW + 1)) if family == "few" else _log_integer(4, MAX_ADAPTERS, generator)
+    return draw_adapters(count, law, max_tokens=context, generator=generator).population(np.arange(count))
+
+
+def _packing_order(columns: AdapterColumns, generator: np.random.Generator) -> NDArray[np.int64]:
+    """Return the adapters that come to one GPU of a packer, in the order in which it adds them.
+
+    Best fit adds the largest first, most often rank by rank, and begins a GPU where the one before was full. With
+    several GPUs open, each gets every so-manieth adapter. The published greedy takes largest and smallest in turn.
+    """
+    ranks = columns.ranks if generator.random() < 0.7 else np.zeros_like(columns.ranks)
+    order = np.lexsort((-columns.offered_tps, -ranks))
+    order = order[int(0.6 * len(order) * generator.random()) :]
+    kind = generator.choice(["largest first", "several open", "greedy"], p=[0.6, 0.2, 0.2])
+    if kind == "several open":
+        order = order[:: int(generator.integers(2, 17))]
+    elif kind == "greedy":
+        ends = np.empty_like(order)
+        ends[::2], ends[1::2] = order[: (len(order) + 1) // 2], order[::-1][: len(order) // 2]
+        order = ends
+    return np.asarray(order[:MAX_ADAPTERS])
+
+
+def _draw_memory(own_gib: float, generator: np.random.Generator) -> float:
+    """Return the profile's own memory, that of another GPU, or any between the smallest and the largest, in GiB."""
+    kind = generator.choice(["own", "another", "any"], p=[0.6, 0.3, 0.1])
+    if kind == "own":
+        return own_gib
+    if kind == "another":
+        return float(generator.choice(GPU_MEMORY_GIB))
+    return float(generator.uniform(GPU_MEMORY_GIB[0], GPU_MEMORY_GIB[-1]))
+
+
+def _draw_context(model: ModelArchitecture, memory_gib: float, generator: np.random.Generator) -> int | None:
+    """Return `max_model_len`; None, the model's own, is rarer where memory is scarce."""
+    if generator.random() < (0.6 if memory_gib > 48.0 else 0.15):
         return None
-    engine = starting[-1] if has_most_slots else starting[int(generator.integers(len(starting)))]
-    return Replica(model=model, gpu=gpu, engine=engine, profile=profile)
+    return min(int(generator.choice(_CONTEXTS)), model.max_model_len)
 
 
-def draw_population(generator: np.random.Generator) -> Population:
-    """Draw 1 to `MAX_ADAPTERS` adapters: their shares of the load, ranks and lengths."""
-    if generator.random() < 0.15:
-        count = int(generator.integers(1, 9))
-    else:
-        count = round(float(np.exp(generator.uniform(np.log(4), np.log(MAX_ADAPTERS)))))
-    shares = _draw_shares(count, generator)
-    rank_set = _RANK_SETS[int(generator.integers(len(_RANK_SETS)))]
-    ranks = generator.choice(rank_set, size=count, p=generator.dirichlet(np.full(len(rank_set), 2.0)))
-    num_classes = 1 if generator.random() < 0.6 else int(generator.integers(2, 4))
-    lengths = tuple(_draw_lengths(generator) for _ in range(num_classes))
-    length_class = generator.integers(num_classes, size=count)
-    adapters = tuple(
-        Adapter.model_validate(
-            {
-                "name": f"adapter-{i}",
-                "rank": int(ranks[i]),
-                "rate_rps": float(shares[i]),
-                "prompt_tokens": lengths[length_class[i]][0],
-                "output_tokens": lengths[length_class[i]][1],
-            }
+def _draw_engine(context: int | None, generator: np.random.Generator) -> EngineDraw:
+    """Draw the settings that planners give: batch limits, memory share, rules; and how slots are to be chosen."""
+    num_seqs = int(generator.choice(NUM_SEQS, p=[0.05, 0.1, 0.15, 0.35, 0.15, 0.1, 0.1]))
+    batched_tokens = int(generator.choice(BATCHED_TOKENS, p=[0.05, 0.05, 0.5, 0.1, 0.2, 0.1]))
+    settings = {
+        "vllm_version": "0.32" if generator.random() < 0.75 else "0.8.5",
+        "max_num_seqs": num_seqs,
+        # vLLM demands at least as many tokens as sequences.
+        "max_num_batched_tokens": max(batched_tokens, num_seqs),
+        "max_model_len": context,
+        "gpu_memory_utilization": float(generator.choice([0.85, 0.9, 0.92, 0.95], p=[0.1, 0.45, 0.35, 0.1])),
+    }
+    return EngineDraw(
+        settings=settings,
+        rank_factor=2 if generator.random() < 0.12 else 1,
+        slot_position=1.0 if generator.random() < 0.4 else float(generator.random()),
+        cpu_share=1.0 if generator.random() < 0.85 else float(generator.random()),
+        least_slots=8 if generator.random() < 0.7 else 1,
+        has_spare_slots=bool(generator.random() < 0.1),
+    )
+
+
+def _replica(
+    model: ModelArchitecture, gpu: GpuType, profile: PerformanceProfile, population: Population, draw: EngineDraw
+) -> tuple[Replica | None, Replica | None]:
+    """Return a replica with the slots that `draw` chooses among those that start, and the smallest that does not."""
+    count, max_rank = len(population.adapters), population.max_rank
+    slot_rank = max_rank * draw.rank_factor if max_rank < MAX_RANK else max_rank
+    replicas = [
+        Replica(
+            model=model,
+            gpu=gpu,
+            engine=EngineConfig.model_validate(
+                {
+                    **draw.settings,
+                    "max_loras": slots,
+                    "max_lora_rank": slot_rank,
+                    "max_cpu_loras": slots + round(draw.cpu_share * max(count - slots, 0)),
+                }
+            ),
+            profile=profile,
         )
-        for i in range(count)
-    )
-    return Population(adapters, length_class, lengths, adapter_aggregates(adapters), shares)
+        for slots in _slot_options(count, least=draw.least_slots, has_spare=draw.has_spare_slots)
+    ]
+    starts = [check_memory(model, gpu, replica.engine, profile).starts for replica in replicas]
+    starting = [replica for replica, does_start in zip(replicas, starts, strict=True) if does_start]
+    refused = [replica for replica, does_start in zip(replicas, starts, strict=True) if not does_start]
+    chosen = starting[min(int(draw.slot_position * len(starting)), len(starting) - 1)] if starting else None
+    return chosen, refused[0] if refused else None
 
 
-def _draw_shares(count: int, generator: np.random.Generator) -> NDArray[np.float64]:
-    """Draw shares of the load, float64 [count], sum 1: discrete levels, Zipf, log-uniform, Dirichlet, or equal."""
-    law = generator.choice(["discrete", "zipf", "log_uniform", "dirichlet", "equal"], p=[0.3, 0.3, 0.2, 0.1, 0.1])
-    if law == "discrete":
-        levels = (_HIGH_RATES, _LOW_RATES, _HIGH_RATES + _LOW_RATES)[int(generator.integers(3))]
-        chosen = generator.choice(levels, size=min(len(levels), int(generator.integers(2, 6))), replace=False)
-        weights = generator.choice(chosen, size=count)
-    elif law == "zipf":
-        weights = np.arange(1, count + 1, dtype=np.float64) ** -generator.uniform(0.4, 1.4)
-        generator.shuffle(weights)
-    elif law == "log_uniform":
-        weights = 10.0 ** generator.uniform(0.0, generator.uniform(0.3, 3.0), size=count)
-    elif law == "dirichlet":
-        weights = np.maximum(generator.dirichlet(np.full(count, 0.5)), 1e-5)
-    else:
-        weights = np.ones(count)
-    return np.asarray(weights / weights.sum(), dtype=np.float64)
-
-
-def _draw_lengths(generator: np.random.Generator) -> tuple[LengthDistribution, LengthDistribution]:
-    """Draw prompt and output lengths: near an archetype, or anywhere between 40 and 3,000 / 10 and 600 tokens."""
-    if generator.random() < 0.6:
-        prompt, prompt_cv, output, output_cv = _LENGTH_ARCHETYPES[int(generator.integers(3))]
-        prompt, output = (mean * float(np.exp(generator.normal(0.0, 0.15))) for mean in (prompt, output))
-    else:
-        prompt = float(np.exp(generator.uniform(np.log(40), np.log(3000))))
-        output = float(np.exp(generator.uniform(np.log(10), np.log(600))))
-        prompt_cv, output_cv = (float(cv) for cv in generator.uniform(0.0, 1.2, size=2))
-        if generator.random() < 0.15:
-            prompt_cv = output_cv = 0.0
-    return (
-        LengthDistribution(mean=prompt, std=prompt_cv * prompt, max=MAX_PROMPT_TOKENS),
-        LengthDistribution(mean=output, std=output_cv * output, max=MAX_OUTPUT_TOKENS),
-    )
-
-
-def _draw_engine(model: ModelArchitecture, generator: np.random.Generator) -> EngineConfig:
-    """Draw the settings that planners give: batch limits, memory share, and sometimes a shorter context."""
-    num_seqs = int(generator.choice([64, 128, 256, 512, 1024, 2048], p=[0.1, 0.15, 0.35, 0.15, 0.1, 0.15]))
-    batched_tokens = int(generator.choice([2048, 8192], p=[0.65, 0.35]))
-    max_model_len = None
-    if generator.random() < 0.25:
-        max_model_len = min(int(generator.choice([16_384, 32_768, 65_536])), model.max_model_len)
-    return EngineConfig(
-        vllm_version="0.32" if generator.random() < 0.8 else "0.8.5",
-        max_num_seqs=num_seqs,
-        max_num_batched_tokens=batched_tokens,
-        max_model_len=max_model_len,
-        gpu_memory_utilization=float(generator.choice([0.88, 0.9, 0.92, 0.95], p=[0.1, 0.45, 0.35, 0.1])),
-    )
-
-
-def _slot_options(count: int, generator: np.random.Generator) -> list[int]:
-    """Return choices of slots for `count` adapters, ascending; now and then more of them than adapters."""
-    options = {*(slots for slots in SLOT_GRID if slots < count), count}
-    if generator.random() < 0.1:
-        options.add(min(slots for slots in (*SLOT_GRID, MAX_ADAPTERS) if slots >= count))
+def _slot_options(count: int, *, least: int, has_spare: bool) -> list[int]:
+    """Return choices of slots for `count` adapters, ascending; at most `MAX_SLOTS`."""
+    options = {*(slots for slots in SLOT_GRID if least <= slots < count), min(count, MAX_SLOTS)}
+    if has_spare:
+        options.add(min((slots for slots in SLOT_GRID if slots >= count), default=MAX_SLOTS))
     return sorted(options)
 
 
-def _draw_slot_rank(max_rank: int, generator: np.random.Generator) -> int:
-    """Return the rank of the slots: the largest of the set, sometimes the next one above."""
-    if max_rank < 64 and generator.random() < 0.15:
-        return 2 * max_rank
-    return max_rank
+def _log_integer(least: int, most: int, generator: np.random.Generator) -> int:
+    """Return an integer whose logarithm is uniform between those of `least` and `most`."""
+    return round(float(np.exp(generator.uniform(np.log(least), np.log(most)))))

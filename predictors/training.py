@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from predictors.dataset import load_dataset
+from predictors.dataset_folder import Manifest
 from predictors.domain import Domain
 from predictors.errors import error_table
 from predictors.features import FEATURE_SCHEMA
@@ -82,7 +83,7 @@ def train_surrogate(
         "scenarios": int(table["scenario"].nunique()),
         "held_out_rows": int(held_out.sum()),
         "seed": seed,
-        "dataset": {key: manifest[key] for key in ("seed", "horizon_s", "warmup_s")},
+        "dataset": {key: getattr(manifest.settings, key) for key in ("seed", "seeds", "horizon_s", "warmup_s")},
         "errors": errors,
     }
     models = fitting.fit_models(table, derived, seed=seed)
@@ -105,7 +106,7 @@ def split_scenarios(
             f"a data set must have at least 10 scenarios to be trained on. Got {len(distinct)}.",
             field="rows",
             value=len(distinct),
-            hint="sample more rows with `python -m predictors.dataset`",
+            hint="sample more rows with `placer dataset`",
         )
     chosen = np.random.default_rng(seed).permutation(distinct)[: round(HELD_OUT_SHARE * len(distinct))]
     return np.isin(scenarios, chosen)
@@ -121,15 +122,16 @@ def _load_fitting() -> ModuleType:
         ) from error
 
 
-def _check_profile(manifest: dict[str, Any], profile: PerformanceProfile, dataset: str) -> None:
+def _check_profile(manifest: Manifest, profile: PerformanceProfile, dataset: str) -> None:
     expected = {"name": profile.name, "fingerprint": profile_fingerprint(profile)}
-    if manifest.get("profile") != expected:
+    given = manifest.settings.profile
+    if given != expected:
         raise InputError(
             f"a data set must have been labelled with the profile it is used for, {expected}. "
-            f"{dataset} was labelled with {manifest.get('profile')}.",
+            f"{dataset} was labelled with {given}.",
             file=dataset,
             field="profile",
-            value=manifest.get("profile"),
+            value=given,
             hint="sample a new data set: the profile is another one, or has been refitted since",
         )
 
@@ -149,7 +151,7 @@ def _write(path: Path, content: bytes) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Train a surrogate from the command line; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m predictors.training", description=__doc__)
-    parser.add_argument("dataset", type=Path, help="folder written by predictors.dataset")
+    parser.add_argument("dataset", type=Path, help="folder written by `placer dataset`")
     parser.add_argument("--profile", required=True, help="the profile that labelled it")
     parser.add_argument("--output", required=True, type=Path, help="ONNX file; the card is written beside it")
     parser.add_argument("--seed", type=int, default=0)

@@ -186,6 +186,9 @@ class FeasibilityModel:
             "max_num_seqs": engine.max_num_seqs,
             "max_num_batched_tokens": engine.max_num_batched_tokens,
             "kv_tokens": settings.kv_tokens,
+            # As `Problem.replica` sets it: all adapters stay in CPU memory.
+            "max_cpu_loras": np.maximum(rows[:, NUM_ADAPTERS_COLUMN].astype(np.int64), settings.max_loras),
+            "reserves_full_sequence": int(engine.scheduler_reserve_full_isl),
         }
         engine_rows = np.empty((len(rows), len(ENGINE_NAMES)), dtype=np.float64)
         for column, name in enumerate(ENGINE_NAMES):

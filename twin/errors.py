@@ -60,3 +60,7 @@ class TwinError(PlacerError):
 
 class VllmError(TwinError):
     """vLLM is missing, too old or incompatible, or its process failed: nothing was learned about the replica."""
+
+
+class ClusterError(TwinError):
+    """The cluster that was to run simulations is missing, unreachable or gave up."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -177,8 +178,12 @@ def build_report(
     seed: int,
     warmup_s: float,
     starvation_tolerance: float,
+    with_adapters: bool = True,
 ) -> SimulationReport:
-    """Turn an engine's raw outcome into a report; shapes as in `ReplicaTrace`."""
+    """Turn an engine's raw outcome into a report; shapes as in `ReplicaTrace`.
+
+    Without `with_adapters`, the report of each adapter is left out; which ones starve is not.
+    """
     horizon_s = trace.end_ns / NANOSECONDS
     window_s = horizon_s - warmup_s
     warmup_ns = round(warmup_s * NANOSECONDS)
@@ -192,18 +197,15 @@ def build_report(
     usable_blocks = inputs.num_blocks - 1
     overdue = _overdue(inputs, trace)
     num_overdue = int(overdue.sum())
-    adapters = _adapter_reports(
-        workload,
-        inputs,
-        trace,
-        tokens=tokens,
-        arrived=arrived,
-        finished=finished,
-        has_first_token=has_first_token,
-        overdue=overdue,
-        window_s=window_s,
-        tolerance=starvation_tolerance,
+    columns = _adapter_columns(
+        workload, inputs, tokens=tokens, arrived=arrived, finished=finished, overdue=overdue, window_s=window_s
     )
+    is_starved = columns.served_ratio < 1.0 - starvation_tolerance
+    adapters: tuple[AdapterReport, ...] = ()
+    if with_adapters:
+        adapters = _adapter_reports(
+            workload, inputs, trace, columns, is_starved=is_starved, has_first_token=has_first_token
+        )
     return SimulationReport(
         engine=engine,
         seed=seed,
@@ -220,7 +222,7 @@ def build_report(
         completed_rps=int(finished.sum()) / window_s,
         requests_overdue=num_overdue,
         is_starved=num_overdue > 0 and ratio < 1.0 - starvation_tolerance,
-        starved_adapters=tuple(adapter.name for adapter in adapters if adapter.is_starved),
+        starved_adapters=tuple(workload.adapters[index].name for index in np.flatnonzero(is_starved).tolist()),
         ttft=summarise_durations((trace.first_token_ns - inputs.arrival_ns)[has_first_token]),
         itl=summarise_gaps(
             trace.gap_histogram, int(trace.adapter_gap_sum_ns.sum()), int(trace.adapter_gap_count.sum())
@@ -244,45 +246,65 @@ def build_report(
     )
 
 
-def _adapter_reports(
+@dataclass(frozen=True)
+class _AdapterColumns:
+    """What each of A adapters asked for and got in the window; arrays [A]."""
+
+    num_arrived: NDArray[np.float64]
+    num_finished: NDArray[np.float64]
+    offered_tps: NDArray[np.float64]
+    throughput_tps: NDArray[np.float64]
+    served_ratio: NDArray[np.float64]
+
+
+def _adapter_columns(
     workload: Workload,
     inputs: ReplicaInputs,
-    trace: ReplicaTrace,
     *,
     tokens: NDArray[np.int64],
     arrived: NDArray[np.bool_],
     finished: NDArray[np.bool_],
-    has_first_token: NDArray[np.bool_],
     overdue: NDArray[np.bool_],
     window_s: float,
-    tolerance: float,
-) -> tuple[AdapterReport, ...]:
+) -> _AdapterColumns:
     count = len(workload.adapters)
-    owner = np.where(inputs.adapter >= 0, inputs.adapter, count)
+    owner = _owners(inputs, count)
 
     def per_adapter(mask: NDArray[np.bool_], weights: NDArray[np.int64] | None = None) -> NDArray[np.float64]:
         chosen = None if weights is None else weights[mask]
-        return np.bincount(owner[mask], weights=chosen, minlength=count + 1).astype(np.float64)
+        return np.bincount(owner[mask], weights=chosen, minlength=count + 1).astype(np.float64)[:count]
 
-    offered, served, waiting, wanted = (
-        per_adapter(arrived, tokens),
-        per_adapter(finished, tokens),
-        per_adapter(overdue, tokens),
-        per_adapter(arrived | overdue, tokens),
+    waiting, wanted = per_adapter(overdue, tokens), per_adapter(arrived | overdue, tokens)
+    return _AdapterColumns(
+        num_arrived=per_adapter(arrived),
+        num_finished=per_adapter(finished),
+        offered_tps=per_adapter(arrived, tokens) / window_s,
+        throughput_tps=per_adapter(finished, tokens) / window_s,
+        served_ratio=1.0 - np.divide(waiting, wanted, out=np.zeros_like(waiting), where=wanted > 0),
     )
-    num_arrived, num_finished = per_adapter(arrived), per_adapter(finished)
-    ratios = 1.0 - np.divide(waiting, wanted, out=np.zeros_like(waiting), where=wanted > 0)
-    first_tokens = _group_first_tokens(inputs, trace, has_first_token, owner, count)
+
+
+def _adapter_reports(
+    workload: Workload,
+    inputs: ReplicaInputs,
+    trace: ReplicaTrace,
+    columns: _AdapterColumns,
+    *,
+    is_starved: NDArray[np.bool_],
+    has_first_token: NDArray[np.bool_],
+) -> tuple[AdapterReport, ...]:
+    count = len(workload.adapters)
+    first_tokens = _group_first_tokens(inputs, trace, has_first_token, _owners(inputs, count), count)
     return tuple(
         AdapterReport(
             name=adapter.name,
             rank=adapter.rank,
-            requests_arrived=int(num_arrived[index]),
-            requests_finished=int(num_finished[index]),
-            offered_tps=float(offered[index]) / window_s,
-            throughput_tps=float(served[index]) / window_s,
-            served_ratio=float(ratios[index]),
-            is_starved=bool(ratios[index] < 1.0 - tolerance),
+            requests_arrived=int(columns.num_arrived[index]),
+            requests_finished=int(columns.num_finished[index]),
+            offered_tps=float(columns.offered_tps[index]),
+            throughput_tps=float(columns.throughput_tps[index]),
+            served_ratio=float(columns.served_ratio[index]),
+            is_starved=bool(is_starved[index]),
             ttft=summarise_durations(first_tokens[index]),
             itl=summarise_gaps(
                 trace.adapter_gap_histogram[index],
@@ -294,6 +316,11 @@ def _adapter_reports(
         )
         for index, adapter in enumerate(workload.adapters)
     )
+
+
+def _owners(inputs: ReplicaInputs, count: int) -> NDArray[np.int64]:
+    """Return the adapter of each request, int64 [N]; requests of the base model get the number `count`."""
+    return np.where(inputs.adapter >= 0, inputs.adapter, count)
 
 
 def _overdue(inputs: ReplicaInputs, trace: ReplicaTrace) -> NDArray[np.bool_]:

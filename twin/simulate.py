@@ -109,6 +109,7 @@ def simulate_in_detail(
     starvation_tolerance: float = 0.1,
     requests: RequestTable | None = None,
     progress: Progress | None = None,
+    with_adapters: bool = True,
 ) -> Simulation:
     """Simulate as `simulate` does, and keep the times of every request.
 
@@ -118,6 +119,8 @@ def simulate_in_detail(
         To be served instead of those of `workload` under `seed`; they name its adapters.
     progress
         Called now and then, by the engine ``vllm`` only, with the simulated time in s.
+    with_adapters
+        Whether the report has a part for each adapter, which for hundreds of them takes longer than to simulate.
     workload and others
         See `simulate`; also for the errors raised.
     """
@@ -138,6 +141,7 @@ def simulate_in_detail(
         seed=seed,
         warmup_s=warmup_s,
         starvation_tolerance=starvation_tolerance,
+        with_adapters=with_adapters,
     )
     return Simulation(inputs, trace, report, cpu_s)
 

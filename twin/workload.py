@@ -260,20 +260,32 @@ def _renewal_points(adapter: Adapter, total: float, generator: np.random.Generat
     if adapter.gap_cv < LEAST_DRAWN_CV:
         return np.arange(generator.random(), total, 1.0)
     # A gap is met in proportion to its length, and anywhere within it.
-    reached = generator.random() * float(_draw_gaps(adapter, 1, generator, is_length_biased=True)[0])
+    reached = generator.random() * float(draw_gaps(adapter, 1, generator, is_length_biased=True)[0])
     chunks: list[NDArray[np.float64]] = [np.array([reached])]
     while reached < total:
-        points = reached + np.cumsum(_draw_gaps(adapter, int(total - reached) + 16, generator))
+        points = reached + np.cumsum(draw_gaps(adapter, int(total - reached) + 16, generator))
         chunks.append(points)
         reached = float(points[-1])
     everything = np.concatenate(chunks)
     return everything[everything < total]
 
 
-def _draw_gaps(
+def draw_gaps(
     adapter: Adapter, count: int, generator: np.random.Generator, *, is_length_biased: bool = False
 ) -> NDArray[np.float64]:
-    """Draw gaps of unit mean by the adapter's law, or by its length-biased law (density times gap)."""
+    """Draw gaps of unit mean by the adapter's law, or by its length-biased law (density times gap).
+
+    Parameters
+    ----------
+    adapter
+        Its `gap_cv` (at least `LEAST_DRAWN_CV`) and `gap_law` count.
+    count
+        How many, >= 0.
+
+    Returns
+    -------
+    float64 [count]: times between requests, in mean gaps.
+    """
     if adapter.gap_law == "gamma":
         shape = 1.0 / adapter.gap_cv**2
         return generator.gamma(shape + 1.0 if is_length_biased else shape, 1.0 / shape, count)

@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from placer.cli.calibrate import calibrate
+from placer.cli.dataset import dataset
 from placer.cli.exits import BAD_INPUT, OK, print_error
 from placer.cli.measure import measure
 from placer.cli.schema import schema
@@ -49,7 +50,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (solve, verify, simulate, validate, calibrate, measure, workload, solvers, schema):
+for command in (solve, verify, simulate, validate, calibrate, measure, dataset, workload, solvers, schema):
     app.command()(command)
 
 

@@ -418,7 +418,7 @@ METADATA = {
     ("metadata", "fragment"),
     [
         pytest.param({}, "`feature_schema` is missing", id="no metadata"),
-        pytest.param(METADATA, "feature schema version 1", id="another schema"),
+        pytest.param(METADATA, "feature schema version 2", id="another schema"),
     ],
 )
 def test_a_foreign_surrogate_is_refused(problem_path: Path, metadata: dict[str, str], fragment: str) -> None:

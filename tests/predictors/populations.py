@@ -48,6 +48,7 @@ def adapter_sets(draw: st.DrawFn, *, min_size: int = 1, max_size: int = 12) -> t
                 "rate_rps": draw(st.one_of(st.just(0.0), st.floats(1e-4, 5.0))),
                 "prompt_tokens": draw(length_distributions()),
                 "output_tokens": draw(length_distributions()),
+                "gap_cv": draw(st.one_of(st.just(1.0), st.floats(0.0, 4.0))),
             }
         )
         for i in range(count)

@@ -16,6 +16,7 @@ def like_adapters(draw: st.DrawFn) -> tuple[Adapter, ...]:
     """Draw adapters with chat lengths and different rates and ranks."""
     rates = draw(st.lists(st.floats(0.01, 3.0), min_size=1, max_size=20))
     ranks = draw(st.lists(st.sampled_from([8, 16, 32]), min_size=len(rates), max_size=len(rates)))
+    gap_cv = draw(st.sampled_from([0.0, 0.5, 1.0, 3.0]))
     return tuple(
         Adapter.model_validate(
             {
@@ -24,6 +25,7 @@ def like_adapters(draw: st.DrawFn) -> tuple[Adapter, ...]:
                 "rate_rps": rate,
                 "prompt_tokens": CHAT_PROMPT,
                 "output_tokens": CHAT_OUTPUT,
+                "gap_cv": gap_cv,
             }
         )
         for i, (rate, rank) in enumerate(zip(rates, ranks, strict=True))
@@ -40,6 +42,7 @@ def test_the_sums_are_met(adapters: tuple[Adapter, ...]) -> None:
         assert actual[name] == pytest.approx(wanted[name], rel=1e-6), name
     for name in ("sum_kv_token_steps", "sum_prompt_sq_tps"):
         assert actual[name] == pytest.approx(wanted[name], rel=0.02), name
+    assert actual["sum_rate_cv_sq"] == pytest.approx(wanted["sum_rate_cv_sq"], rel=3e-3)
     assert actual["sum_rate_sq"] <= wanted["sum_rate_sq"] * (1.0 + 1e-6)
 
 

@@ -27,7 +27,7 @@ ENGINE = engine_row(EngineConfig(max_loras=8, max_lora_rank=32), kv_tokens=200_0
 
 def test_the_schema_is_frozen() -> None:
     """Shipped models name these columns: whoever changes them has to raise the version and retrain."""
-    assert FEATURE_SCHEMA.version == 1
+    assert FEATURE_SCHEMA.version == 2
     assert FEATURE_SCHEMA.names == (
         "num_adapters",
         "sum_rate_rps",
@@ -36,6 +36,7 @@ def test_the_schema_is_frozen() -> None:
         "sum_output_tps",
         "sum_kv_token_steps",
         "sum_prompt_sq_tps",
+        "sum_rate_cv_sq",
         "active_10s",
         "active_40s",
         "num_rank_8",
@@ -51,6 +52,8 @@ def test_the_schema_is_frozen() -> None:
         "max_num_seqs",
         "max_num_batched_tokens",
         "kv_tokens",
+        "max_cpu_loras",
+        "reserves_full_sequence",
     )
     assert FEATURE_SCHEMA.names == AGGREGATE_NAMES + ENGINE_NAMES
     assert len(FEATURE_SCHEMA.units) == len(FEATURE_SCHEMA.names)
@@ -71,6 +74,7 @@ def test_one_adapter_by_hand() -> None:
         rate_rps=0.5,
         prompt_tokens=LengthDistribution.constant(100),
         output_tokens=LengthDistribution.constant(20),
+        gap_cv=1.5,
     )
     value = dict(zip(AGGREGATE_NAMES, adapter_aggregates([adapter])[0].tolist(), strict=True))
     assert value["num_adapters"] == 1.0
@@ -79,6 +83,7 @@ def test_one_adapter_by_hand() -> None:
     assert value["sum_output_tps"] == 10.0
     assert value["sum_kv_token_steps"] == 0.5 * (100 * 20 + 20 * 20 / 2)
     assert value["sum_prompt_sq_tps"] == 5000.0
+    assert value["sum_rate_cv_sq"] == 0.5 * 1.5**2
     assert value["active_10s"] == pytest.approx(1.0 - math.exp(-5.0))
     assert value["active_40s"] == pytest.approx(1.0 - math.exp(-20.0))
     assert [rank for rank in SUPPORTED_RANKS if value[f"num_rank_{rank}"]] == [16]
@@ -133,7 +138,7 @@ def test_inflating_is_what_larger_rates_give(adapters: tuple[Adapter, ...], fact
 def test_the_engine_columns_broadcast_over_rows() -> None:
     """One engine row serves a whole batch of sets."""
     features = build_features(np.zeros((3, len(AGGREGATE_NAMES))), ENGINE)
-    np.testing.assert_array_equal(features[:, -5:], np.tile(ENGINE.astype(np.float32), (3, 1)))
+    np.testing.assert_array_equal(features[:, -len(ENGINE_NAMES) :], np.tile(ENGINE.astype(np.float32), (3, 1)))
 
 
 def test_the_offered_load_is_prompt_plus_output_tokens() -> None:
@@ -142,3 +147,22 @@ def test_the_offered_load_is_prompt_plus_output_tokens() -> None:
     features[0, FEATURE_SCHEMA.index("sum_prompt_tps")] = 30.0
     features[0, FEATURE_SCHEMA.index("sum_output_tps")] = 12.0
     assert offered_tps(features).tolist() == [42.0]
+
+
+@given(adapter_sets())
+def test_poisson_arrivals_are_as_bursty_as_they_are_many(adapters: tuple[Adapter, ...]) -> None:
+    """A model can tell bursts from Poisson traffic by one quotient."""
+    poisson = [adapter.model_copy(update={"gap_cv": 1.0}) for adapter in adapters]
+    value = dict(zip(AGGREGATE_NAMES, adapter_aggregates(poisson).sum(axis=0).tolist(), strict=True))
+    assert value["sum_rate_cv_sq"] == value["sum_rate_rps"]
+
+
+def test_the_engine_columns_are_what_the_engine_does() -> None:
+    """Defaults that vLLM fills in are columns with their effective value; the rule versions differ in the last one."""
+    new = EngineConfig(max_loras=4, max_lora_rank=8)
+    old = EngineConfig(max_loras=4, max_lora_rank=8, max_cpu_loras=9, vllm_version="0.8.5")
+    columns = [dict(zip(ENGINE_NAMES, engine_row(engine, kv_tokens=1).tolist(), strict=True)) for engine in (new, old)]
+    assert [column["max_cpu_loras"] for column in columns] == [4.0, 9.0]
+    assert [column["reserves_full_sequence"] for column in columns] == [1.0, 0.0]
+    without = engine_row(EngineConfig(enable_lora=False), kv_tokens=1).tolist()
+    assert dict(zip(ENGINE_NAMES, without, strict=True))["max_cpu_loras"] == 0.0

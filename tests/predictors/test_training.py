@@ -1,7 +1,6 @@
-"""From twin runs to a surrogate, end to end on little data: sampling resumes, training exports what it fitted."""
+"""From twin runs to a surrogate, end to end on little data: training exports what it fitted."""
 
 import json
-import shutil
 import sys
 from pathlib import Path
 
@@ -9,9 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from predictors import dataset, training
+from predictors import training
 from predictors.contract import check_load_monotone, check_surrogate
-from predictors.dataset import MANIFEST_NAME, Progress, load_dataset, sample_dataset, shard_name
+from predictors.dataset import ROWS_PER_SHARD, load_dataset, sample_dataset
 from predictors.errors import error_table, near_border
 from predictors.features import FEATURE_SCHEMA
 from predictors.onnx_surrogate import OnnxSurrogate
@@ -22,130 +21,24 @@ from twin.errors import InputError, SurrogateError
 from twin.profile import PerformanceProfile, load_profile
 
 HORIZON_S, WARMUP_S = 40.0, 10.0
-SEED = 7
-ROWS_PER_SHARD = dataset.ROWS_PER_SCENARIO * dataset.SCENARIOS_PER_SHARD
-
-
-class StoppedError(Exception):
-    """Somebody pressed Ctrl-C."""
-
-
-def sample(profile: PerformanceProfile, folder: Path, *, shards: int, stop_after: int | None = None) -> list[Progress]:
-    """Sample shards of very short simulations; raise after `stop_after` of them."""
-    seen: list[Progress] = []
-
-    def observe(progress: Progress) -> None:
-        seen.append(progress)
-        if len(seen) == stop_after:
-            raise StoppedError
-
-    sample_dataset(
-        profile,
-        rows=shards * ROWS_PER_SHARD,
-        seed=SEED,
-        output=folder,
-        observer=observe,
-        horizon_s=HORIZON_S,
-        warmup_s=WARMUP_S,
-    )
-    return seen
+NUM_ROWS = 4 * ROWS_PER_SHARD
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a data set of two shards, sampled with an interruption between them."""
+    """Return a data set of four shards of very short simulations."""
     path = tmp_path_factory.mktemp("data") / "set"
-    profile = load_profile("llama-3.1-8b-h100-64gb")
-    with pytest.raises(StoppedError):
-        sample(profile, path, shards=2, stop_after=1)
-    assert [entry.name for entry in sorted(path.glob("shard-*"))] == [shard_name(0)]
-    progress = sample(profile, path, shards=2)
-    assert progress == [Progress(finished_shards=2, num_shards=2, num_rows=2 * ROWS_PER_SHARD)]
+    sample_dataset(
+        load_profile("llama-3.1-8b-h100-64gb"),
+        rows=NUM_ROWS,
+        output=path,
+        seed=7,
+        seeds=1,
+        horizon_s=HORIZON_S,
+        warmup_s=WARMUP_S,
+        workers=1,
+    )
     return path
-
-
-def test_an_interruption_changes_nothing(folder: Path, profile: PerformanceProfile, tmp_path: Path) -> None:
-    """A shard depends on the seed and its number only: what was sampled in two calls equals what one call gives."""
-    shutil.copy(folder / shard_name(0), tmp_path / shard_name(0))
-    manifest = json.loads((folder / MANIFEST_NAME).read_text())
-    (tmp_path / MANIFEST_NAME).write_text(json.dumps({**manifest, "shards": [0]}))
-    sample(profile, tmp_path, shards=2)
-    pd.testing.assert_frame_equal(load_dataset(folder)[0], load_dataset(tmp_path)[0])
-
-
-def test_a_finished_data_set_is_left_alone(folder: Path, profile: PerformanceProfile) -> None:
-    """Running the same command again is free."""
-    before = {entry.name: entry.stat().st_mtime_ns for entry in folder.glob("shard-*")}
-    assert sample(profile, folder, shards=2) == []
-    assert {entry.name: entry.stat().st_mtime_ns for entry in folder.glob("shard-*")} == before
-
-
-def test_the_rows_are_labelled_features(folder: Path) -> None:
-    """Both verdicts occur, no label is missing, and no half-written file is left."""
-    table, manifest = load_dataset(folder)
-    assert len(table) == 2 * ROWS_PER_SHARD
-    assert table[list(FEATURE_SCHEMA.names)].notna().all().all()
-    assert 0.1 < table["has_starvation"].mean() < 0.9
-    assert (table["is_starved"] <= table["has_starvation"]).all()
-    assert manifest["shards"] == [0, 1]
-    assert [entry.name for entry in folder.iterdir() if entry.name.endswith(".part")] == []
-
-
-def test_loads_lie_around_the_border(folder: Path) -> None:
-    """Most searches must have found both sides: that is where a plan is decided."""
-    table, _ = load_dataset(folder)
-    found = table.groupby(["scenario", "search"])["has_starvation"].nunique()
-    assert (found == 2).mean() > 0.5
-    assert near_border(table).mean() > 0.2
-
-
-@pytest.mark.parametrize(("field", "value"), [("seed", 8), ("horizon_s", 99.0), ("profile", {"name": "other"})])
-def test_another_data_set_is_not_continued(
-    field: str, value: object, folder: Path, profile: PerformanceProfile, tmp_path: Path
-) -> None:
-    """Rows of two profiles or horizons in one folder would poison the fit."""
-    manifest = json.loads((folder / MANIFEST_NAME).read_text())
-    (tmp_path / MANIFEST_NAME).write_text(json.dumps({**manifest, field: value}))
-    with pytest.raises(InputError) as caught:
-        sample(profile, tmp_path, shards=1)
-    assert caught.value.field == field
-
-
-@pytest.mark.parametrize("text", ["{", "[]", "{}"])
-def test_a_broken_manifest_is_named(text: str, profile: PerformanceProfile, tmp_path: Path) -> None:
-    """A manifest that cannot be read is no reason to overwrite shards."""
-    (tmp_path / MANIFEST_NAME).write_text(text)
-    with pytest.raises(InputError, match=MANIFEST_NAME):
-        sample(profile, tmp_path, shards=1)
-
-
-def test_a_folder_that_cannot_be_made_is_named(profile: PerformanceProfile, tmp_path: Path) -> None:
-    """The message says which folder, not only that something failed."""
-    (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="must be a folder that can be written"):
-        sample(profile, tmp_path / "file" / "set", shards=1)
-
-
-def test_no_rows_is_no_data_set(profile: PerformanceProfile, tmp_path: Path) -> None:
-    """Zero rows are a mistake of the caller."""
-    with pytest.raises(InputError, match="`rows` must be at least 1"):
-        sample_dataset(profile, rows=0, seed=0, output=tmp_path)
-
-
-def test_a_folder_without_data_is_refused(tmp_path: Path) -> None:
-    """Training names the command that makes a data set."""
-    with pytest.raises(InputError) as caught:
-        load_dataset(tmp_path)
-    assert caught.value.hint == "make one with `python -m predictors.dataset`"
-
-
-def test_the_command_line_samples(tmp_path: Path, folder: Path) -> None:
-    """The command continues a data set that the library began, and reports bad settings as bad input."""
-    arguments = ["--profile", "llama-3.1-8b-h100-64gb", "--output", str(folder), "--rows", "1", "--workers", "1"]
-    short = ["--horizon", str(HORIZON_S), "--warmup", str(WARMUP_S)]
-    assert dataset.main([*arguments, "--seed", str(SEED), *short]) == 0
-    assert dataset.main([*arguments, "--seed", str(SEED + 1), *short]) == 2
-    assert dataset.main(["--profile", "none", "--output", str(tmp_path)]) == 2
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +60,7 @@ def test_a_trained_model_is_a_surrogate(trained: training.TrainingReport, profil
     check_surrogate(surrogate)
     check_load_monotone(surrogate)
     facts = json.loads(surrogate.metadata["training"])
-    assert facts["rows"] == 2 * ROWS_PER_SHARD
+    assert facts["rows"] == NUM_ROWS
     assert facts["errors"] == trained.errors
     assert json.loads(surrogate.metadata["feature_schema"])["outputs"]["itl_s"].startswith("95th percentile")
 
@@ -247,10 +140,8 @@ def test_error_figures_by_hand() -> None:
     """Four rows whose errors can be counted on one hand."""
     table = pd.DataFrame(
         {
-            "scenario": 0,
-            "search": 0,
-            "sum_rate_rps": [1.0, 1.9, 2.1, 9.0],
-            "has_starvation": [0.0, 0.0, 1.0, 1.0],
+            "log_border": np.log(np.array([1.0, 1.9, 2.1, 9.0]) / 2.0),
+            "starved_share": [0.0, 0.33, 0.67, 1.0],
             "throughput_ratio": [1.0, 1.0, 0.8, 0.5],
             "itl_p95_s": [0.02, 0.04, 0.05, 0.05],
             "ttft_p95_s": [0.1, 0.2, 9.0, np.nan],

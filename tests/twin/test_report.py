@@ -18,7 +18,12 @@ LENGTHS = LengthDistribution.constant(1)
 
 
 def report_of(
-    requests: Sequence[tuple[int, int, int, int]], *, warmup_s: float = 0.0, num_adapters: int = 2, **settings: Any
+    requests: Sequence[tuple[int, int, int, int]],
+    *,
+    warmup_s: float = 0.0,
+    num_adapters: int = 2,
+    with_adapters: bool = True,
+    **settings: Any,
 ) -> SimulationReport:
     """Return the report on the readable engine's run of `make_inputs`; times of the requests in nanoseconds."""
     inputs = make_inputs(requests, hashes=range(num_adapters), **settings)
@@ -36,6 +41,7 @@ def report_of(
         seed=0,
         warmup_s=warmup_s,
         starvation_tolerance=0.1,
+        with_adapters=with_adapters,
     )
 
 
@@ -57,18 +63,30 @@ def test_tokens_beyond_the_context_are_neither_offered_nor_served() -> None:
     assert report.adapters[0].offered_tps == report.offered_tps
 
 
+# A request that takes the only slot for longer than the simulation, and one of another adapter that waits for it.
+ONE_WAITS = ((0, 0, 2, 20_000), (STEP_NS, 1, 2, 2))
+ONE_WAITS_SETTINGS: dict[str, Any] = {
+    "warmup_s": 2.0,
+    "num_slots": 1,
+    "cpu_capacity": 2,
+    "max_model_len": 20_100,
+    "num_blocks": 20_200,
+    "horizon_ns": 10 * SECOND_NS,
+}
+
+
 def test_an_adapter_that_waits_since_the_warmup_starves() -> None:
     """Its only request came in the warm-up and is never served: that nothing arrived later must not excuse it."""
-    hot = (0, 0, 2, 20_000)
-    report = report_of(
-        [hot, (STEP_NS, 1, 2, 2)],
-        warmup_s=2.0,
-        num_slots=1,
-        cpu_capacity=2,
-        max_model_len=20_100,
-        num_blocks=20_200,
-        horizon_ns=10 * SECOND_NS,
-    )
+    report = report_of(ONE_WAITS, **ONE_WAITS_SETTINGS)
     assert report.adapters[1].requests_arrived == 0
     assert report.adapters[1].served_ratio == 0.0
     assert report.starved_adapters == ("a1",)
+
+
+def test_leaving_the_adapters_out_changes_nothing_else() -> None:
+    """Who labels thousands of simulations needs no report of each adapter, but the same verdicts."""
+    whole = report_of(ONE_WAITS, **ONE_WAITS_SETTINGS)
+    short = report_of(ONE_WAITS, with_adapters=False, **ONE_WAITS_SETTINGS)
+    assert short.adapters == ()
+    assert short.starved_adapters == ("a1",)
+    assert short == whole.model_copy(update={"adapters": ()})
