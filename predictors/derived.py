@@ -12,14 +12,14 @@ so there is one definition.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from predictors.features import FEATURE_SCHEMA
+from predictors.onnx_graph import GraphBuilder, make_model
 from twin.profile import PerformanceProfile
 from twin.step_time import (
     EXPAND_TILE_TOKENS,
@@ -28,11 +28,6 @@ from twin.step_time import (
     SHRINK_TILE_RANKS,
     SHRINK_TILE_TOKENS,
 )
-
-# Old enough for every ONNX Runtime that the project supports (1.20), new enough for Split with `num_outputs`.
-OPSET = 18
-ML_OPSET = 3
-IR_VERSION = 9
 
 # Keeps quotients finite where a denominator is 0, as for adapters without traffic.
 _TINY = 1e-9
@@ -91,101 +86,6 @@ _QUOTIENTS: tuple[tuple[str, str], ...] = (
     ("sum_rate_cv_sq", "sum_rate_rps"),
     ("num_adapters", "max_cpu_loras"),
 )
-
-
-@dataclass
-class GraphBuilder:
-    """An ONNX graph under construction; values are names of float32 tensors, or numbers.
-
-    A quantity of N questions is a row [1, N]: rows are contiguous, so that splitting and joining them costs little.
-    """
-
-    nodes: list[onnx.NodeProto] = field(default_factory=list)
-    initializers: list[onnx.TensorProto] = field(default_factory=list)
-    _constants: dict[float, str] = field(default_factory=dict)
-
-    def constant(self, value: float) -> str:
-        """Return the name of the scalar constant `value`, adding it once."""
-        if value not in self._constants:
-            name = f"constant_{len(self._constants)}"
-            self._constants[value] = name
-            self.initializers.append(numpy_helper.from_array(np.array([value], dtype=np.float32), name))
-        return self._constants[value]
-
-    def vector(self, values: NDArray[np.float64]) -> str:
-        """Add the constant column `values`, float64 [K], and return its name: a tensor [K, 1] for all questions."""
-        name = f"vector_{len(self.initializers)}"
-        self.initializers.append(numpy_helper.from_array(values.astype(np.float32)[:, np.newaxis], name))
-        return name
-
-    def node(self, operator: str, *inputs: str | float, axes: list[int] | None = None) -> str:
-        """Add a node with one output and return the output's name."""
-        name = f"{operator.lower()}_{len(self.nodes)}"
-        names = [value if isinstance(value, str) else self.constant(value) for value in inputs]
-        if axes is not None:
-            names.append(self._integers(axes))
-        self.nodes.append(helper.make_node(operator, names, [name]))
-        return name
-
-    def _integers(self, values: list[int]) -> str:
-        name = f"integers_{len(self.initializers)}"
-        self.initializers.append(numpy_helper.from_array(np.array(values, dtype=np.int64), name))
-        return name
-
-    def transpose(self, value: str) -> str:
-        """Return the transpose of a matrix."""
-        name = f"transpose_{len(self.nodes)}"
-        self.nodes.append(helper.make_node("Transpose", [value], [name], perm=[1, 0]))
-        return name
-
-    def split(self, value: str, outputs: list[str]) -> list[str]:
-        """Split `value` [K, N] into its K rows, each [1, N], named `outputs`."""
-        self.nodes.append(helper.make_node("Split", [value], outputs, axis=0, num_outputs=len(outputs)))
-        return outputs
-
-    def rows(self, value: str, start: int, stop: int) -> str:
-        """Return the rows from `start` to before `stop` of `value`."""
-        return self.node("Slice", value, self._integers([start]), self._integers([stop]), self._integers([0]))
-
-    def columns(self, value: str, start: int, stop: int) -> str:
-        """Return the columns from `start` to before `stop` of `value`."""
-        return self.node("Slice", value, self._integers([start]), self._integers([stop]), self._integers([1]))
-
-    def concat(self, values: list[str]) -> str:
-        """Return the rows of `values`, one below the other."""
-        name = f"concat_{len(self.nodes)}"
-        self.nodes.append(helper.make_node("Concat", values, [name], axis=0))
-        return name
-
-    def flatten(self, value: str, *, output: str | None = None) -> str:
-        """Return `value` [N, 1] or [1, N] as [N], under the name `output` if given."""
-        name = output or f"flat_{len(self.nodes)}"
-        self.nodes.append(helper.make_node("Reshape", [value, self._integers([-1])], [name]))
-        return name
-
-    def add(self, *terms: str | float) -> str:
-        """Return the sum of `terms`, left to right."""
-        total = terms[0]
-        for term in terms[1:]:
-            total = self.node("Add", total, term)
-        assert isinstance(total, str)
-        return total
-
-    def multiply(self, left: str | float, right: str | float) -> str:
-        """Return the product."""
-        return self.node("Mul", left, right)
-
-    def divide(self, above: str | float, below: str | float) -> str:
-        """Return the quotient."""
-        return self.node("Div", above, below)
-
-    def largest(self, *values: str | float) -> str:
-        """Return the elementwise maximum."""
-        return self.node("Max", *values)
-
-    def smallest(self, *values: str | float) -> str:
-        """Return the elementwise minimum."""
-        return self.node("Min", *values)
 
 
 def add_derived_columns(builder: GraphBuilder, profile: PerformanceProfile, *, features: str, output: str) -> str:
@@ -343,12 +243,3 @@ def derived_model(profile: PerformanceProfile) -> onnx.ModelProto:
         builder.initializers,
     )
     return make_model(graph)
-
-
-def make_model(graph: onnx.GraphProto) -> onnx.ModelProto:
-    """Return a checked model with the operator sets that the graphs here are written for."""
-    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid("ai.onnx.ml", ML_OPSET)]
-    model = helper.make_model(graph, opset_imports=opsets, producer_name="placer")
-    model.ir_version = IR_VERSION
-    onnx.checker.check_model(model)
-    return model

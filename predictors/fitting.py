@@ -24,18 +24,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 from threadpoolctl import threadpool_limits
 
-from predictors.derived import (
-    DERIVED_COLUMNS,
-    DERIVED_NAMES,
-    ML_OPSET,
-    OPSET,
-    GraphBuilder,
-    add_derived_columns,
-    derived_model,
-    make_model,
-)
+from predictors.derived import DERIVED_COLUMNS, DERIVED_NAMES, add_derived_columns, derived_model
 from predictors.domain import Domain
 from predictors.features import FEATURE_SCHEMA
+from predictors.onnx_graph import ML_OPSET, OPSET, GraphBuilder, make_model
 from predictors.onnx_surrogate import INPUT_NAME
 from predictors.provenance import profile_fingerprint
 from predictors.surrogate import OUTPUT_NAMES, SurrogateOutput

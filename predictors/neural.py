@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from twin.errors import SurrogateError
 from twin.profile import PerformanceProfile
 
 if TYPE_CHECKING:
-    from predictors.derived import GraphBuilder
+    from predictors.onnx_graph import GraphBuilder
 
 # Order of the network's raw outputs.
 RATIO, STARVATION, ITL, TTFT = range(4)
@@ -40,6 +41,8 @@ class NeuralSettings:
         Passes over the rows, unless the time is up.
     learning_rate, weight_decay, batch_rows
         Of AdamW, with a warm-up and a decay to 0 (one cycle).
+    seed
+        Of the first weights and of the order of the rows.
     """
 
     widths: tuple[int, ...] = (96, 96)
@@ -47,6 +50,7 @@ class NeuralSettings:
     learning_rate: float = 4e-3
     weight_decay: float = 1e-3
     batch_rows: int = 512
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -92,8 +96,7 @@ def fit_network(
     rows: TrainingRows,
     profile: PerformanceProfile,
     *,
-    settings: NeuralSettings = NeuralSettings(),  # noqa: B008 - frozen
-    seed: int = 0,
+    settings: NeuralSettings = NeuralSettings(),
     time_limit_s: float = float("inf"),
 ) -> NeuralNetwork:
     """Fit a network to labelled rows on one thread.
@@ -118,8 +121,8 @@ def fit_network(
     torch.set_num_threads(1)
     try:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            modules = _train(torch, (columns - mean) / scale, rows, settings, seed, time_limit_s)
+            torch.manual_seed(settings.seed)
+            modules = _train(torch, (columns - mean) / scale, rows, settings, time_limit_s)
     finally:
         torch.set_num_threads(threads)
     weights = [module.weight.detach().numpy().T.copy() for module in modules]
@@ -137,13 +140,12 @@ def _train(
     columns: NDArray[np.float32],
     rows: TrainingRows,
     settings: NeuralSettings,
-    seed: int,
     time_limit_s: float,
 ) -> list[Any]:
     """Return the linear layers of a network fitted to standardised columns."""
     started_s = time.monotonic()
-    sizes = [columns.shape[1], *settings.widths, len(_LOSS_WEIGHTS)]
-    modules = [torch.nn.Linear(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True)]
+    sizes = (columns.shape[1], *settings.widths, len(_LOSS_WEIGHTS))
+    modules = [torch.nn.Linear(inputs, outputs) for inputs, outputs in pairwise(sizes)]
     parts = [part for module in modules[:-1] for part in (module, torch.nn.ReLU())]
     network = torch.nn.Sequential(*parts, modules[-1])
     optimizer = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
@@ -151,7 +153,7 @@ def _train(
     labels = np.stack([rows.ratio, rows.starved_share, rows.log_itl, rows.log_ttft], axis=1)
     targets = torch.tensor(np.nan_to_num(labels).astype(np.float32))
     known = torch.tensor((np.isfinite(labels) * rows.weight[:, np.newaxis]).astype(np.float32))
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(settings.seed)
     batches = max(1, len(rows) // settings.batch_rows)
     for epoch in range(settings.epochs):
         order = torch.tensor(generator.permutation(len(rows)))

@@ -35,6 +35,8 @@ class TrainingRows:
         float64 [N], natural logarithm of the load over the largest one that does not starve; NaN where unknown.
     scenario
         int64 [N], number of the scenario: rows of one are alike, and are held out together.
+    search_key
+        int64 [N], rows of one key are loads of the same set on the same replica.
     family
         str [N], kind of the scenario.
     weight
@@ -48,6 +50,7 @@ class TrainingRows:
     log_ttft: NDArray[np.float64]
     log_border: NDArray[np.float64]
     scenario: NDArray[np.int64]
+    search_key: NDArray[np.int64]
     family: NDArray[np.str_]
     weight: NDArray[np.float64]
 
@@ -77,6 +80,7 @@ def training_rows(table: pd.DataFrame) -> TrainingRows:
         log_ttft=_log_latency(table["ttft_p95_s"]),
         log_border=log_border,
         scenario=table["scenario"].to_numpy(np.int64),
+        search_key=np.asarray(table.groupby(["scenario", "search"], sort=False).ngroup(), dtype=np.int64),
         family=table["family"].to_numpy(np.str_),
         weight=np.where(is_near, NEAR_WEIGHT, 1.0),
     )
