@@ -29,6 +29,12 @@ _LOSS_WEIGHTS = (10.0, 1.0, 0.3, 0.1)
 _LINEAR_FROM = (0.05, 0.0, 0.2, 0.5)
 
 
+# Standard deviations of columns (natural logarithms): below the first a column counts as constant, and below the second
+# it is not blown up further.
+VARIES = 1e-5
+LEAST_SCALE = 0.1
+
+
 @dataclass(frozen=True)
 class NeuralSettings:
     """How a network is fitted.
@@ -85,11 +91,15 @@ class NeuralNetwork:
         logs = builder.node("Log", builder.largest(bases, builder.tensor(layer.floors)))
         products = builder.node("Exp", builder.matrix_product(logs, layer.powers))
         values = builder.node("Log", builder.matrix_product(products, layer.coefficients))
-        for weights, biases in zip(self.weights[:-1], self.biases[:-1], strict=True):
+        *inner, (last_weights, last_biases) = zip(self.weights[:-1], self.biases[:-1], strict=True)
+        for weights, biases in inner:
             values = builder.node("Relu", builder.gemm(values, weights, biases))
-        # A product with a vector is [N]: no column has to be cut out of a matrix.
-        heads = [builder.matrix_product(values, column) for column in np.ascontiguousarray(self.weights[-1].T)]
-        return [builder.add(head, float(bias)) for head, bias in zip(heads, self.biases[-1], strict=True)]
+        # One more unit, which is always 1, has the heads' biases as weights. A product with a vector is [N]: no column
+        # has to be cut out of a matrix. Each node saved is a microsecond of a question about one row.
+        widened = np.pad(last_weights, ((0, 0), (0, 1)))
+        values = builder.node("Relu", builder.gemm(values, widened, np.append(last_biases, np.float32(1.0))))
+        heads = np.vstack([self.weights[-1], self.biases[-1]])
+        return [builder.matrix_product(values, column) for column in np.ascontiguousarray(heads.T)]
 
 
 def fit_network(
@@ -114,9 +124,10 @@ def fit_network(
     torch = _torch()
     layer = physics_layer(profile)
     columns = layer.columns(rows.features)
-    mean, scale = columns.mean(axis=0), np.maximum(columns.std(axis=0), 1e-6)
-    # A column that does not vary in the rows says nothing outside of them either.
-    scale[columns.std(axis=0) < 1e-6] = np.inf
+    mean, spread = columns.mean(axis=0), columns.std(axis=0)
+    # Large weights of columns that hardly vary would magnify the rounding of their logarithms; one that does not vary
+    # at all in the rows says nothing outside of them either.
+    scale = np.where(spread < VARIES, np.inf, np.maximum(spread, LEAST_SCALE)).astype(np.float32)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

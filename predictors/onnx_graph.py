@@ -109,6 +109,14 @@ class GraphBuilder:
         """Return the elementwise minimum."""
         return self.node("Min", *values)
 
+    def rename(self, outputs: dict[str, str]) -> None:
+        """Give values the names of the graph's outputs, by new name, without nodes that only copy."""
+        new_names = {old: new for new, old in outputs.items()}
+        for node in self.nodes:
+            for names in (node.input, node.output):
+                for index, name in enumerate(names):
+                    names[index] = new_names.get(name, name)
+
     def tensor(self, values: NDArray[np.float32]) -> str:
         """Add a constant float32 array and return its name."""
         name = f"tensor_{len(self.initializers)}"

@@ -1,0 +1,121 @@
+"""Put a fitted model, its calibration and its metadata into one ONNX file, and check that nothing was lost."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from predictors.domain import Domain
+from predictors.families import FittedModel
+from predictors.features import FEATURE_SCHEMA, offered_tps
+from predictors.onnx_graph import GraphBuilder, make_model
+from predictors.onnx_surrogate import INPUT_NAME
+from predictors.provenance import profile_fingerprint
+from predictors.risk import Calibration
+from predictors.surrogate import OUTPUT_NAMES, SurrogateOutput
+from twin.errors import SurrogateError
+from twin.profile import PerformanceProfile
+
+# What the outputs are, for who reads the file's metadata.
+OUTPUT_MEANINGS = {
+    "throughput_ratio": "throughput / offered load",
+    "starvation_probability": "probability that the replica or any adapter starves",
+    "throughput_tps": "tokens/s of completed requests",
+    "itl_s": "95th percentile of the inter-token latency, seconds",
+    "ttft_s": "95th percentile of the time to first token, seconds",
+}
+# An exported tree may take another branch where a value lies within the rounding of a threshold: on few rows at most.
+PARITY_TOLERANCE = 1e-3
+PARITY_SHARE = 0.005
+
+
+def predict(model: FittedModel, calibration: Calibration, features: NDArray[np.float32]) -> SurrogateOutput:
+    """Return what a fitted model predicts for `features` [N, F]: what its ONNX file must reproduce."""
+    raw = model.raw(features)
+    columns = (
+        raw.ratio,
+        calibration.probability(raw.log_odds),
+        raw.ratio * offered_tps(features),
+        np.exp(raw.log_itl),
+        np.exp(raw.log_ttft),
+    )
+    return SurrogateOutput(*(column.astype(np.float32) for column in columns))
+
+
+def export_model(
+    model: FittedModel,
+    calibration: Calibration,
+    *,
+    profile: PerformanceProfile,
+    domain: Domain,
+    training: dict[str, Any],
+    producer: dict[str, str],
+) -> onnx.ModelProto:
+    """Return the graph from `features` to the five outputs, with its metadata."""
+    builder = GraphBuilder()
+    raw = model.add_to(builder, features=INPUT_NAME)
+    columns = np.zeros(len(FEATURE_SCHEMA.names), dtype=np.float32)
+    columns[[FEATURE_SCHEMA.index(name) for name in ("sum_prompt_tps", "sum_output_tps")]] = 1.0
+    offered = builder.matrix_product(INPUT_NAME, columns)
+    log_odds = builder.add(builder.multiply(raw.log_odds, calibration.slope), calibration.offset)
+    values = {
+        "throughput_ratio": raw.ratio,
+        "starvation_probability": builder.node("Sigmoid", log_odds),
+        "throughput_tps": builder.multiply(raw.ratio, offered),
+        "itl_s": builder.node("Exp", raw.log_itl),
+        "ttft_s": builder.node("Exp", raw.log_ttft),
+    }
+    builder.rename(values)
+    graph = helper.make_graph(
+        builder.nodes,
+        "placer_surrogate",
+        [helper.make_tensor_value_info(INPUT_NAME, TensorProto.FLOAT, ["N", len(FEATURE_SCHEMA.names)])],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N"]) for name in OUTPUT_NAMES],
+        builder.initializers,
+    )
+    exported = make_model(graph)
+    metadata = {
+        "feature_schema": {**FEATURE_SCHEMA.as_json(), "outputs": OUTPUT_MEANINGS},
+        "domain": domain.model_dump(mode="json"),
+        "profile": {"name": profile.name, "fingerprint": profile_fingerprint(profile)},
+        "training": training,
+        "producer": producer,
+    }
+    helper.set_model_props(exported, {key: json.dumps(value, sort_keys=True) for key, value in metadata.items()})
+    return exported
+
+
+def check_parity(
+    exported: onnx.ModelProto, expected: SurrogateOutput, features: NDArray[np.float32]
+) -> dict[str, float]:
+    """Compare an exported graph with what the fitted model predicts for `features` [N, F].
+
+    Returns
+    -------
+    Per output, the share of rows that differ by more than 0.1 % (0.001 for the ratio and the probability).
+
+    Raises
+    ------
+    SurrogateError
+        When more than 0.5 % of the rows do.
+    """
+    session = onnxruntime.InferenceSession(exported.SerializeToString(), providers=["CPUExecutionProvider"])
+    shares = {}
+    for name, values in zip(OUTPUT_NAMES, session.run(list(OUTPUT_NAMES), {INPUT_NAME: features}), strict=True):
+        wanted = getattr(expected, name).astype(np.float64)
+        scale = 1.0 if name in {"throughput_ratio", "starvation_probability"} else np.maximum(np.abs(wanted), 1e-6)
+        shares[name] = float(np.mean(np.abs(values - wanted) > PARITY_TOLERANCE * scale))
+        if shares[name] > PARITY_SHARE:
+            raise SurrogateError(
+                f"the exported model must agree with the fitted one. `{name}` differs on {shares[name]:.2%} of rows.",
+                field=name,
+                value=shares[name],
+                hint="try other versions of scikit-learn and skl2onnx",
+            )
+    return shares
