@@ -24,15 +24,20 @@ class BorderSearch:
     ----------
     first_rps
         Load to begin with, in requests per second.
+    largest_rps
+        Load beyond which none is asked for: what no replica serves.
     num_rows
         Loads that will be asked for, more than `NEAR_ROWS` + `FAR_ROWS`.
     generator
         Of the loads that are not decided by verdicts.
     """
 
-    def __init__(self, first_rps: float, *, num_rows: int, generator: np.random.Generator) -> None:
+    def __init__(
+        self, first_rps: float, *, num_rows: int, generator: np.random.Generator, largest_rps: float = math.inf
+    ) -> None:
         assert num_rows > NEAR_ROWS + FAR_ROWS, num_rows
-        self._first_rps = first_rps
+        self._first_rps = min(first_rps, largest_rps)
+        self._largest_rps = largest_rps
         self._num_rows = num_rows
         self._generator = generator
         self._loads: list[float] = []
@@ -46,11 +51,15 @@ class BorderSearch:
 
     def next_load(self) -> float:
         """Return the next load to simulate, in requests per second."""
+        return min(self._choose_load(), self._largest_rps)
+
+    def _choose_load(self) -> float:
         remaining = self._num_rows - len(self._loads)
         assert remaining > 0, self._num_rows
         lower, upper = self._bracket()
-        if remaining <= FAR_ROWS:
-            centre = self.border_rps or self._loads[-1]
+        is_at_limit = upper is None and bool(self._loads) and max(self._loads) >= self._largest_rps
+        if remaining <= FAR_ROWS or is_at_limit:
+            centre = self.border_rps or self._loads[0]
             return centre * float(np.exp(self._generator.uniform(*np.log(FAR_LOADS))))
         if lower is None or upper is None:
             if not self._loads:

@@ -33,6 +33,7 @@ from predictors.scenarios import FAMILIES
 from twin.errors import InputError
 from twin.parallel import each_in_parallel
 from twin.profile import PerformanceProfile
+from twin.report import WAITING_GRACE_S
 
 ROWS_PER_SHARD = ROWS_PER_SCENARIO * SCENARIOS_PER_SHARD
 # Raised whenever a number stands for another scenario, or a row for another load, than before.
@@ -96,7 +97,7 @@ def sample_dataset(
     families
         Kinds of scenarios, of `FAMILIES`; in proportion to their shares.
     horizon_s, warmup_s
-        Of each simulation, in seconds.
+        Of each simulation, in seconds; the horizon is at least twice the grace of `twin.report`.
     workers
         Processes; ``None``: one per core. Not used with a cluster.
     cluster
@@ -192,9 +193,11 @@ def _check_numbers(*, rows: int, seed: int, seeds: int, horizon_s: float, warmup
     for name, value, least in (("rows", rows, 1), ("seed", seed, 0), ("seeds", seeds, 1)):
         if value < least:
             raise InputError(f"`{name}` must be at least {least}. Got {value}.", field=name, value=value)
-    if not (0.0 < horizon_s < math.inf and 0.0 <= warmup_s < horizon_s):
+    # In a shorter one no request can be overdue, and so nothing can starve.
+    least_s = 2.0 * WAITING_GRACE_S
+    if not (least_s <= horizon_s < math.inf and 0.0 <= warmup_s < horizon_s):
         raise InputError(
-            "the horizon must be positive and finite, and the warm-up shorter than it. "
+            f"the horizon must be finite and at least {least_s:g} s, and the warm-up shorter than it. "
             f"Got {horizon_s:g} s and {warmup_s:g} s.",
             field="horizon_s",
             value=horizon_s,

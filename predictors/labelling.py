@@ -30,6 +30,9 @@ STARTS = "starts"
 # About what one GPU serves in tokens/s and requests/s: only where the search for the border starts.
 _FIRST_GUESS_TPS = 9_000.0
 _FIRST_GUESS_RPS = 60.0
+# Beyond what any GPU of today serves: a replica that does not starve there has no border to be found.
+_LARGEST_TPS = 300_000.0
+_LARGEST_RPS = 1_000.0
 # Kinds of simulations that a scenario needs, apart in the seeds of their traffic; searches are 1, 2, ...
 _PACKING = 1_000
 
@@ -167,7 +170,12 @@ class _Start:
 def _label_search(scenario: Scenario, number: int, search: int, settings: LabelSettings, start: _Start) -> list[Row]:
     replica = scenario.replicas[search]
     facts = _facts(scenario, replica, number, settings)
-    border_search = BorderSearch(start.first_rps, num_rows=start.num_rows, generator=start.generator)
+    border_search = BorderSearch(
+        start.first_rps,
+        num_rows=start.num_rows,
+        generator=start.generator,
+        largest_rps=min(_LARGEST_TPS / scenario.population.tokens_per_request, _LARGEST_RPS),
+    )
     rows: list[Row] = []
     for row in range(start.num_rows):
         load_rps = border_search.next_load()

@@ -49,6 +49,16 @@ def test_without_a_border_the_loads_go_on_and_none_is_claimed(border_rps: float)
     assert loads[:4] == [1.0, 2.0, 4.0, 16.0] if border_rps else loads[:4] == [1.0, 0.5, 0.25, 0.0625]
 
 
+def test_no_load_is_beyond_the_limit() -> None:
+    """A replica that never starves must not be asked about ever longer queues: the search gives up and looks around."""
+    search = BorderSearch(1.0, num_rows=14, generator=np.random.default_rng(0), largest_rps=20.0)
+    for _ in range(14):
+        search.tell(search.next_load(), 0.0)
+    assert search.border_rps is None
+    assert search._loads[:5] == [1.0, 2.0, 4.0, 16.0, 20.0]
+    assert max(search._loads[5:]) < 5.0
+
+
 @pytest.mark.parametrize(
     ("loads", "shares", "expected"),
     [

@@ -130,6 +130,6 @@ def test_the_card_of_a_shipped_surrogate_has_its_numbers(name: str) -> None:
     assert path is not None
     training = json.loads(OnnxSurrogate.load(path).metadata["training"])
     card = path.with_suffix(".md").read_text(encoding="utf-8")
-    assert f"{training['rows']} twin simulations of {training['scenarios']} random adapter sets" in card
+    assert f"{training['rows']} labelled rows of {training['scenarios']} random scenarios" in card
     assert f"{training['errors']['near_border']['starvation_f1']:.3f}" in card
     assert np.isfinite(list(training["errors"]["all"].values())).all()

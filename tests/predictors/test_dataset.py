@@ -138,7 +138,8 @@ def test_a_folder_that_cannot_be_made_is_named(profile: PerformanceProfile, tmp_
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("rows", 0), ("seed", -1), ("seeds", 0), ("warmup_s", 700.0), ("families", ("none",))]
+    ("name", "value"),
+    [("rows", 0), ("seed", -1), ("seeds", 0), ("warmup_s", 700.0), ("horizon_s", 9.0), ("families", ("none",))],
 )
 def test_a_setting_out_of_range_is_named(name: str, value: object, profile: PerformanceProfile, tmp_path: Path) -> None:
     """Before anything is written."""
