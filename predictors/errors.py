@@ -1,65 +1,86 @@
-"""How far a surrogate is from the twin, on all rows and where plans are decided."""
+"""How far a surrogate is from the twin: on all rows, where plans are decided, and on sets as packers make them."""
 
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from predictors.surrogate import SurrogateOutput
+from predictors.targets import TrainingRows
 
-# Rows within this factor of the load at which their replica begins to starve are "near the border".
-BORDER_FACTOR = 1.3
-STARVATION_TOLERANCE = 0.1
+# The rule by which planning accepts a set: the probability of starvation below the one, the ratio from the other on.
+FEASIBLE_PROBABILITY = 0.5
+FEASIBLE_RATIO = 0.9
+# Kind of scenarios as a packer makes them (predictors/scenarios.py).
+PACKED = "packed"
+RELIABILITY_BINS = 10
+
+Table = dict[str, dict[str, float]]
 
 
-def error_table(table: pd.DataFrame, output: SurrogateOutput) -> dict[str, dict[str, float]]:
-    """Return error figures by subset: ``all`` rows, and those ``near_border`` of starvation.
+def is_feasible(output: SurrogateOutput) -> NDArray[np.bool_]:
+    """Return which rows planning accepts, bool [N]."""
+    accepted = (output.starvation_probability < FEASIBLE_PROBABILITY) & (output.throughput_ratio >= FEASIBLE_RATIO)
+    return np.asarray(accepted, dtype=np.bool_)
 
-    Per subset: `rows`; `ratio_mape`, `ratio_r2` (throughput ratio; percent, unitless); `starvation_f1`;
-    `false_accepts` and `false_rejects`, the shares of starved and of healthy rows for which the rule of planning
-    (probability < 0.5 and ratio >= 0.9) says the opposite; `itl_mape`, `ttft_mape`, `itl_median_error`,
-    `ttft_median_error` (percent, 95th percentiles; of rows that do not starve).
+
+def error_table(rows: TrainingRows, output: SurrogateOutput) -> Table:
+    """Return error figures by subset of the rows: ``all``, ``near_border`` of starvation, ``packed`` near the border.
+
+    Per subset: `rows`; of the throughput ratio `ratio_mae` and `ratio_mape` (percent); of starvation, where most seeds
+    decide what is true, `starvation_f1` and `brier` (mean squared error of the probability against the share of seeds);
+    `false_accepts` and `false_rejects`, the shares of starved and of healthy rows for which the rule of planning says
+    the opposite; `itl_mape`, `ttft_mape`, `itl_median_error`, `ttft_median_error` (percent, 95th percentiles; of rows
+    that do not starve).
     """
-    near = near_border(table)
-    return {
-        "all": _errors(table, output, np.ones(len(table), dtype=np.bool_)),
-        "near_border": _errors(table, output, near),
-    }
+    near = rows.is_near
+    subsets = {"all": np.ones(len(rows), dtype=np.bool_), "near_border": near, "packed": near & (rows.family == PACKED)}
+    return {name: _errors(rows.select(mask), _select(output, mask)) for name, mask in subsets.items()}
 
 
-def near_border(table: pd.DataFrame) -> NDArray[np.bool_]:
-    """Return which rows of a data set lie within `BORDER_FACTOR` of where their search found the border, bool [N]."""
-    distance = np.abs(table["log_border"].to_numpy(np.float64))
-    return np.asarray(distance <= np.log(BORDER_FACTOR), dtype=np.bool_)
+def reliability(rows: TrainingRows, output: SurrogateOutput) -> list[dict[str, float]]:
+    """Return, for equal bins of the probability of starvation, `rows`, mean `predicted`, and `starved` share.
+
+    Bins without rows are left out.
+    """
+    bins = np.minimum((output.starvation_probability * RELIABILITY_BINS).astype(int), RELIABILITY_BINS - 1)
+    return [
+        {
+            "rows": float((bins == number).sum()),
+            "predicted": round(float(output.starvation_probability[bins == number].mean()), 5),
+            "starved": round(float(rows.starved_share[bins == number].mean()), 5),
+        }
+        for number in np.unique(bins).tolist()
+    ]
 
 
-def _errors(table: pd.DataFrame, output: SurrogateOutput, mask: NDArray[np.bool_]) -> dict[str, float]:
-    starved = (table["starved_share"].to_numpy() >= 0.5)[mask]
-    ratio = np.clip(table["throughput_ratio"].to_numpy(np.float64), 0.0, 1.0)[mask]
-    predicted = output.throughput_ratio[mask].astype(np.float64)
-    says_starved = output.starvation_probability[mask] >= 0.5
-    refused = says_starved | (predicted < 1.0 - STARVATION_TOLERANCE)
+def _select(output: SurrogateOutput, mask: NDArray[np.bool_]) -> SurrogateOutput:
+    return SurrogateOutput(**{name: getattr(output, name)[mask] for name in output.__dataclass_fields__})
+
+
+def _errors(rows: TrainingRows, output: SurrogateOutput) -> dict[str, float]:
+    starved = rows.starved_share >= FEASIBLE_PROBABILITY
+    predicted = output.throughput_ratio.astype(np.float64)
+    probability = output.starvation_probability.astype(np.float64)
+    says_starved, refused = probability >= FEASIBLE_PROBABILITY, ~is_feasible(output)
     hits = float(np.sum(starved & says_starved))
+    positive = rows.ratio > 0.0
     figures = {
-        "rows": float(mask.sum()),
-        "ratio_mape": _mape(predicted, ratio),
-        "ratio_r2": 1.0 - float(np.mean((predicted - ratio) ** 2)) / max(float(np.var(ratio)), 1e-12),
+        "rows": float(len(rows)),
+        "ratio_mae": _mean(np.abs(predicted - rows.ratio)),
+        "ratio_mape": 100.0 * _mean(np.abs(predicted - rows.ratio)[positive] / rows.ratio[positive]),
         "starvation_f1": 2.0 * hits / max(float(starved.sum() + says_starved.sum()), 1.0),
-        "false_accepts": float(np.mean(~refused[starved])) if starved.any() else 0.0,
-        "false_rejects": float(np.mean(refused[~starved])) if (~starved).any() else 0.0,
+        "brier": _mean((probability - rows.starved_share) ** 2),
+        "false_accepts": _mean(~refused[starved]),
+        "false_rejects": _mean(refused[~starved]),
     }
-    for name, column, values in (("itl", "itl_p95_s", output.itl_s), ("ttft", "ttft_p95_s", output.ttft_s)):
-        actual = table[column].to_numpy(np.float64)[mask]
-        known = np.isfinite(actual) & (actual > 0.0) & ~starved
-        errors = np.abs(values[mask][known] - actual[known]) / actual[known]
-        figures[f"{name}_mape"] = 100.0 * float(np.mean(errors)) if known.any() else 0.0
-        figures[f"{name}_median_error"] = 100.0 * float(np.median(errors)) if known.any() else 0.0
+    for name, logarithm, values in (("itl", rows.log_itl, output.itl_s), ("ttft", rows.log_ttft, output.ttft_s)):
+        known = np.isfinite(logarithm) & ~starved
+        errors = np.abs(values[known] / np.exp(logarithm[known]) - 1.0)
+        figures[f"{name}_mape"] = 100.0 * _mean(errors)
+        figures[f"{name}_median_error"] = 100.0 * float(np.median(errors)) if len(errors) else 0.0
     return {name: round(value, 5) for name, value in figures.items()}
 
 
-def _mape(predicted: NDArray[np.float64], actual: NDArray[np.float64]) -> float:
-    positive = actual > 0.0
-    if not positive.any():
-        return 0.0
-    return 100.0 * float(np.mean(np.abs(predicted[positive] - actual[positive]) / actual[positive]))
+def _mean(values: NDArray[np.float64] | NDArray[np.bool_]) -> float:
+    return float(np.mean(values)) if len(values) else 0.0

@@ -1,4 +1,4 @@
-"""The card that lies beside a shipped surrogate: what it is, how far it is off, where it must not be used."""
+"""The card that lies beside a surrogate: what it is, how far it is off, where it must not be used."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from typing import Any
 from twin.profile import PerformanceProfile
 
 _ROWS: tuple[tuple[str, str, str], ...] = (
-    ("rows", "held-out rows", "{:.0f}"),
-    ("ratio_mape", "throughput ratio: MAPE", "{:.2f} %"),
-    ("ratio_r2", "throughput ratio: R2", "{:.4f}"),
+    ("rows", "rows", "{:.0f}"),
+    ("ratio_mae", "throughput ratio: mean absolute error", "{:.4f}"),
+    ("ratio_mape", "the same, relative", "{:.2f} %"),
     ("starvation_f1", "starvation: F1", "{:.3f}"),
+    ("brier", "starvation: Brier score", "{:.4f}"),
     ("false_accepts", "starved sets that planning would accept", "{:.1%}"),
     ("false_rejects", "healthy sets that planning would refuse", "{:.1%}"),
     ("itl_mape", "inter-token latency p95: MAPE, healthy sets", "{:.1f} %"),
@@ -18,6 +19,7 @@ _ROWS: tuple[tuple[str, str, str], ...] = (
     ("ttft_mape", "time to first token p95: MAPE, healthy sets", "{:.1f} %"),
     ("ttft_median_error", "the same: median error", "{:.1f} %"),
 )
+_SUBSETS = ("all", "near_border", "packed")
 
 _TEMPLATE = """\
 # Surrogate {name}
@@ -29,46 +31,74 @@ every GPU of a plan is simulated by the twin before it is accepted.
 
 ## Training
 
-{rows} labelled rows of {scenarios} random scenarios, each the mean of {seeds} twin simulations ({horizon_s:g} s each,
-{warmup_s:g} s of them not counted; data set seed {dataset_seed}, fit seed {seed}). Sets have 1 to 1,000 adapters with
-ranks 8 to 128, rates from discrete levels to Zipf, lengths from chat to summaries, and at times bursty arrivals; many
-are packed as a planner packs them (docs/dataset.md). Loads were chosen by bisection on the verdict of the twin, so most
-rows lie near the border of starvation. The model is gradient boosting on quantities derived from step times
-inside the graph, with monotone constraints: scaling the load up never improves a prediction.
+{rows} rows of {scenarios} sets of adapters, each the mean of {seeds} simulations of {horizon_s:g} s ({warmup_s:g} s of them
+not counted). What the sets are is in docs/dataset.md. {fitted_rows} rows were fitted to, {validation_rows} chose settings and
+calibrated the probability, and {test_rows} rows of other sets gave the errors below.
+
+| family | trials | score | ratio error | Brier score | F1 | KiB |
+|---|---|---|---|---|---|---|
+{families}
+
+The score, by which `{family}` was chosen, is the error of the ratio plus the Brier score on validation rows near the border,
+half of it from packed sets; ratio error and Brier score are those of test rows near the border, F1 of all.
 
 ## Errors
 
-On {held_out_rows} rows of adapter sets that were not used for the fit. Near the border: within 30 % of the load at
-which the replica begins to starve. The shipped model was then fitted to all rows.
+Near the border: within {near:.0%} of the load at which the replica begins to starve. Packed: those of them whose sets a
+packer made.
 
-| | all | near the border |
-|---|---|---|
+| | all | near the border | packed |
+|---|---|---|---|
 {table}
 
-ONNX Runtime and scikit-learn differ by more than 0.1 % on at most {parity:.2%} of these rows, for any output.
+The exported and the fitted model differ by more than 0.1 % on at most {parity:.2%} of these rows, for any output.
+
+### Probability of starvation
+
+| predicted | starved | rows |
+|---|---|---|
+{reliability}
+
+### Margin
+
+By how much rates must be inflated so that of the sets which just fit at most a share starves, from {borders} borders of
+validation sets; and what share of {test_borders} borders of test sets lies beyond.
+
+| risk | margin | seen |
+|---|---|---|
+{margins}
 
 ## Limits
 
 - The labels come from the twin: errors of the profile against a real GPU come on top.
-- Arrivals of different adapters were independent.
-- A planner's search seeks out optimistic errors, hence the planning margin and the twin.
+- Packing seeks out optimistic errors, hence the planning margin and the twin.
 - Outside of the domain in the file's metadata (`domain`) predictions are not to be trusted.
 - It holds for this profile's numbers only; when the profile is refitted, sample and train again:
 
 ```bash
-placer dataset --profile {name} --output dataset --rows {rows} --seed {dataset_seed} --seeds {seeds} \\
-    --horizon {horizon_s:g} --warmup {warmup_s:g}
-python -m predictors.training dataset --profile {name} --output {name}.onnx --seed {seed}
+{commands}
 ```
 """
 
 
 def model_card(profile: PerformanceProfile, training: dict[str, Any], parity: dict[str, float]) -> str:
     """Return the card in Markdown; `training` is the model's metadata of that name, `parity` the export check."""
-    errors = training["errors"]
+    errors, data = training["errors"], training["datasets"]
     rows = [
-        f"| {label} | {form.format(errors['all'][key])} | {form.format(errors['near_border'][key])} |"
+        f"| {label} | " + " | ".join(form.format(errors[subset][key]) for subset in _SUBSETS) + " |"
         for key, label, form in _ROWS
+    ]
+    families = [
+        f"| {one['name']} | {one['trials']} | {one['score']:.4f} | {one['ratio_mae_near_border']:.4f} | "
+        f"{one['brier_near_border']:.4f} | {one['starvation_f1']:.3f} | {one['size_bytes'] / 1024:.0f} |"
+        for one in training["families"]
+    ]
+    bins = [f"| {one['predicted']:.3f} | {one['starved']:.3f} | {one['rows']:.0f} |" for one in training["reliability"]]
+    margins = training["margins"]
+    levels = [
+        f"| {float(level):.0%} | {margin:.1%} | {margins['test_share_beyond'][level]:.1%} |"
+        for level, margin in margins["by_risk"].items()
+        if margins["test_share_beyond"][level] is not None
     ]
     return _TEMPLATE.format(
         name=profile.name,
@@ -76,12 +106,37 @@ def model_card(profile: PerformanceProfile, training: dict[str, Any], parity: di
         gpu=profile.gpu,
         rows=training["rows"],
         scenarios=training["scenarios"],
-        held_out_rows=training["held_out_rows"],
-        seed=training["seed"],
-        dataset_seed=training["dataset"]["seed"],
-        seeds=training["dataset"]["seeds"],
-        horizon_s=training["dataset"]["horizon_s"],
-        warmup_s=training["dataset"]["warmup_s"],
+        seeds=data[0]["seeds"],
+        horizon_s=data[0]["horizon_s"],
+        warmup_s=data[0]["warmup_s"],
+        fitted_rows=training["fitted_rows"],
+        validation_rows=training["validation_rows"],
+        test_rows=training["test_rows"],
+        families="\n".join(families),
+        family=training["family"],
+        near=0.15,
         table="\n".join(rows),
         parity=max(parity.values()),
+        reliability="\n".join(bins),
+        borders=margins["borders"],
+        test_borders=margins["test_borders"],
+        margins="\n".join(levels),
+        commands=_commands(profile.name, training),
     )
+
+
+def _commands(name: str, training: dict[str, Any]) -> str:
+    """Return how to make the model again."""
+    folders = [f"rows{number}" for number in range(1, len(training["datasets"]) + 1)]
+    lines = [
+        f"placer dataset --profile {name} --output {folder} --rows {data['rows']} --seed {data['seed']} \\\n"
+        f"    --seeds {data['seeds']} --horizon {data['horizon_s']:g} --warmup {data['warmup_s']:g}"
+        for folder, data in zip(folders, training["datasets"], strict=True)
+    ]
+    chosen = " ".join(
+        f"--family {one['name']}" for one in sorted(training["families"], key=lambda one: str(one["name"]))
+    )
+    lines.append(
+        f"placer train {' '.join(folders)} --profile {name} --output {name}.onnx --seed {training['seed']} {chosen}"
+    )
+    return "\n".join(lines)

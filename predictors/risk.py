@@ -19,9 +19,6 @@ from twin.errors import SurrogateError
 
 # Risks of which a model's file tells the margin.
 RISKS = (0.01, 0.02, 0.05, 0.1, 0.2)
-# Planning calls a set feasible below this probability and above this ratio.
-FEASIBLE_PROBABILITY = 0.5
-FEASIBLE_RATIO = 0.9
 # Factors on the rates between which a surrogate's own border is looked for.
 _FACTORS = np.exp(np.linspace(-0.7, 0.7, 57))
 

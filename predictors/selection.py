@@ -11,13 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from predictors.errors import PACKED
 from predictors.families import Family, FittedModel, Raw
 from predictors.risk import Calibration, fit_calibration
 from predictors.targets import TrainingRows
 from twin.profile import PerformanceProfile
-
-# Kind of scenarios as a packer makes them.
-PACKED = "packed"
 
 
 @dataclass(frozen=True)

@@ -1,37 +1,92 @@
-"""From a data set to a surrogate: fit, export, check the export, measure the errors on scenarios that were held out.
-
-Run ``python -m predictors.training DATASET --profile NAME --output FILE.onnx``.
-"""
+"""From a data set to a surrogate: search every family, choose, export, and say how far it can be believed."""
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import json
-import logging
-import sys
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
 
 from predictors.dataset import load_dataset
-from predictors.dataset_folder import Manifest
 from predictors.domain import Domain
-from predictors.errors import error_table
-from predictors.features import FEATURE_SCHEMA
+from predictors.errors import Table, error_table, is_feasible, reliability
 from predictors.model_card import model_card
 from predictors.provenance import profile_fingerprint
-from twin.errors import InputError, PlacerError, SurrogateError
-from twin.profile import PerformanceProfile, load_profile
+from predictors.targets import TrainingRows, training_rows
+from twin.atomic_write import write_atomically
+from twin.errors import InputError, SurrogateError
+from twin.profile import PerformanceProfile
 
 if TYPE_CHECKING:
-    from types import ModuleType
+    import onnx
 
-LOGGER = logging.getLogger(__name__)
+    from predictors.risk import Margins
+    from predictors.selection import Searched
 
-HELD_OUT_SHARE = 0.2
+FAMILY_NAMES = ("neural", "boosting", "forest", "tree")
+LEAST_SCENARIOS = 30
+# Rows in the questions whose time is measured, and how often each is asked.
+_QUESTIONS = {1: 2000, 100: 200, 10_000: 10}
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How a surrogate is trained.
+
+    Attributes
+    ----------
+    families
+        Of `FAMILY_NAMES`; all are searched, and the best is exported.
+    time_limit_s
+        Wall time of the search of each family.
+    max_trials
+        Fits per family at most: what makes a search repeatable where the time does not.
+    seed
+        Of the split, the searches and the fits.
+    """
+
+    families: tuple[str, ...] = FAMILY_NAMES
+    time_limit_s: float = 600.0
+    max_trials: int = 8
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class FamilyReport:
+    """What came of a family.
+
+    Attributes
+    ----------
+    settings, num_trials, fit_s
+        Of its best model; fits tried; wall time of them.
+    score
+        `predictors.selection.score_of` on validation rows.
+    errors
+        On test rows (`predictors.errors.error_table`).
+    parity
+        Share of test rows on which ONNX Runtime and the fitted model differ, by output.
+    size_bytes
+        Of the ONNX file.
+    latency_us
+        Median time of a question in ONNX Runtime on one thread, by its rows.
+    """
+
+    name: str
+    settings: dict[str, Any]
+    num_trials: int
+    fit_s: float
+    score: float
+    errors: Table
+    parity: dict[str, float]
+    size_bytes: int
+    latency_us: dict[int, float]
 
 
 @dataclass(frozen=True)
@@ -42,137 +97,268 @@ class TrainingReport:
     ----------
     file, card
         The ONNX model and its Markdown card beside it.
-    errors
-        Error table by subset of the held-out rows (`predictors.errors.error_table`).
-    parity
-        Share of held-out rows on which ONNX Runtime and scikit-learn differ, by output.
+    chosen
+        Name of the family.
+    families
+        All that were searched, best score first.
+    facts
+        The model's metadata under `training`.
     """
 
     file: Path
     card: Path
-    errors: dict[str, dict[str, float]]
-    parity: dict[str, float]
+    chosen: str
+    families: tuple[FamilyReport, ...]
+    facts: dict[str, Any] = field(repr=False)
+
+    @property
+    def errors(self) -> Table:
+        """Errors of the chosen model on test rows."""
+        return next(family.errors for family in self.families if family.name == self.chosen)
+
+
+@dataclass(frozen=True)
+class TrialDone:
+    """A fit has ended."""
+
+    family: str
+    number: int
+    score: float
+    seconds: float
+
+
+Observer = Callable[[TrialDone], None]
 
 
 def train_surrogate(
-    dataset: str | Path, profile: PerformanceProfile, *, output: str | Path, seed: int = 0
+    datasets: Sequence[str | Path],
+    profile: PerformanceProfile,
+    *,
+    output: str | Path,
+    settings: TrainingSettings = TrainingSettings(),
+    observer: Observer = lambda event: None,  # noqa: ARG005 - nobody watches
 ) -> TrainingReport:
-    """Fit a surrogate to a data set and write it, with its card, to `output` (``*.onnx``).
+    """Fit surrogates to data sets and write the best one, with its card, to `output` (``*.onnx``).
 
-    Errors and calibration come from scenarios that the fit has not seen; the model that is written is then fitted to
-    all rows.
+    Scenarios are split in three: most are fitted to, a tenth judges settings and calibrates, a tenth is touched by
+    nothing but the errors that are reported.
 
     Raises
     ------
     SurrogateError
-        When the extra `train` is not installed, or the exported model disagrees with the fitted one.
+        When the extra `train` (for networks, `neural`) is not installed, or an exported model disagrees with the
+        fitted one.
     InputError
-        When there is no such data set, it was labelled with another profile, or it has fewer than ten scenarios.
+        When there is no such data set, it was labelled with another profile, it has too few scenarios, or `output`
+        cannot be written.
     """
-    fitting = _load_fitting()
-    table, manifest = load_dataset(dataset)
-    _check_profile(manifest, profile, str(dataset))
-    features = table[list(FEATURE_SCHEMA.names)].to_numpy(dtype=np.float32)
-    derived = fitting.derive(features, profile)
-    held_out = split_scenarios(table["scenario"].to_numpy(), seed=seed)
-    trial = fitting.fit_models(table[~held_out], derived[~held_out], seed=seed)
-    offered = table["sum_prompt_tps"].to_numpy(np.float64) + table["sum_output_tps"].to_numpy(np.float64)
-    errors = error_table(table[held_out], trial.predict(derived[held_out], offered[held_out]))
-    training = {
-        "rows": len(table),
-        "scenarios": int(table["scenario"].nunique()),
-        "held_out_rows": int(held_out.sum()),
-        "seed": seed,
-        "dataset": {key: getattr(manifest.settings, key) for key in ("seed", "seeds", "horizon_s", "warmup_s")},
-        "errors": errors,
+    families, selection = _load("predictors.families"), _load("predictors.selection")
+    unknown = [name for name in settings.families if name not in families.FAMILIES]
+    if unknown or not settings.families:
+        raise InputError(
+            f"families must be of {', '.join(FAMILY_NAMES)}. Got {', '.join(unknown) or 'none'}.",
+            field="family",
+            value=unknown,
+        )
+    rows, sources = _read(datasets, profile)
+    parts = [rows.select(mask) for mask in selection.split_scenarios(rows.scenario, seed=settings.seed)]
+    fitted, validation, test = parts
+    domain = Domain.from_rows(rows.features)
+    outcomes: list[tuple[Searched, FamilyReport]] = []
+    for name in settings.families:
+        searched = selection.search_family(
+            families.FAMILIES[name],
+            fitted,
+            validation,
+            profile,
+            seed=settings.seed,
+            time_limit_s=settings.time_limit_s,
+            max_trials=settings.max_trials,
+            on_trial=_numbered(observer),
+        )
+        outcomes.append((searched, _report(searched, _export(searched, profile, domain, {}), test)))
+    outcomes.sort(key=lambda outcome: outcome[1].score)
+    best, chosen = outcomes[0]
+    facts = {
+        "rows": len(rows),
+        "scenarios": len(np.unique(rows.scenario)),
+        "fitted_rows": len(fitted),
+        "validation_rows": len(validation),
+        "test_rows": len(test),
+        "seed": settings.seed,
+        "datasets": sources,
+        "family": chosen.name,
+        "settings": chosen.settings,
+        "errors": chosen.errors,
+        "families": [_family_facts(report) for _, report in outcomes],
+        "reliability": reliability(test, _predict(best, test.features)),
+        "margins": _margins(best, validation, test),
     }
-    models = fitting.fit_models(table, derived, seed=seed)
-    model = fitting.export_model(models, profile=profile, domain=Domain.from_rows(features), training=training)
-    parity = fitting.check_parity(models, model, features[held_out], profile)
     file = Path(output)
     card = file.with_suffix(".md")
-    _write(file, model.SerializeToString())
-    _write(card, model_card(profile, training, parity).encode())
-    return TrainingReport(file, card, errors, parity)
+    _write(file, _export(best, profile, domain, facts).SerializeToString())
+    _write(card, model_card(profile, facts, chosen.parity).encode())
+    return TrainingReport(file, card, chosen.name, tuple(report for _, report in outcomes), facts)
 
 
-def split_scenarios(
-    scenarios: np.ndarray[Any, np.dtype[np.int32]], *, seed: int
-) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Return which rows are held out, bool [N]: whole scenarios, a fifth of them, because their rows are alike."""
-    distinct = np.unique(scenarios)
-    if len(distinct) < 10:
+def _read(datasets: Sequence[str | Path], profile: PerformanceProfile) -> tuple[TrainingRows, list[dict[str, Any]]]:
+    """Return the rows of all data sets, whose scenarios are numbered on, and what each is."""
+    tables, sources, first = [], [], 0
+    for dataset in datasets:
+        table, manifest = load_dataset(dataset)
+        _check_profile(manifest.settings.profile, profile, str(dataset))
+        tables.append(table.assign(scenario=table["scenario"].astype("int64") + first))
+        first = int(tables[-1]["scenario"].max()) + 1
+        sources.append({"rows": len(table), **manifest.settings.model_dump(mode="json")})
+    rows = training_rows(pd.concat(tables, ignore_index=True))
+    num_scenarios = len(np.unique(rows.scenario))
+    if num_scenarios < LEAST_SCENARIOS:
         raise InputError(
-            f"a data set must have at least 10 scenarios to be trained on. Got {len(distinct)}.",
+            f"a data set must have at least {LEAST_SCENARIOS} scenarios to be trained on. Got {num_scenarios}.",
             field="rows",
-            value=len(distinct),
+            value=num_scenarios,
             hint="sample more rows with `placer dataset`",
         )
-    chosen = np.random.default_rng(seed).permutation(distinct)[: round(HELD_OUT_SHARE * len(distinct))]
-    return np.isin(scenarios, chosen)
+    return rows, sources
 
 
-def _load_fitting() -> ModuleType:
+def _numbered(observer: Observer) -> Callable[[Any], None]:
+    numbers: dict[str, int] = {}
+
+    def on_trial(trial: Any) -> None:
+        numbers[trial.family] = numbers.get(trial.family, 0) + 1
+        observer(TrialDone(trial.family, numbers[trial.family], trial.score, trial.seconds))
+
+    return on_trial
+
+
+def _predict(searched: Searched, features: NDArray[np.float32]) -> Any:
+    return _load("predictors.export").predict(searched.model, searched.calibration, features)
+
+
+def _export(searched: Searched, profile: PerformanceProfile, domain: Domain, facts: dict[str, Any]) -> onnx.ModelProto:
+    exported: onnx.ModelProto = _load("predictors.export").export_model(
+        searched.model, searched.calibration, profile=profile, domain=domain, training=facts, producer=_versions()
+    )
+    return exported
+
+
+def _report(searched: Searched, exported: onnx.ModelProto, test: TrainingRows) -> FamilyReport:
+    content = exported.SerializeToString()
+    expected = _predict(searched, test.features)
+    return FamilyReport(
+        name=searched.family.name,
+        settings=dict(searched.best.settings),
+        num_trials=len(searched.trials),
+        fit_s=round(sum(trial.seconds for trial in searched.trials), 3),
+        score=round(searched.best.score, 6),
+        errors=error_table(test, expected),
+        parity=_load("predictors.export").check_parity(exported, expected, test.features),
+        size_bytes=len(content),
+        latency_us=_latency_us(content, test.features),
+    )
+
+
+def _latency_us(content: bytes, features: NDArray[np.float32]) -> dict[int, float]:
+    runtime = _load("onnxruntime")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    session = runtime.InferenceSession(content, sess_options=options, providers=["CPUExecutionProvider"])
+    medians = {}
+    for num_rows, times in _QUESTIONS.items():
+        rows = np.ascontiguousarray(np.resize(features, (num_rows, features.shape[1])))
+        seconds = []
+        for _ in range(times):
+            started = time.perf_counter()
+            session.run(None, {"features": rows})
+            seconds.append(time.perf_counter() - started)
+        medians[num_rows] = round(1e6 * float(np.median(seconds)), 1)
+    return medians
+
+
+def _margins(best: Searched, validation: TrainingRows, test: TrainingRows) -> dict[str, Any]:
+    """Return the margins by risk from validation rows, and what share of the test's borders lies beyond each."""
+    risk = _load("predictors.risk")
+
+    def accepts(features: NDArray[np.float32]) -> NDArray[np.bool_]:
+        return is_feasible(_predict(best, features))
+
+    errors = risk.border_errors(accepts, validation)
+    margins: Margins = risk.fit_margins(errors)
+    seen = risk.border_errors(accepts, test)
+    return {
+        "borders": margins.num_borders,
+        "median_error": round(margins.median, 5),
+        "by_risk": {f"{level:g}": round(margin, 5) for level, margin in margins.by_risk.items()},
+        "test_borders": len(seen),
+        "test_share_beyond": {
+            f"{level:g}": round(float(np.mean(seen > np.log1p(margin))), 5) if len(seen) else None
+            for level, margin in margins.by_risk.items()
+        },
+    }
+
+
+def _family_facts(report: FamilyReport) -> dict[str, Any]:
+    return {
+        "name": report.name,
+        "settings": report.settings,
+        "trials": report.num_trials,
+        "score": report.score,
+        "ratio_mae_near_border": report.errors["near_border"]["ratio_mae"],
+        "brier_near_border": report.errors["near_border"]["brier"],
+        "starvation_f1": report.errors["all"]["starvation_f1"],
+        "size_bytes": report.size_bytes,
+    }
+
+
+def _versions() -> dict[str, str]:
+    names = {"numpy": "numpy", "onnx": "onnx", "scikit-learn": "sklearn", "skl2onnx": "skl2onnx"}
+    return {name: str(importlib.import_module(module).__version__) for name, module in names.items()}
+
+
+def _load(module: str) -> Any:
     try:
         # By name, so that asking for help or reading this module needs none of the libraries of the extra.
-        return importlib.import_module("predictors.fitting")
+        return importlib.import_module(module)
     except ImportError as error:
         raise SurrogateError(
             f"training needs the extra `train`. {error}.", hint="pip install 'lora-placer[train]'"
         ) from error
 
 
-def _check_profile(manifest: Manifest, profile: PerformanceProfile, dataset: str) -> None:
+def _check_profile(labelled_with: dict[str, str], profile: PerformanceProfile, dataset: str) -> None:
     expected = {"name": profile.name, "fingerprint": profile_fingerprint(profile)}
-    given = manifest.settings.profile
-    if given != expected:
+    if labelled_with != expected:
         raise InputError(
             f"a data set must have been labelled with the profile it is used for, {expected}. "
-            f"{dataset} was labelled with {given}.",
+            f"{dataset} was labelled with {labelled_with}.",
             file=dataset,
             field="profile",
-            value=given,
+            value=labelled_with,
             hint="sample a new data set: the profile is another one, or has been refitted since",
         )
 
 
 def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
-        temporary.replace(path)
+        write_atomically(path, content)
     except OSError as error:
         raise InputError(
             f"`output` must be a path that can be written. {path}: {error.strerror}.", field="output", value=str(path)
         ) from error
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Train a surrogate from the command line; return the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m predictors.training", description=__doc__)
-    parser.add_argument("dataset", type=Path, help="folder written by `placer dataset`")
-    parser.add_argument("--profile", required=True, help="the profile that labelled it")
-    parser.add_argument("--output", required=True, type=Path, help="ONNX file; the card is written beside it")
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    try:
-        report = train_surrogate(
-            options.dataset, load_profile(options.profile), output=options.output, seed=options.seed
-        )
-    except SurrogateError as error:
-        LOGGER.error("error: %s", error.message)  # noqa: TRY400 - the message is meant for users
-        if error.hint:
-            LOGGER.error("hint: %s", error.hint)  # noqa: TRY400 - the same
-        return 6
-    except PlacerError as error:
-        LOGGER.error("error: %s", error.message)  # noqa: TRY400 - the message is meant for users
-        return 2
-    sys.stdout.write(json.dumps({"errors": report.errors, "parity": report.parity}, indent=2, sort_keys=True) + "\n")
-    LOGGER.info("wrote %s and %s", report.file, report.card)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def facts_to_json(report: TrainingReport) -> str:
+    """Return what `placer train --json` prints: sorted keys, ending in a newline."""
+    content = {
+        "file": str(report.file),
+        "card": str(report.card),
+        "family": report.chosen,
+        "training": report.facts,
+        "families": [
+            {**_family_facts(family), "errors": family.errors, "latency_us": family.latency_us, "fit_s": family.fit_s}
+            for family in report.families
+        ],
+    }
+    return json.dumps(content, indent=2, sort_keys=True) + "\n"
