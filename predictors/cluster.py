@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Generator, Sequence
+import logging
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import joblib
@@ -41,11 +43,13 @@ def each_on_cluster(
     """
     distributed = _load_distributed()
     client = _connect(distributed, address)
-    with client:
+    with client, _quiet_log():
         _require_workers(client, address)
         jobs = (joblib.delayed(_numbered)(function, index, subject) for index, subject in enumerate(subjects))
         with joblib.parallel_config("dask", client=client):
-            results = joblib.Parallel(return_as="generator_unordered")(jobs)
+            _use_a_single_core()
+            # All at once: workers that come later get their share.
+            results = joblib.Parallel(return_as="generator_unordered", pre_dispatch="all")(jobs)
         try:
             yield from results
         except ImportError as error:
@@ -64,6 +68,25 @@ def each_on_cluster(
             ) from error
         finally:
             results.close()
+
+
+@contextmanager
+def _quiet_log() -> Iterator[None]:
+    """Keep Dask from printing tracebacks about a connection whose loss is reported in a sentence."""
+    log = logging.getLogger("distributed.client")
+    before = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
+
+
+def _use_a_single_core() -> None:
+    """Let joblib also use a cluster of one core, in place of which it would work in this process."""
+    backend, _ = joblib.parallel.get_active_backend()
+    count_cores = backend.effective_n_jobs
+    backend.effective_n_jobs = lambda num_jobs: max(2, count_cores(num_jobs))
 
 
 def _load_distributed() -> ModuleType:
