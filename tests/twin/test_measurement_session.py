@@ -174,10 +174,10 @@ def test_a_record_that_was_cut_off_is_counted(tmp_path: Path) -> None:
     folder = new_folder(tmp_path / "m", small_workload())
     _run(folder, QueueDriver(stops_at=8))
     with shard_path(folder.shards, "steps", 1).open("ab") as shard:
-        shard.write(b'{"tokens": 3}')
+        shard.write(b"[" * 100_000 + b"\n" + b'{"tokens": 3}')
     manifest = settle(folder)
     assert manifest.tables["steps"] == 9
-    assert "1 records were cut off when a process was killed" in manifest.warnings
+    assert "2 records were cut off when a process was killed" in manifest.warnings
 
 
 def test_tables_can_be_made_again(tmp_path: Path) -> None:
@@ -303,6 +303,33 @@ def test_a_schedule_survives_its_file(tmp_path: Path) -> None:
         np.testing.assert_array_equal(getattr(loaded, field), getattr(requests, field))
     with pytest.raises(InputError, match="must be readable and name its adapters"):
         load_schedule(tmp_path, ["a0"])
+
+
+def test_a_schedule_that_is_not_the_measurements_is_named(tmp_path: Path) -> None:
+    """Cut short, of other columns or with empty cells, nothing may be sent by it."""
+    folder = new_folder(tmp_path / "m", small_workload())
+    path = folder.path / "schedule.parquet"
+    whole = pd.read_parquet(path)
+    for damaged in (whole.head(2), pd.DataFrame({"x": range(len(whole))}), whole.assign(arrival_ns=None)):
+        damaged.to_parquet(path)
+        with pytest.raises(InputError, match=r"schedule must.*schedule\.parquet"):
+            folder.schedule()
+
+
+@pytest.mark.parametrize(
+    "record",
+    ['{"request": "x", "attempt": 0}', '{"status": "ok"}', '{"request": 1, "attempt": 9, "generated_tokens": 9e20}'],
+)
+def test_records_of_another_kind_are_named(tmp_path: Path, record: str) -> None:
+    """A damaged shard is an error of the input, and leaves the tables as they are."""
+    folder = new_folder(tmp_path / "m", small_workload())
+    _run(folder, QueueDriver(stops_at=8))
+    requests = read_table(folder.path, "requests")
+    with shard_path(folder.shards, "requests", 1).open("a", encoding="utf-8") as shard:
+        shard.write(record + "\n")
+    with pytest.raises(InputError, match=r"records must be as .* wrote them\..*requests-\*\.jsonl"):
+        settle(folder)
+    pd.testing.assert_frame_equal(read_table(folder.path, "requests"), requests)
 
 
 def test_damaged_tables_are_named(tmp_path: Path) -> None:

@@ -61,7 +61,8 @@ class MeasurementFolder:
 
     def schedule(self) -> RequestTable:
         """Return the requests that were to be sent (InputError if the file is damaged)."""
-        return load_schedule(self.path, [adapter.name for adapter in self.manifest.workload.adapters])
+        facts = self.manifest.workload
+        return load_schedule(self.path, [adapter.name for adapter in facts.adapters], num_requests=facts.num_requests)
 
     def discard(self) -> None:
         """Remove everything but the folder: nothing was recorded."""
