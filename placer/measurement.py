@@ -19,7 +19,7 @@ from twin.measurement.machine import client_versions, machine_facts
 from twin.measurement.manifest import EndpointSettings, InProcessSettings, Manifest, WorkloadFacts
 from twin.measurement.preparation import engine_arguments, require_adapters, require_lengths
 from twin.measurement.session import Driver, Progress, complete_without_rest, run_segment, settle, unsent_rows
-from twin.vllm_python import find_vllm_python
+from twin.vllm_python import find_vllm_python, require_supported
 from twin.workload import RequestTable
 
 Settings = InProcessSettings | EndpointSettings
@@ -183,7 +183,9 @@ def finish_measurement(path: Path) -> MeasurementOutcome:
 def driver_of(settings: Settings) -> Driver:
     """Return what runs the segments of a measurement (TwinError when vLLM or a library is not installed)."""
     if isinstance(settings, InProcessSettings):
-        return InProcessDriver(settings, find_vllm_python())
+        python = find_vllm_python()
+        require_supported(python)
+        return InProcessDriver(settings, python)
     try:
         from twin.measurement.endpoint import EndpointDriver  # noqa: PLC0415 - an optional library
     except ImportError as error:

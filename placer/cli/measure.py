@@ -292,10 +292,14 @@ def _report(outcome: MeasurementOutcome, *, is_json: bool) -> int:
             print_table(table.columns, table.rows)
     print_note(f"wrote {outcome.path}")
     if manifest.status != "complete":
-        print_error(
-            f"the measurement is partial: {manifest.reason}. What was recorded until then is in the tables.",
-            hint=f"go on with `placer measure --resume {outcome.path}`",
-        )
+        partial = f"the measurement is partial: {manifest.reason}. What was recorded until then is in the tables."
+        hint = f"go on with `placer measure --resume {outcome.path}`"
+        if outcome.cause is None:
+            # Making the tables is all that was asked for.
+            print_note(partial)
+            print_hint(hint)
+        else:
+            print_error(partial, hint=hint)
     if outcome.cause is None:
         return OK if manifest.status == "complete" or manifest.summary is not None else BACKEND_FAILED
     return INTERRUPTED if outcome.cause == "interrupted" else BACKEND_FAILED

@@ -17,7 +17,7 @@ from twin.calibration.step_table import find_tables, read_steps
 from twin.errors import InputError, TwinError
 from twin.measurement.folder import MeasurementFolder, open_folder
 from twin.measurement.interrupts import StopRequest, signals_stop
-from twin.measurement.manifest import Manifest, manifest_schema, manifest_to_json
+from twin.measurement.manifest import Manifest, ServerFacts, manifest_schema, manifest_to_json
 from twin.measurement.records import SENT, TABLES, ShardReader, ShardWriter, shard_path
 from twin.measurement.session import (
     KILLED,
@@ -118,6 +118,16 @@ def test_an_interrupted_measurement_goes_on_where_it_was(tmp_path: Path) -> None
     assert manifest.segments[1].start_s == rest["arrival_s"].iloc[0]
     assert [segment.reason for segment in manifest.segments] == ["interrupted by the test", None]
     assert set(read_table(folder.path, "steps")["segment"]) == {1, 2}
+
+
+@pytest.mark.parametrize(("kv_tokens", "is_warned"), [(4096, False), (8192, True)])
+def test_another_server_after_an_interruption_is_warned_of(tmp_path: Path, kv_tokens: int, is_warned: bool) -> None:  # noqa: FBT001
+    """A measurement of two engines is none of either."""
+    folder = new_folder(tmp_path / "m", small_workload(), horizon_s=40.0)
+    _run(folder, QueueDriver(stops_at=12, server=ServerFacts(kv_tokens=4096)))
+    again = open_folder(folder.path)
+    _run(again, QueueDriver(server=ServerFacts(kv_tokens=kv_tokens)))
+    assert any("another KV cache" in warning for warning in again.manifest.warnings) == is_warned
 
 
 def test_a_break_down_keeps_what_was_recorded(tmp_path: Path) -> None:

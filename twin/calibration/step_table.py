@@ -265,7 +265,7 @@ def read_steps(table: Table) -> StepObservations:
         _require_one_time(table, names, time_ms)
         return observations_of(frame, pd.factorize(names)[0].astype(np.int64))
     if table.has("step"):
-        return observations_of(*means_of_alike(frame, is_grouped=table.has("group")))
+        return observations_of(*means_of_alike(frame))
     frame = medians_of_equal(frame, is_grouped=table.has("group"))
     return observations_of(frame, np.arange(len(frame)))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import time
 from contextlib import suppress
 from typing import Any, Literal
@@ -261,9 +262,8 @@ class EndpointRun:
             if not await self._scrape_once():
                 self.warnings = (f"{self._settings.metrics_url} has no metrics: none were recorded",)
                 return
-            due_s += interval_s
-            while due_s <= self._now():
-                due_s += interval_s
+            # The next time that is still to come, however long the page took.
+            due_s += interval_s * max(1, math.ceil((self._now() - due_s) / interval_s))
             await asyncio.sleep(due_s - self._now())
 
     async def _scrape_once(self) -> bool:

@@ -21,6 +21,7 @@ from twin.measurement.tables import consolidate, sent_requests
 from twin.workload import NANOSECONDS, RequestTable, Workload
 
 KILLED = "the process that measured was killed"
+_ANOTHER_SERVER = "the engine has other settings, or another KV cache, than in the segment before"
 
 
 @dataclass(frozen=True)
@@ -152,14 +153,16 @@ def close(folder: MeasurementFolder, outcome: SegmentOutcome) -> Manifest:
     status: Status = "complete" if outcome.reason is None else "partial"
     *earlier, last = manifest.segments
     end_s = last_recorded_s(folder.shards, last.number, last.start_s) if outcome.end_s is None else outcome.end_s
-    said = tuple(dict.fromkeys((*last.warnings, *outcome.warnings)))
+    known = outcome.server != ServerFacts()
+    changed = known and bool(earlier) and _has_changed(manifest.server, outcome.server)
+    said = tuple(dict.fromkeys((*last.warnings, *outcome.warnings, *([_ANOTHER_SERVER] if changed else ()))))
     ended = last.model_copy(update={"end_s": end_s, "status": status, "reason": outcome.reason, "warnings": said})
     # Until the tables are there, a measurement is not complete.
     folder.update(
         status="partial",
         reason=outcome.reason or "its tables are not made yet",
         segments=(*earlier, ended),
-        server=outcome.server if outcome.server != ServerFacts() else manifest.server,
+        server=outcome.server if known else manifest.server,
         versions=manifest.versions | outcome.versions,
         machine=manifest.machine | outcome.machine,
     )
@@ -182,6 +185,12 @@ def close(folder: MeasurementFolder, outcome: SegmentOutcome) -> Manifest:
     if status == "complete":
         folder.remove_shards()
     return folder.manifest
+
+
+def _has_changed(before: ServerFacts, now: ServerFacts) -> bool:
+    """Return whether a segment met other settings or another KV cache than the one before it."""
+    pairs = ((before.engine, now.engine), (before.kv_tokens, now.kv_tokens))
+    return any(one is not None and other is not None and one != other for one, other in pairs)
 
 
 def settle(folder: MeasurementFolder) -> Manifest:
