@@ -27,7 +27,8 @@ def outcome_lines(path: Path, manifest: Manifest) -> list[str]:
     if versions:
         lines.append(f"{', '.join(versions)}; processor {manifest.machine.get('processor', 'unknown')}")
     if "steps" in manifest.tables and isinstance(settings, InProcessSettings):
-        machine = "--gpu NAME" if manifest.clock == "wall" else "--gpu cpu --gpu-memory-gib 16 --prior guess"
+        is_cpu = manifest.clock != "wall" or manifest.machine.get("device") == "cpu"
+        machine = "--gpu cpu --gpu-memory-gib 16 --prior guess" if is_cpu else "--gpu NAME"
         lines.append(f"next: placer calibrate {path} --model {_config(settings.model)} {machine} --output profile.json")
     return lines
 

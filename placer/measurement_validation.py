@@ -137,7 +137,10 @@ def _engine(manifest: Manifest, path: Path) -> EngineConfig:
             f"the server's settings must be known to replay a measurement. {path} does not have them.",
             file=str(path),
             field="server.engine",
-            hint="declare `engine` in the workload file, or --max-loras and the like, when you measure over HTTP",
+            # They are noted when a segment ends: whoever killed its process killed them, too.
+            hint="declare `engine` in the workload file, or --max-loras and the like, when you measure over HTTP"
+            if manifest.status == "complete"
+            else f"go on with `placer measure --resume {path}`: at its end they are there",
         )
     return manifest.server.engine
 
@@ -145,8 +148,15 @@ def _engine(manifest: Manifest, path: Path) -> EngineConfig:
 def _model(manifest: Manifest, profile: PerformanceProfile, given: str | None) -> ModelArchitecture:
     if given is not None:
         return load_model(given)
-    if profile.model in SHIPPED_MODELS or manifest.settings.kind != "in_process":
+    if profile.model in SHIPPED_MODELS:
         return load_model(profile.model)
+    if manifest.settings.kind != "in_process":
+        raise InputError(
+            f"the model must be shipped, or its config.json given. The profile's is {profile.model!r}, and neither.",
+            field="model",
+            value=profile.model,
+            hint="give the path of the model's config.json with --model",
+        )
     return load_model(manifest.settings.model)
 
 
@@ -207,7 +217,8 @@ def _ms(side: Served, field: str, statistic: str) -> float | None:
 def _warnings(manifest: Manifest) -> list[str]:
     warnings = []
     if manifest.status != "complete":
-        warnings.append(f"The measurement is {manifest.status}: {manifest.reason or 'nothing says why'}.")
+        reason = (manifest.reason or "nothing says why").rstrip(".")
+        warnings.append(f"The measurement is {manifest.status}: {reason}.")
     if manifest.settings.kind == "endpoint":
         warnings.append("Latencies were measured by a client: those of the server and the network are in them.")
     counts = {} if manifest.summary is None else manifest.summary.requests

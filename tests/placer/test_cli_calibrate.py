@@ -252,8 +252,10 @@ def test_a_machine_without_a_datasheet_may_be_guessed(own: Path, tmp_path: Path)
     """Nothing is presumed of it: what the tables tell is fitted, and all else is labelled as the prior's."""
     output = tmp_path / "fitted.json"
     assert _calibrate(own, output, "--gpu", "cpu", "--prior", "guess")[0] == 2
-    code, _, errors = _calibrate(own, output, "--gpu", "cpu", "--prior", "guess", "--gpu-memory-gib", "30")
+    code, printed, errors = _calibrate(own, output, "--gpu", "cpu", "--prior", "guess", "--gpu-memory-gib", "30")
     assert code == 0
+    assert "origin prior: " in printed
+    assert "datasheet" not in printed
     profile = load_profile(str(output))
     assert (profile.gpu, profile.gpu_memory_gib) == ("cpu", 30.0)
     assert profile.provenance["prior"]["profile"] == "llama-3.1-8b-cpu-guess"

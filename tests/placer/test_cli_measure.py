@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 from placer.cli.application import app
 from placer.cli.measure_progress import progress_text
 from placer.files import load_problem, save_plan
+from placer.measure_report import outcome_lines
 from placer.measure_workload import load_measured_workload, parse_engine_arguments
 from placer.planning import plan
 from tests.placer.small_fleets import fair_surrogate, small_data, write_problem
@@ -102,6 +103,16 @@ def test_json_is_the_manifest_and_nothing_else(workload: Path, tmp_path: Path) -
     assert output == (tmp_path / "m" / "manifest.json").read_text("utf-8")
     assert manifest.settings.engine == {"max_num_seqs": 64, "max_loras": 4, "block_size": 32}
     assert all(isinstance(body["prompt"], str) for body in server.requests)
+
+
+@pytest.mark.parametrize(("device", "machine"), [("cpu", "--gpu cpu "), ("NVIDIA L4", "--gpu NAME ")])
+def test_what_is_next_names_a_machine_that_calibration_takes(tmp_path: Path, device: str, machine: str) -> None:
+    """An engine on a processor has no datasheet, on whatever clock it was measured."""
+    folder = new_folder(tmp_path / "m", small_workload())
+    run_segment(folder, QueueDriver(), StopRequest(), ignore_progress)
+    settings = folder.manifest.settings.model_copy(update={"clock": "wall"})
+    folder.update(machine={"device": device}, settings=settings)
+    assert machine in outcome_lines(folder.path, folder.manifest)[-1]
 
 
 def test_a_server_that_dies_is_exit_code_6_and_can_be_resumed(workload: Path, tmp_path: Path) -> None:

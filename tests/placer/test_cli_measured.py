@@ -17,6 +17,7 @@ from tests.twin.simulated_serving import adapters_of
 from twin.engine import EngineConfig
 from twin.lengths import LengthDistribution
 from twin.measurement.demo import make_demo
+from twin.measurement.folder import MeasurementFolder
 from twin.measurement.interrupts import StopRequest
 from twin.measurement.manifest import EndpointSettings
 from twin.measurement.session import run_segment
@@ -179,17 +180,23 @@ def test_what_does_not_go_together_ends_with_2(
     assert message in errors
 
 
-def test_a_server_of_unknown_settings_cannot_be_replayed(tmp_path: Path) -> None:
-    """Over HTTP, settings that nobody declared are not guessed; latencies are said to be the client's."""
+def _served(path: Path) -> MeasurementFolder:
+    """Return a measurement over HTTP of a server that is as the shipped profile says."""
     length = LengthDistribution(mean=60, std=30, min=4)
     folder = new_folder(
-        tmp_path / "m",
+        path,
         Workload(adapters_of(6, 3.0, prompt=length, output=length)),
         settings=EndpointSettings(url="http://s", metrics_url="http://s/metrics", engine=ENGINE.model_dump()),
     )
-    profile = load_profile(SHIPPED)
-    run_segment(folder, TwinDriver(profile, ENGINE, sees_steps=False), StopRequest(), ignore_progress)
-    save_profile(profile, tmp_path / "p.json")
+    driver = TwinDriver(load_profile(SHIPPED), ENGINE, sees_steps=False)
+    run_segment(folder, driver, StopRequest(), ignore_progress)
+    return folder
+
+
+def test_a_server_of_unknown_settings_cannot_be_replayed(tmp_path: Path) -> None:
+    """Over HTTP, settings that nobody declared are not guessed; latencies are said to be the client's."""
+    folder = _served(tmp_path / "m")
+    save_profile(load_profile(SHIPPED), tmp_path / "p.json")
     code, printed, errors = _run("validate", folder.path, "--profile", tmp_path / "p.json")
     assert code == 0, errors
     assert "Latencies were measured by a client" in errors
@@ -198,3 +205,21 @@ def test_a_server_of_unknown_settings_cannot_be_replayed(tmp_path: Path) -> None
     code, _, errors = _run("validate", folder.path, "--profile", tmp_path / "p.json")
     assert code == 2
     assert "settings must be known" in errors
+    assert "declare `engine` in the workload file" in errors
+    folder.update(status="partial", reason="the server must answer.")
+    code, _, errors = _run("validate", folder.path, "--profile", tmp_path / "p.json")
+    assert code == 2
+    assert f"placer measure --resume {folder.path}" in errors
+
+
+def test_a_server_of_another_model_needs_its_config(tmp_path: Path, tiny: Path) -> None:
+    """The error names the option that gives it; the reason of a partial measurement is one sentence."""
+    folder = _served(tmp_path / "m")
+    folder.update(status="partial", reason="the server must answer.")
+    save_profile(load_profile(SHIPPED).model_copy(update={"model": "model"}), tmp_path / "p.json")
+    code, _, errors = _run("validate", folder.path, "--profile", tmp_path / "p.json")
+    assert code == 2
+    assert "--model" in errors
+    code, _, errors = _run("validate", folder.path, "--profile", tmp_path / "p.json", "--model", tiny / "config.json")
+    assert code == 0, errors
+    assert "must answer.\n" in errors
