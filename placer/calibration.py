@@ -14,6 +14,7 @@ from twin.calibration.datasheets import DATASHEETS, datasheet_of
 from twin.calibration.described_fit import CalibrationSources, ProfileFit
 from twin.calibration.evidence import file_hash, read_evidence
 from twin.calibration.guess import guess_profile
+from twin.calibration.measured_folders import partial_warnings
 from twin.calibration.plausibility import plausibility_warnings
 from twin.calibration.prior import prior_profile
 from twin.calibration.profile_fit import GPU_MEMORY_GIB, GPU_NAME, calibrate
@@ -117,7 +118,8 @@ def calibrate_profile(request: CalibrationRequest, observer: PlanObserver = igno
     else:
         prior = _prior(request, model)
         sources, doubts = _sources(request, model, observer)
-        fit = _calibrate_own(request, model, sources, observer, prior=prior)
+        fit, partial = _calibrate_own(request, model, sources, observer, prior=prior)
+        doubts = (*partial, *doubts)
     if request.name is not None:
         fit = replace(fit, profile=fit.profile.model_copy(update={"name": request.name}))
     report = build_report(fit, (*doubts, *plausibility_warnings(fit, model)))
@@ -217,7 +219,8 @@ def _calibrate_own(
     observer: PlanObserver,
     *,
     prior: PerformanceProfile,
-) -> ProfileFit:
+) -> tuple[ProfileFit, tuple[str, ...]]:
+    """Return the fit, and what is to be said about the measurements."""
     settings_of = SettingsReader(request.settings)
     evidence = read_evidence(*request.data, model=MODELS.get(request.model, request.model), settings_of=settings_of)
     if request.settings is not None and not evidence.summaries:
@@ -230,7 +233,7 @@ def _calibrate_own(
     if evidence.runs and not sources.runs:
         announce_compilation(observer)
     observer(PhaseStarted("fit", f"{model.name} to {_named(request.data)}"))
-    return calibrate_tables(
+    fit = calibrate_tables(
         evidence,
         model=model,
         prior=prior,
@@ -241,6 +244,7 @@ def _calibrate_own(
         workers=request.workers,
         on_iteration=_reporter(observer),
     )
+    return fit, tuple(partial_warnings(evidence.folders))
 
 
 def _prior(request: CalibrationRequest, model: ModelArchitecture) -> PerformanceProfile:

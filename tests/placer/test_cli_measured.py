@@ -4,6 +4,7 @@ import html
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -136,6 +137,56 @@ def test_a_measurement_is_calibrated_and_validated(measured: Path, tmp_path: Pat
             error = found[name].error_percent
             assert error is not None
             assert abs(error) < most_percent
+
+
+def _on_clock(folder: Path, copy: Path, clock: str, **changes: Any) -> Path:
+    """Return a copy of a measurement whose manifest says another clock, or other settings."""
+    shutil.copytree(folder, copy)
+    manifest = json.loads((copy / "manifest.json").read_text(encoding="utf-8"))
+    manifest["settings"] |= {"clock": clock, **changes}
+    (copy / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    return copy
+
+
+def test_clocks_are_not_mixed(measured: Path, tmp_path: Path) -> None:
+    """Fitted together: refused. Validated with a profile of another clock: said."""
+    steady, wall = (_on_clock(measured, tmp_path / clock, clock) for clock in ("steady", "wall"))
+    code, _, errors = _run(
+        "calibrate", steady, wall, "--model", "llama-3.1-8b", "--gpu", "h100-64gb", "-o", tmp_path / "p.json"
+    )
+    assert code == 2
+    assert "must be on one clock" in errors
+    code, _, errors = _calibrate(steady, tmp_path / "p.json")
+    assert code == 0, errors
+    for folder, is_warned in ((steady, False), (wall, True)):
+        code, _, errors = _run("validate", folder, "--profile", tmp_path / "p.json")
+        assert code == 0, errors
+        assert ("fitted to times on the clock `steady`" in errors) == is_warned
+
+
+def test_another_model_than_the_measured_one_is_refused(measured: Path, tiny: Path, tmp_path: Path) -> None:
+    """Its times would be compared with those of a model a thousand times as large."""
+    folder = _on_clock(measured, tmp_path / "m", "wall", model=str(tiny))
+    for command in (
+        ("calibrate", folder, "--model", "llama-3.1-8b", "--gpu", "h100-64gb", "-o", tmp_path / "p.json"),
+        ("validate", folder, "--profile", SHIPPED),
+    ):
+        code, _, errors = _run(*command)
+        assert code == 2
+        assert "must be the one that was measured" in errors
+        assert "num_layers" in errors
+
+
+def test_a_partial_measurement_is_said_to_be_one_when_it_is_calibrated(measured: Path, tmp_path: Path) -> None:
+    """The fit holds for what was measured; its reader should know that it is not all."""
+    folder = _on_clock(measured, tmp_path / "m", "wall")
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    (folder / "manifest.json").write_text(
+        json.dumps(manifest | {"status": "partial", "reason": "the server vanished"}), encoding="utf-8"
+    )
+    code, _, errors = _calibrate(folder, tmp_path / "p.json")
+    assert code == 0, errors
+    assert "The measurement m is partial: the server vanished." in errors
 
 
 def test_the_table_and_the_schema_of_a_validated_measurement(measured: Path) -> None:
