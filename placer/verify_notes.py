@@ -50,7 +50,8 @@ def ratio_notes(gpus: Verdicts, *, starvation_tolerance: float) -> list[str]:
         return []
     why = (
         f"no request waited for longer than {WAITING_GRACE_S:g} s at the end. The ratio counts completed requests "
-        "only, and what is missing was still being served: much of it in a window that is not many times as long as a request"
+        "only, and what is missing was still being served: much of it in a window that is not many times as long as a "
+        "request"
     )
     return [f"ratio of {_named(low)}: below {least:g}, and accepted: {why}"]
 

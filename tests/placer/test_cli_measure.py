@@ -273,22 +273,6 @@ def test_without_vllm_nothing_is_run_in_process(tmp_path: Path, monkeypatch: pyt
     assert not (tmp_path / "m").exists()
 
 
-def test_the_demo_without_vllm_is_made_and_says_what_is_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Model, adapters and workload can be served by any vLLM."""
-    monkeypatch.setenv(PYTHON_VARIABLE, sys.executable)
-    code, output, errors = _run("measure", "--demo", tmp_path / "d", "--adapters", "3", "--ranks", "16,8")
-    assert (code, output) == (0, "")
-    assert "Nothing was measured" in errors
-    assert f"placer measure {tmp_path / 'd' / 'workload.yaml'} --in-process" in errors
-    content = load_measured_workload(tmp_path / "d" / "workload.yaml")
-    assert [adapter.rank for adapter in content.workload.adapters] == [16, 8, 16]
-    assert content.model_folder == tmp_path / "d" / "model"
-    assert content.adapter_folder == tmp_path / "d" / "adapters"
-    code, _, errors = _run("measure", "--demo", tmp_path / "d")
-    assert code == 2
-    assert "a new or an empty folder" in errors
-
-
 def test_the_demos_folder_must_have_its_model_and_its_adapters(tmp_path: Path) -> None:
     """What is missing is named, before anything starts."""
     make_demo(tmp_path / "d", num_adapters=2, ranks=(8,), rate_rps=4.0, seed=0)
