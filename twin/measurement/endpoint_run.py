@@ -50,8 +50,6 @@ class EndpointRun:
         Why it ended early; ``None``: it did not.
     last_page
         Of metrics; ``None``: there was none.
-    warnings
-        What a reader of the numbers should know.
     """
 
     def __init__(
@@ -65,7 +63,6 @@ class EndpointRun:
         self.reason: str | None = None
         self.cause: Literal["interrupted", "failed"] | None = None
         self.last_page: str | None = None
-        self.warnings: tuple[str, ...] = ()
         self._settings = settings
         self._task = task
         self._client = client
@@ -260,7 +257,6 @@ class EndpointRun:
         due_s = self._now()
         while interval_s > 0:
             if not await self._scrape_once():
-                self.warnings = (f"{self._settings.metrics_url} has no metrics: none were recorded",)
                 return
             # The next time that is still to come, however long the page took.
             due_s += interval_s * max(1, math.ceil((self._now() - due_s) / interval_s))

@@ -78,7 +78,7 @@ def consolidate(shards: Path, folder: Path) -> tuple[dict[str, int], int]:
             count = _write_table(table, _records_of(table, reader), table_path(folder, table))
         except (pa.ArrowException, KeyError) as error:
             raise InputError(
-                f"records must be as the measurement wrote them. {shards / table}-*.jsonl: {error}.",
+                f"records must be as the measurement wrote them. {shards / table}-*.jsonl: {str(error).rstrip('.')}.",
                 file=str(shards),
                 field=table,
                 hint="remove the damaged line, or measure again",
@@ -97,7 +97,7 @@ def read_table(folder: Path, table: str) -> pd.DataFrame:
         return _frame_of(pq.read_table(path))
     except (OSError, pa.ArrowException) as error:
         raise InputError(
-            f"a measurement's table must be readable Parquet. {path}: {error}.",
+            f"a measurement's table must be readable Parquet. {path}: {str(error).rstrip('.')}.",
             file=str(path),
             hint="make the tables again while there are shards: `placer measure --finish FOLDER`; else measure again",
         ) from error
@@ -151,7 +151,7 @@ def load_schedule(folder: Path, names: Iterable[str], *, num_requests: int | Non
         adapter = np.array([-1 if name is None else number[name] for name in asked], dtype=np.int32)
     except (OSError, pa.ArrowException, KeyError) as error:
         raise InputError(
-            f"a measurement's schedule must be readable and name its adapters. {path}: {error}.",
+            f"a measurement's schedule must be readable and name its adapters. {path}: {str(error).rstrip('.')}.",
             file=str(path),
             hint="measure again into a new folder",
         ) from error
