@@ -162,6 +162,12 @@ def _require_one_subject(given: dict[str, Any]) -> None:
     from twin.errors import InputError
 
     subjects = [name for name in ("workload", "resume", "finish", "demo") if name in given]
+    if "plan" in given and not subjects:
+        raise InputError(
+            "WORKLOAD must be given besides --plan. It is missing.",
+            field="workload",
+            hint="give the problem file that the plan was made from: placer measure WORKLOAD --plan PLAN --gpu NAME",
+        )
     if len(subjects) != 1:
         names = " and ".join("WORKLOAD" if name == "workload" else f"--{name}" for name in subjects)
         raise InputError(

@@ -140,6 +140,34 @@ def test_a_server_that_dies_is_exit_code_6_and_can_be_resumed(workload: Path, tm
     assert len(again.requests) == len(requests) - len(first)
 
 
+def test_what_is_next_after_a_server(workload: Path, tmp_path: Path) -> None:
+    """With metrics and settings a profile can be fitted, with settings one can be tried, without them neither."""
+    with CompletionServer() as server:
+        path, once = tmp_path / "m", ("measure", workload, "--endpoint", server.url, *QUICK)
+        with_metrics = _run(*once, "-o", path, "--metrics-interval", "0.2")
+        without = _run(*once, "-o", tmp_path / "n")
+        undeclared = _written(tmp_path / "u.yaml", {name: WORKLOAD[name] for name in WORKLOAD if name != "engine"})
+        unknown = _run("measure", undeclared, "--endpoint", server.url, *QUICK, "-o", tmp_path / "u")
+    assert f"next: placer calibrate {path} --model CONFIG.JSON --gpu NAME --output profile.json" in with_metrics[1]
+    assert f"next: placer validate {tmp_path / 'n'} --profile PROFILE --model CONFIG.JSON" in without[1]
+    assert "warning: no metrics are recorded" in without[2]
+    assert "next:" not in unknown[1]
+    assert "warning: the workload file has no `engine`" in unknown[2]
+
+
+def test_a_model_that_is_not_there_is_said_before_there_is_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exit code 2, and nothing to resume."""
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+    make_demo(tmp_path / "d", num_adapters=2, ranks=(8,), rate_rps=4.0, seed=0)
+    arguments = ("measure", tmp_path / "d" / "workload.yaml", "--in-process", "-o", tmp_path / "m")
+    code, _, errors = _run(*arguments, "--model", "nosuch")
+    assert code == 2
+    assert "Got 'nosuch'" in errors
+    assert not (tmp_path / "m").exists()
+
+
 def test_ctrl_c_is_exit_code_130(workload: Path, tmp_path: Path) -> None:
     """What was recorded is in the tables, and the message says how to go on."""
     with CompletionServer(Behaviour(token_s=0.05)) as server:
@@ -206,6 +234,7 @@ def test_failed_requests_are_warned_of(workload: Path, tmp_path: Path) -> None:
         (("missing.yaml", "--endpoint", "http://h", "-o", "m"), "a problem file must be a readable file. missing.yaml"),
         (("--resume", "nowhere"), "nowhere has none that can be read"),
         (("--finish", "nowhere"), "nowhere has none that can be read"),
+        (("--plan", "p.json", "--gpu", "g", "--in-process", "-o", "m"), "WORKLOAD must be given besides --plan"),
         (("--demo", "d", "--ranks", "7"), "`ranks` must be of 8, 16"),
         (("--demo", "d", "--retries", "1"), "`--retries` must come with --endpoint. It is given without."),
         (("--demo", "d", "--output", "m"), "`--output` must come with a new measurement. It is given with --demo."),
