@@ -24,7 +24,7 @@ from twin.calibration.table_fit import calibrate_tables
 from twin.calibration.tables import TABLE_MODELS
 from twin.errors import InputError
 from twin.hardware import ModelArchitecture, load_model
-from twin.profile import PerformanceProfile, load_profile
+from twin.profile import PerformanceProfile, load_profile, shipped_profiles
 from twin.validation.doubts import origin_warnings
 from twin.validation.runs import MODELS, read_runs
 
@@ -259,6 +259,15 @@ def _prior(request: CalibrationRequest, model: ModelArchitecture) -> Performance
         )
     if request.prior == GUESSED_PRIOR:
         return guess_profile(model, request.gpu, gpu_memory_gib=_memory_gib(request))
+    shipped = shipped_profiles()
+    if request.prior not in shipped and not Path(request.prior).exists():
+        raise InputError(
+            f"`--prior` must be {AUTOMATIC_PRIOR}, {GUESSED_PRIOR}, a shipped profile ({', '.join(shipped)}) or a "
+            f"profile file. Got {request.prior!r}.",
+            field="prior",
+            value=request.prior,
+            hint=f"leave it out for {AUTOMATIC_PRIOR}, the datasheet's; {GUESSED_PRIOR} is for machines without one",
+        )
     return load_profile(request.prior)
 
 
