@@ -28,8 +28,8 @@ def window_notes(gpus: Verdicts, *, asked_s: float) -> list[str]:
         The horizon that was asked for, in seconds.
     """
     longer = (
-        f" instead of {_seconds(asked_s)} s, so that {MIN_EXPECTED_REQUESTS:g} requests are expected after the warm-up: "
-        "of fewer, those still being served at the end would decide"
+        f" instead of {_seconds(asked_s)} s, so that {MIN_EXPECTED_REQUESTS:g} requests are expected in it: "
+        "of fewer, those still being served at its end would decide"
     )
     groups = (
         ([gpu for gpu in gpus if gpu[1].horizon_s == asked_s], ""),
