@@ -138,10 +138,10 @@ def _engine(manifest: Manifest, path: Path) -> EngineConfig:
             f"the server's settings must be known to replay a measurement. {path} does not have them.",
             file=str(path),
             field="server.engine",
-            # They are noted when a segment ends: whoever killed its process killed them, too.
+            # They are noted when the engine is ready: this one never was, or nobody declared the server's.
             hint="declare `engine` in the workload file, or --max-loras and the like, when you measure over HTTP"
             if manifest.status == "complete"
-            else f"go on with `placer measure --resume {path}`: at its end they are there",
+            else f"go on with `placer measure --resume {path}`: they are there when the engine is ready",
         )
     return manifest.server.engine
 
