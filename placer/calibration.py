@@ -14,6 +14,7 @@ from twin.calibration.datasheets import DATASHEETS, datasheet_of
 from twin.calibration.described_fit import CalibrationSources, ProfileFit
 from twin.calibration.evidence import file_hash, read_evidence
 from twin.calibration.guess import guess_profile
+from twin.calibration.measured_folders import partial_warnings
 from twin.calibration.plausibility import plausibility_warnings
 from twin.calibration.prior import prior_profile
 from twin.calibration.profile_fit import GPU_MEMORY_GIB, GPU_NAME, calibrate
@@ -23,7 +24,7 @@ from twin.calibration.table_fit import calibrate_tables
 from twin.calibration.tables import TABLE_MODELS
 from twin.errors import InputError
 from twin.hardware import ModelArchitecture, load_model
-from twin.profile import PerformanceProfile, load_profile
+from twin.profile import PerformanceProfile, load_profile, shipped_profiles
 from twin.validation.doubts import origin_warnings
 from twin.validation.runs import MODELS, read_runs
 
@@ -117,7 +118,8 @@ def calibrate_profile(request: CalibrationRequest, observer: PlanObserver = igno
     else:
         prior = _prior(request, model)
         sources, doubts = _sources(request, model, observer)
-        fit = _calibrate_own(request, model, sources, observer, prior=prior)
+        fit, partial = _calibrate_own(request, model, sources, observer, prior=prior)
+        doubts = (*partial, *doubts)
     if request.name is not None:
         fit = replace(fit, profile=fit.profile.model_copy(update={"name": request.name}))
     report = build_report(fit, (*doubts, *plausibility_warnings(fit, model)))
@@ -217,7 +219,8 @@ def _calibrate_own(
     observer: PlanObserver,
     *,
     prior: PerformanceProfile,
-) -> ProfileFit:
+) -> tuple[ProfileFit, tuple[str, ...]]:
+    """Return the fit, and what is to be said about the measurements."""
     settings_of = SettingsReader(request.settings)
     evidence = read_evidence(*request.data, model=MODELS.get(request.model, request.model), settings_of=settings_of)
     if request.settings is not None and not evidence.summaries:
@@ -230,7 +233,7 @@ def _calibrate_own(
     if evidence.runs and not sources.runs:
         announce_compilation(observer)
     observer(PhaseStarted("fit", f"{model.name} to {_named(request.data)}"))
-    return calibrate_tables(
+    fit = calibrate_tables(
         evidence,
         model=model,
         prior=prior,
@@ -241,6 +244,7 @@ def _calibrate_own(
         workers=request.workers,
         on_iteration=_reporter(observer),
     )
+    return fit, tuple(partial_warnings(evidence.folders))
 
 
 def _prior(request: CalibrationRequest, model: ModelArchitecture) -> PerformanceProfile:
@@ -255,6 +259,15 @@ def _prior(request: CalibrationRequest, model: ModelArchitecture) -> Performance
         )
     if request.prior == GUESSED_PRIOR:
         return guess_profile(model, request.gpu, gpu_memory_gib=_memory_gib(request))
+    shipped = shipped_profiles()
+    if request.prior not in shipped and not Path(request.prior).exists():
+        raise InputError(
+            f"`--prior` must be {AUTOMATIC_PRIOR}, {GUESSED_PRIOR}, a shipped profile ({', '.join(shipped)}) or a "
+            f"profile file. Got {request.prior!r}.",
+            field="prior",
+            value=request.prior,
+            hint=f"leave it out for {AUTOMATIC_PRIOR}, the datasheet's; {GUESSED_PRIOR} is for machines without one",
+        )
     return load_profile(request.prior)
 
 

@@ -26,10 +26,26 @@ def outcome_lines(path: Path, manifest: Manifest) -> list[str]:
     versions = [f"{name} {manifest.versions[name]}" for name in LIBRARIES if name in manifest.versions]
     if versions:
         lines.append(f"{', '.join(versions)}; processor {manifest.machine.get('processor', 'unknown')}")
-    if "steps" in manifest.tables and isinstance(settings, InProcessSettings):
-        machine = "--gpu NAME" if manifest.clock == "wall" else "--gpu cpu --gpu-memory-gib 16 --prior guess"
-        lines.append(f"next: placer calibrate {path} --model {_config(settings.model)} {machine} --output profile.json")
-    return lines
+    following = _next_command(path, manifest)
+    return lines if following is None else [*lines, f"next: {following}"]
+
+
+def _next_command(path: Path, manifest: Manifest) -> str | None:
+    """Return what can be made of a measurement; ``None``: nothing."""
+    settings, server = manifest.settings, manifest.server
+    if isinstance(settings, InProcessSettings):
+        if "steps" not in manifest.tables:
+            return None
+        is_cpu = manifest.clock != "wall" or manifest.machine.get("device") == "cpu"
+        machine = "--gpu cpu --gpu-memory-gib 16 --prior guess" if is_cpu else "--gpu NAME"
+        return f"placer calibrate {path} --model {_config(settings.model)} {machine} --output profile.json"
+    # Only vLLM's page of metrics says how large the KV cache is.
+    if "metrics" in manifest.tables and server.kv_tokens is not None:
+        declared = "" if settings.engine else " --settings SETTINGS.YAML"
+        return f"placer calibrate {path} --model CONFIG.JSON --gpu NAME{declared} --output profile.json"
+    if server.engine is not None and manifest.summary is not None:
+        return f"placer validate {path} --profile PROFILE --model CONFIG.JSON"
+    return None
 
 
 def outcome_tables(manifest: Manifest) -> tuple[TextTable, ...]:
@@ -53,7 +69,7 @@ def _facts(summary: MeasurementSummary) -> tuple[tuple[str, str], ...]:
     rows = [
         ("requests", ", ".join(f"{count} {status}" for status, count in summary.requests.items())),
         ("offered", f"{summary.offered_tps:,.1f} tokens/s in {summary.measured_s:g} s"),
-        ("served", f"{summary.throughput_tps:,.1f} tokens/s"),
+        ("served", f"{summary.throughput_tps:,.1f} tokens/s{'' if 'ok' in summary.requests else ': NO REQUEST'}"),
     ]
     if summary.failures:
         rows.insert(1, ("failed attempts", ", ".join(f"{count} {what}" for what, count in summary.failures.items())))

@@ -17,9 +17,9 @@ from twin.measurement.in_process import InProcessDriver, engine_environment
 from twin.measurement.interrupts import StopRequest, signals_stop
 from twin.measurement.machine import client_versions, machine_facts
 from twin.measurement.manifest import EndpointSettings, InProcessSettings, Manifest, WorkloadFacts
-from twin.measurement.preparation import engine_arguments, require_adapters, require_lengths
+from twin.measurement.preparation import engine_arguments, require_adapters, require_lengths, require_model
 from twin.measurement.session import Driver, Progress, complete_without_rest, run_segment, settle, unsent_rows
-from twin.vllm_python import find_vllm_python
+from twin.vllm_python import find_vllm_python, require_supported
 from twin.workload import RequestTable
 
 Settings = InProcessSettings | EndpointSettings
@@ -61,7 +61,8 @@ def in_process_settings(
     Raises
     ------
     InputError
-        When the model or an adapter is not there, an option is out of range, or a setting would make the records wrong.
+        When no model is named, an adapter is not there, an option is out of range, or a setting would make the records
+        wrong.
     """
     adapters = adapter_directory or content.adapter_folder
     if adapters is None:
@@ -181,9 +182,20 @@ def finish_measurement(path: Path) -> MeasurementOutcome:
 
 
 def driver_of(settings: Settings) -> Driver:
-    """Return what runs the segments of a measurement (TwinError when vLLM or a library is not installed)."""
+    """Return what runs the segments of a measurement.
+
+    Raises
+    ------
+    InputError
+        When the model is not there.
+    TwinError
+        When vLLM or a library is not installed.
+    """
     if isinstance(settings, InProcessSettings):
-        return InProcessDriver(settings, find_vllm_python())
+        require_model(settings.model, settings.environment)
+        python = find_vllm_python()
+        require_supported(python)
+        return InProcessDriver(settings, python)
     try:
         from twin.measurement.endpoint import EndpointDriver  # noqa: PLC0415 - an optional library
     except ImportError as error:

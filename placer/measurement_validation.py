@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from placer.events import PhaseStarted, PlanObserver, announce_compilation, ignore
 from placer.unmeasured import unmeasured_warnings
+from twin.calibration.measured_folders import measured_model, require_model
 from twin.engine import EngineConfig
 from twin.errors import InputError
 from twin.hardware import SHIPPED_MODELS, ModelArchitecture, load_model
@@ -104,7 +105,7 @@ def validate_measurement(
     folder, fitted = open_folder(path), load_profile(profile)
     manifest = folder.manifest
     engine = _engine(manifest, path)
-    architecture = _model(manifest, fitted, model)
+    architecture = _model(manifest, path, fitted, model)
     announce_compilation(observer, (engine,))
     observer(PhaseStarted("verify", f"{manifest.workload.num_requests} requests with {fitted.name}"))
     replayed = replay_measurement(folder, fitted, architecture, engine)
@@ -117,7 +118,7 @@ def validate_measurement(
         num_requests=replayed.requests,
         measured_s=replayed.measured_s,
         quantities=tuple(_quantities(replayed)),
-        warnings=(*_warnings(manifest), *unmeasured_warnings([fitted])),
+        warnings=(*_warnings(manifest), *_clock_warnings(manifest, fitted), *unmeasured_warnings([fitted])),
     )
 
 
@@ -137,16 +138,32 @@ def _engine(manifest: Manifest, path: Path) -> EngineConfig:
             f"the server's settings must be known to replay a measurement. {path} does not have them.",
             file=str(path),
             field="server.engine",
-            hint="declare `engine` in the workload file, or --max-loras and the like, when you measure over HTTP",
+            # They are noted when the engine is ready: this one never was, or nobody declared the server's.
+            hint="declare `engine` in the workload file, or --max-loras and the like, when you measure over HTTP"
+            if manifest.status == "complete"
+            else f"go on with `placer measure --resume {path}`: they are there when the engine is ready",
         )
     return manifest.server.engine
 
 
-def _model(manifest: Manifest, profile: PerformanceProfile, given: str | None) -> ModelArchitecture:
+def _measured(model: ModelArchitecture, manifest: Manifest, path: Path) -> ModelArchitecture:
+    """Return `model` if it is what was measured, as far as that is known (InputError)."""
+    require_model(measured_model(manifest), model, path)
+    return model
+
+
+def _model(manifest: Manifest, path: Path, profile: PerformanceProfile, given: str | None) -> ModelArchitecture:
     if given is not None:
-        return load_model(given)
-    if profile.model in SHIPPED_MODELS or manifest.settings.kind != "in_process":
-        return load_model(profile.model)
+        return _measured(load_model(given), manifest, path)
+    if profile.model in SHIPPED_MODELS:
+        return _measured(load_model(profile.model), manifest, path)
+    if manifest.settings.kind != "in_process":
+        raise InputError(
+            f"the model must be shipped, or its config.json given. The profile's is {profile.model!r}, and neither.",
+            field="model",
+            value=profile.model,
+            hint="give the path of the model's config.json with --model",
+        )
     return load_model(manifest.settings.model)
 
 
@@ -204,10 +221,20 @@ def _ms(side: Served, field: str, statistic: str) -> float | None:
     return None if value_s is None else MILLISECONDS * value_s
 
 
+def _clock_warnings(manifest: Manifest, profile: PerformanceProfile) -> list[str]:
+    """Say when the profile's times are counted by another clock than the measurement's."""
+    clock = str(profile.provenance.get("clock", manifest.clock))
+    if clock == manifest.clock:
+        return []
+    warning = f"The profile was fitted to times on the clock `{clock}`, the measurement is on `{manifest.clock}`"
+    return [f"{warning}: the errors are those of the clocks, too."]
+
+
 def _warnings(manifest: Manifest) -> list[str]:
     warnings = []
     if manifest.status != "complete":
-        warnings.append(f"The measurement is {manifest.status}: {manifest.reason or 'nothing says why'}.")
+        reason = (manifest.reason or "nothing says why").rstrip(".")
+        warnings.append(f"The measurement is {manifest.status}: {reason}.")
     if manifest.settings.kind == "endpoint":
         warnings.append("Latencies were measured by a client: those of the server and the network are in them.")
     counts = {} if manifest.summary is None else manifest.summary.requests

@@ -14,6 +14,7 @@ from placer.plan_document import Plan, PlannedGpu, Verification
 from placer.stability import confirm_verdicts, instabilities
 from placer.verify import TwinSettings, check_replicas
 from placer.verify_agreement import EngineAgreement
+from placer.verify_notes import ratio_notes, window_notes
 from twin.errors import InputError
 from twin.replica import Replica
 from twin.simulate import ENGINES, EngineName
@@ -37,7 +38,17 @@ class CheckedGpu(BaseModel):
 
 
 class Recheck(BaseModel):
-    """What the twin says about a plan now; `warnings`: what has changed since it was made, and what is metastable."""
+    """What the twin says about a plan now.
+
+    Attributes
+    ----------
+    verdict
+        Rejected where one of the GPUs is.
+    warnings
+        What has changed since the plan was made, and what is metastable.
+    notes
+        The windows that were simulated and, where they are others than was asked for, why; and ratios that need words.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -45,6 +56,7 @@ class Recheck(BaseModel):
     verdict: Literal["accepted", "rejected"]
     gpus: tuple[CheckedGpu, ...]
     warnings: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 def recheck_plan(
@@ -73,17 +85,20 @@ def recheck_plan(
     engine
         Of the twin.
     horizon_s, seed
-        ``None``: those of the plan.
+        ``None``: those of the plan. Of a horizon (> 0), a sixth at most is warm-up; it is longer for a GPU on which
+        few requests are expected (`placer.verify.effective_horizon_s`).
     workers, compares, observer
         See `placer.verify.TwinSettings`.
 
     Raises
     ------
     InputError
-        When the problem is not found or does not have the plan's adapters, or a GPU has no such name.
+        When the horizon is not above 0, the problem is not found or does not have the plan's adapters, or a GPU has
+        no such name.
     VllmError
         When the engine is vLLM, and it is missing or fails.
     """
+    _require_time(horizon_s)
     problem, warnings = load_problem_of(plan, plan_path=plan_path, problem_path=problem_path)
     gpus = select_gpus(plan, names)
     warnings += _incompleteness(plan, problem)
@@ -113,7 +128,11 @@ def recheck_plan(
         for index, gpu in enumerate(gpus)
     )
     is_accepted = all(entry.verification.is_accepted for entry in entries)
-    return Recheck(verdict="accepted" if is_accepted else "rejected", gpus=entries, warnings=tuple(warnings))
+    notes = window_notes(judged, asked_s=settings.horizon_s)
+    notes += ratio_notes(judged, starvation_tolerance=problem.limits.starvation_tolerance)
+    return Recheck(
+        verdict="accepted" if is_accepted else "rejected", gpus=entries, warnings=tuple(warnings), notes=tuple(notes)
+    )
 
 
 def load_problem_of(plan: Plan, *, plan_path: Path, problem_path: Path | None) -> tuple[ProblemFromFile, list[str]]:
@@ -172,6 +191,18 @@ def require_engine(name: str) -> EngineName:
     if name == "vllm":
         return "vllm"
     raise InputError(f"`engine` must be one of {', '.join(ENGINES)}. Got {name!r}.", field="engine", value=name)
+
+
+def _require_time(horizon_s: float | None) -> None:
+    # Not a number is not above 0, either.
+    if horizon_s is None or horizon_s > 0.0:
+        return
+    raise InputError(
+        f"`--horizon` must be more than 0 s. Got {horizon_s:g}.",
+        field="horizon",
+        value=horizon_s,
+        hint="for example --horizon 600, or leave it out for the plan's",
+    )
 
 
 def _incompleteness(plan: Plan, problem: ProblemFromFile) -> list[str]:

@@ -12,6 +12,7 @@ from placer.judge import judge_report
 from placer.plan_document import Verification
 from placer.stability import confirm_verdicts
 from placer.verify_agreement import EngineAgreement, compare_with_fast
+from placer.verify_notes import MIN_EXPECTED_REQUESTS
 from placer.verify_progress import SimulatedTime
 from solvers.placement import GpuAssignment
 from solvers.problem import Problem
@@ -24,9 +25,6 @@ from twin.workload import Workload
 
 DEFAULT_HORIZON_S = 1800.0
 DEFAULT_WARMUP_S = 300.0
-# A replica's throughput ratio is a share of completed requests. With fewer than this many expected in the window, the
-# few that are still being served at its end would decide; the horizon is then longer, up to the second number.
-MIN_EXPECTED_REQUESTS = 200.0
 LONGEST_HORIZON_S = 30.0 * 86400.0
 
 
@@ -314,8 +312,9 @@ def _rejection(workload: Workload, settings: TwinSettings, horizon_s: float, err
 def effective_horizon_s(workload: Workload, settings: TwinSettings) -> float:
     """Return the horizon for a workload.
 
-    Longer when few requests are expected, unless its rates are not constant; and not beyond the end of a replayed
-    trace, where queues would drain and an overloaded GPU would catch up.
+    Longer when fewer than `MIN_EXPECTED_REQUESTS` are expected after the warm-up, up to `LONGEST_HORIZON_S`, unless its
+    rates are not constant; and not beyond the end of a replayed trace, where queues would drain and an overloaded GPU
+    would catch up.
 
     Raises
     ------

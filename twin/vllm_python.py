@@ -170,8 +170,20 @@ def _ask(executable: str) -> tuple[tuple[int, ...], dict[str, str]]:
         return tuple(answer["python"]), dict(answer["found"])
     except (OSError, subprocess.SubprocessError, ValueError, TypeError, KeyError) as error:
         raise VllmError(
-            f"vLLM's interpreter must run. {executable} does not: {error}.",
+            f"vLLM's interpreter must run. {executable} does not: {_what_happened(error)}.",
             field=PYTHON_VARIABLE,
             value=executable,
             hint="set PLACER_VLLM_PYTHON to a python executable, such as /opt/vllm/bin/python",
         ) from error
+
+
+def _what_happened(error: Exception) -> str:
+    """Return how an interpreter failed, without the program that it was given."""
+    if isinstance(error, subprocess.CalledProcessError):
+        said = str(error.stderr).strip().splitlines()[-1:]
+        return f"it ended with exit code {error.returncode}" + (f" ({said[0].rstrip('.')})" if said else "")
+    if isinstance(error, subprocess.TimeoutExpired):
+        return f"it did not answer in {error.timeout:g} s"
+    if isinstance(error, OSError):
+        return str(error)
+    return "its answer is not a Python's"

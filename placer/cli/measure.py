@@ -137,6 +137,7 @@ def measure(
     from placer.cli.measure_progress import MeasureProgress
 
     _require_one_subject(given)
+    was_complete = _is_complete(resume or finish)
     with MeasureProgress() as display:
         if resume is not None:
             from placer.measurement import resume_measurement
@@ -153,7 +154,7 @@ def measure(
             outcome = result.outcome
         else:
             outcome = _measure_new(given, display=display)
-    return _report(outcome, is_json=json_output)
+    return _report(outcome, was_complete=was_complete, is_json=json_output)
 
 
 def _require_one_subject(given: dict[str, Any]) -> None:
@@ -161,6 +162,12 @@ def _require_one_subject(given: dict[str, Any]) -> None:
     from twin.errors import InputError
 
     subjects = [name for name in ("workload", "resume", "finish", "demo") if name in given]
+    if "plan" in given and not subjects:
+        raise InputError(
+            "WORKLOAD must be given besides --plan. It is missing.",
+            field="workload",
+            hint="give the problem file that the plan was made from: placer measure WORKLOAD --plan PLAN --gpu NAME",
+        )
     if len(subjects) != 1:
         names = " and ".join("WORKLOAD" if name == "workload" else f"--{name}" for name in subjects)
         raise InputError(
@@ -255,15 +262,15 @@ def _require_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
 
 
 def _run_demo(given: dict[str, Any], display: Callable[[Progress], None]) -> Demo:
-    from placer.measure_demo import DEMO_ADAPTERS, DEMO_HORIZON_S, DEMO_RANKS, run_demo
+    from placer.measure_demo import run_demo
     from placer.workload_options import parse_ranks
 
     result = run_demo(
         given["demo"],
-        num_adapters=given.get("adapters", DEMO_ADAPTERS),
-        ranks=parse_ranks(given.get("ranks", DEMO_RANKS)),
-        horizon_s=given.get("horizon", DEMO_HORIZON_S),
-        seed=given.get("seed", 0),
+        num_adapters=given.get("adapters"),
+        ranks=parse_ranks(given["ranks"]) if "ranks" in given else None,
+        horizon_s=given.get("horizon"),
+        seed=given.get("seed"),
         on_progress=display,
         on_made=print_note,
     )
@@ -272,7 +279,14 @@ def _run_demo(given: dict[str, Any], display: Callable[[Progress], None]) -> Dem
     return result
 
 
-def _report(outcome: MeasurementOutcome, *, is_json: bool) -> int:
+def _is_complete(measurement: Path | None) -> bool:
+    """Return whether there is nothing left to do in a folder that is given."""
+    from twin.measurement.folder import open_folder
+
+    return measurement is not None and open_folder(measurement).manifest.status == "complete"
+
+
+def _report(outcome: MeasurementOutcome, *, was_complete: bool, is_json: bool) -> int:
     from placer.measure_report import outcome_lines, outcome_tables
     from twin.measurement.manifest import manifest_to_json
 
@@ -290,12 +304,16 @@ def _report(outcome: MeasurementOutcome, *, is_json: bool) -> int:
         for table in outcome_tables(manifest):
             print_lines([""])
             print_table(table.columns, table.rows)
-    print_note(f"wrote {outcome.path}")
+    print_note(f"{outcome.path} is complete already" if was_complete else f"wrote {outcome.path}")
     if manifest.status != "complete":
-        print_error(
-            f"the measurement is partial: {manifest.reason}. What was recorded until then is in the tables.",
-            hint=f"go on with `placer measure --resume {outcome.path}`",
-        )
+        partial = f"the measurement is partial: {manifest.reason}. What was recorded until then is in the tables."
+        hint = f"go on with `placer measure --resume {outcome.path}`"
+        if outcome.cause is None:
+            # Making the tables is all that was asked for.
+            print_note(partial)
+            print_hint(hint)
+        else:
+            print_error(partial, hint=hint)
     if outcome.cause is None:
         return OK if manifest.status == "complete" or manifest.summary is not None else BACKEND_FAILED
     return INTERRUPTED if outcome.cause == "interrupted" else BACKEND_FAILED

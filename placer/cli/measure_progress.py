@@ -23,7 +23,10 @@ class MeasureProgress(LiveLine):
         self._next_s = 0.0
 
     def __call__(self, progress: Progress) -> None:
-        """Show progress."""
+        """Show progress; a warning stays to be seen, also where there is a live line."""
+        if progress.warning is not None:
+            self.print(f"warning: {progress.warning}")
+            return
         text = progress_text(progress)
         self.update(text)
         if (

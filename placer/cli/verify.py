@@ -26,7 +26,10 @@ def verify(
         typer.Option("--compare/--no-compare", help="Does the fast engine simulate the same? Default: others ask it."),
     ] = None,
     gpu: Annotated[list[str] | None, typer.Option("--gpu", help="Only this GPU; may be repeated.")] = None,
-    horizon: Annotated[float | None, typer.Option("--horizon", help="Simulated seconds; default: the plan's.")] = None,
+    horizon: Annotated[
+        float | None,
+        typer.Option("--horizon", help="Simulated seconds; more where few requests come. Default: the plan's."),
+    ] = None,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="Of the traffic; default: the plan's.")] = None,
     json_output: JsonOption = False,
     workers: WorkersOption = None,
@@ -72,9 +75,10 @@ def verify(
 
 
 def _print_recheck(recheck: Recheck) -> None:
-    from placer.cli.tables import print_verdicts
+    from placer.cli.tables import print_lines, print_verdicts
 
     print_verdicts([entry.name for entry in recheck.gpus], [entry.verification for entry in recheck.gpus])
+    print_lines(recheck.notes)
     compared = [(entry.name, entry.agreement) for entry in recheck.gpus if entry.agreement is not None]
     if compared:
         _print_agreements(compared)

@@ -18,6 +18,7 @@ from placer.cli.application import app
 from placer.events import FitIterated, PlanEvent
 from placer.unmeasured import unmeasured_warnings
 from tests.twin.calibration_tables import write_tables
+from tests.twin.measured import new_folder, small_workload
 from tests.twin.run_tables import RUN, out_of_memory_row, write_runs
 from tests.twin.test_step_table import STEP, drawn_rows, write
 from twin.calibration.prior import is_prior, prior_profile
@@ -252,8 +253,10 @@ def test_a_machine_without_a_datasheet_may_be_guessed(own: Path, tmp_path: Path)
     """Nothing is presumed of it: what the tables tell is fitted, and all else is labelled as the prior's."""
     output = tmp_path / "fitted.json"
     assert _calibrate(own, output, "--gpu", "cpu", "--prior", "guess")[0] == 2
-    code, _, errors = _calibrate(own, output, "--gpu", "cpu", "--prior", "guess", "--gpu-memory-gib", "30")
+    code, printed, errors = _calibrate(own, output, "--gpu", "cpu", "--prior", "guess", "--gpu-memory-gib", "30")
     assert code == 0
+    assert "origin prior: " in printed
+    assert "datasheet" not in printed
     profile = load_profile(str(output))
     assert (profile.gpu, profile.gpu_memory_gib) == ("cpu", 30.0)
     assert profile.provenance["prior"]["profile"] == "llama-3.1-8b-cpu-guess"
@@ -318,7 +321,9 @@ def test_serving_runs_are_fitted_too(own: Path, tmp_path: Path) -> None:
         (["{empty}"], "has none of them"),
         (["{own}", "--gpu", "tpu"], "must be one whose datasheet is known"),
         (["{own}", "--gpu", "tpu", "--prior", "{prior}"], "the memory of a GPU without a datasheet must be given"),
-        (["{own}", "--prior", "nothing.json"], "`profile` must be one of"),
+        (["{own}", "--prior", "gess"], "`--prior` must be auto, guess, a shipped profile (llama-3.1-8b-h100-64gb, "),
+        (["{own}", "--prior", "nothing.json"], ") or a profile file. Got 'nothing.json'."),
+        (["{own}", "--prior", "{empty}"], "Is a directory"),
         (["{own}", "--host-profile", "nothing.json"], "`profile` must be one of"),
         (["{own}", "--runs", "{nothing}"], "a table of runs must be a readable file"),
         (["{own}", "--split", "calib"], "`--split` must come with --runs"),
@@ -368,6 +373,15 @@ def test_bad_input_is_reported_and_nothing_is_written(
     assert message in errors
     assert "hint: " in errors
     assert not output.exists()
+
+
+def test_the_parent_of_a_measurement_is_told_its_name(tmp_path: Path) -> None:
+    """As the demo's folder is one."""
+    new_folder(tmp_path / "demo" / "measurement", small_workload())
+    code, _, errors = _calibrate(tmp_path / "demo", tmp_path / "profile.json")
+    assert code == 2
+    assert "has none of them" in errors
+    assert f"hint: give {tmp_path / 'demo' / 'measurement'}, " in errors
 
 
 def test_bad_cell_names_file_line_column_and_value(tmp_path: Path) -> None:

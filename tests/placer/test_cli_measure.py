@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 from placer.cli.application import app
 from placer.cli.measure_progress import progress_text
 from placer.files import load_problem, save_plan
+from placer.measure_report import outcome_lines
 from placer.measure_workload import load_measured_workload, parse_engine_arguments
 from placer.planning import plan
 from tests.placer.small_fleets import fair_surrogate, small_data, write_problem
@@ -104,6 +105,16 @@ def test_json_is_the_manifest_and_nothing_else(workload: Path, tmp_path: Path) -
     assert all(isinstance(body["prompt"], str) for body in server.requests)
 
 
+@pytest.mark.parametrize(("device", "machine"), [("cpu", "--gpu cpu "), ("NVIDIA L4", "--gpu NAME ")])
+def test_what_is_next_names_a_machine_that_calibration_takes(tmp_path: Path, device: str, machine: str) -> None:
+    """An engine on a processor has no datasheet, on whatever clock it was measured."""
+    folder = new_folder(tmp_path / "m", small_workload())
+    run_segment(folder, QueueDriver(), StopRequest(), ignore_progress)
+    settings = folder.manifest.settings.model_copy(update={"clock": "wall"})
+    folder.update(machine={"device": device}, settings=settings)
+    assert machine in outcome_lines(folder.path, folder.manifest)[-1]
+
+
 def test_a_server_that_dies_is_exit_code_6_and_can_be_resumed(workload: Path, tmp_path: Path) -> None:
     """What was recorded stays; the rest is sent once, by a command that needs the folder only."""
     behaviour = Behaviour(dies_after=6, token_s=0.01)
@@ -127,6 +138,34 @@ def test_a_server_that_dies_is_exit_code_6_and_can_be_resumed(workload: Path, tm
     assert len(again.requests) == len(requests) - len(first)
     assert _run("measure", "--resume", tmp_path / "m")[0] == 0
     assert len(again.requests) == len(requests) - len(first)
+
+
+def test_what_is_next_after_a_server(workload: Path, tmp_path: Path) -> None:
+    """With metrics and settings a profile can be fitted, with settings one can be tried, without them neither."""
+    with CompletionServer() as server:
+        path, once = tmp_path / "m", ("measure", workload, "--endpoint", server.url, *QUICK)
+        with_metrics = _run(*once, "-o", path, "--metrics-interval", "0.2")
+        without = _run(*once, "-o", tmp_path / "n")
+        undeclared = _written(tmp_path / "u.yaml", {name: WORKLOAD[name] for name in WORKLOAD if name != "engine"})
+        unknown = _run("measure", undeclared, "--endpoint", server.url, *QUICK, "-o", tmp_path / "u")
+    assert f"next: placer calibrate {path} --model CONFIG.JSON --gpu NAME --output profile.json" in with_metrics[1]
+    assert f"next: placer validate {tmp_path / 'n'} --profile PROFILE --model CONFIG.JSON" in without[1]
+    assert "warning: no metrics are recorded" in without[2]
+    assert "next:" not in unknown[1]
+    assert "warning: the workload file has no `engine`" in unknown[2]
+
+
+def test_a_model_that_is_not_there_is_said_before_there_is_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exit code 2, and nothing to resume."""
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+    make_demo(tmp_path / "d", num_adapters=2, ranks=(8,), rate_rps=4.0, seed=0)
+    arguments = ("measure", tmp_path / "d" / "workload.yaml", "--in-process", "-o", tmp_path / "m")
+    code, _, errors = _run(*arguments, "--model", "nosuch")
+    assert code == 2
+    assert "Got 'nosuch'" in errors
+    assert not (tmp_path / "m").exists()
 
 
 def test_ctrl_c_is_exit_code_130(workload: Path, tmp_path: Path) -> None:
@@ -195,6 +234,7 @@ def test_failed_requests_are_warned_of(workload: Path, tmp_path: Path) -> None:
         (("missing.yaml", "--endpoint", "http://h", "-o", "m"), "a problem file must be a readable file. missing.yaml"),
         (("--resume", "nowhere"), "nowhere has none that can be read"),
         (("--finish", "nowhere"), "nowhere has none that can be read"),
+        (("--plan", "p.json", "--gpu", "g", "--in-process", "-o", "m"), "WORKLOAD must be given besides --plan"),
         (("--demo", "d", "--ranks", "7"), "`ranks` must be of 8, 16"),
         (("--demo", "d", "--retries", "1"), "`--retries` must come with --endpoint. It is given without."),
         (("--demo", "d", "--output", "m"), "`--output` must come with a new measurement. It is given with --demo."),
@@ -260,22 +300,6 @@ def test_without_vllm_nothing_is_run_in_process(tmp_path: Path, monkeypatch: pyt
     assert "vLLM must be installed for this" in errors
     assert PYTHON_VARIABLE in errors
     assert not (tmp_path / "m").exists()
-
-
-def test_the_demo_without_vllm_is_made_and_says_what_is_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Model, adapters and workload can be served by any vLLM."""
-    monkeypatch.setenv(PYTHON_VARIABLE, sys.executable)
-    code, output, errors = _run("measure", "--demo", tmp_path / "d", "--adapters", "3", "--ranks", "16,8")
-    assert (code, output) == (0, "")
-    assert "Nothing was measured" in errors
-    assert f"placer measure {tmp_path / 'd' / 'workload.yaml'} --in-process" in errors
-    content = load_measured_workload(tmp_path / "d" / "workload.yaml")
-    assert [adapter.rank for adapter in content.workload.adapters] == [16, 8, 16]
-    assert content.model_folder == tmp_path / "d" / "model"
-    assert content.adapter_folder == tmp_path / "d" / "adapters"
-    code, _, errors = _run("measure", "--demo", tmp_path / "d")
-    assert code == 2
-    assert "a new or an empty folder" in errors
 
 
 def test_the_demos_folder_must_have_its_model_and_its_adapters(tmp_path: Path) -> None:

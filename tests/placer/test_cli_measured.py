@@ -4,6 +4,7 @@ import html
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -17,6 +18,7 @@ from tests.twin.simulated_serving import adapters_of
 from twin.engine import EngineConfig
 from twin.lengths import LengthDistribution
 from twin.measurement.demo import make_demo
+from twin.measurement.folder import MeasurementFolder
 from twin.measurement.interrupts import StopRequest
 from twin.measurement.manifest import EndpointSettings
 from twin.measurement.session import run_segment
@@ -137,6 +139,56 @@ def test_a_measurement_is_calibrated_and_validated(measured: Path, tmp_path: Pat
             assert abs(error) < most_percent
 
 
+def _on_clock(folder: Path, copy: Path, clock: str, **changes: Any) -> Path:
+    """Return a copy of a measurement whose manifest says another clock, or other settings."""
+    shutil.copytree(folder, copy)
+    manifest = json.loads((copy / "manifest.json").read_text(encoding="utf-8"))
+    manifest["settings"] |= {"clock": clock, **changes}
+    (copy / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    return copy
+
+
+def test_clocks_are_not_mixed(measured: Path, tmp_path: Path) -> None:
+    """Fitted together: refused. Validated with a profile of another clock: said."""
+    steady, wall = (_on_clock(measured, tmp_path / clock, clock) for clock in ("steady", "wall"))
+    code, _, errors = _run(
+        "calibrate", steady, wall, "--model", "llama-3.1-8b", "--gpu", "h100-64gb", "-o", tmp_path / "p.json"
+    )
+    assert code == 2
+    assert "must be on one clock" in errors
+    code, _, errors = _calibrate(steady, tmp_path / "p.json")
+    assert code == 0, errors
+    for folder, is_warned in ((steady, False), (wall, True)):
+        code, _, errors = _run("validate", folder, "--profile", tmp_path / "p.json")
+        assert code == 0, errors
+        assert ("fitted to times on the clock `steady`" in errors) == is_warned
+
+
+def test_another_model_than_the_measured_one_is_refused(measured: Path, tiny: Path, tmp_path: Path) -> None:
+    """Its times would be compared with those of a model a thousand times as large."""
+    folder = _on_clock(measured, tmp_path / "m", "wall", model=str(tiny))
+    for command in (
+        ("calibrate", folder, "--model", "llama-3.1-8b", "--gpu", "h100-64gb", "-o", tmp_path / "p.json"),
+        ("validate", folder, "--profile", SHIPPED),
+    ):
+        code, _, errors = _run(*command)
+        assert code == 2
+        assert "must be the one that was measured" in errors
+        assert "num_layers" in errors
+
+
+def test_a_partial_measurement_is_said_to_be_one_when_it_is_calibrated(measured: Path, tmp_path: Path) -> None:
+    """The fit holds for what was measured; its reader should know that it is not all."""
+    folder = _on_clock(measured, tmp_path / "m", "wall")
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    (folder / "manifest.json").write_text(
+        json.dumps(manifest | {"status": "partial", "reason": "the server vanished"}), encoding="utf-8"
+    )
+    code, _, errors = _calibrate(folder, tmp_path / "p.json")
+    assert code == 0, errors
+    assert "The measurement m is partial: the server vanished." in errors
+
+
 def test_the_table_and_the_schema_of_a_validated_measurement(measured: Path) -> None:
     """One line per quantity; the schema is that of the JSON."""
     code, printed, errors = _run("validate", measured, "--profile", SHIPPED)
@@ -179,17 +231,23 @@ def test_what_does_not_go_together_ends_with_2(
     assert message in errors
 
 
-def test_a_server_of_unknown_settings_cannot_be_replayed(tmp_path: Path) -> None:
-    """Over HTTP, settings that nobody declared are not guessed; latencies are said to be the client's."""
+def _served(path: Path) -> MeasurementFolder:
+    """Return a measurement over HTTP of a server that is as the shipped profile says."""
     length = LengthDistribution(mean=60, std=30, min=4)
     folder = new_folder(
-        tmp_path / "m",
+        path,
         Workload(adapters_of(6, 3.0, prompt=length, output=length)),
         settings=EndpointSettings(url="http://s", metrics_url="http://s/metrics", engine=ENGINE.model_dump()),
     )
-    profile = load_profile(SHIPPED)
-    run_segment(folder, TwinDriver(profile, ENGINE, sees_steps=False), StopRequest(), ignore_progress)
-    save_profile(profile, tmp_path / "p.json")
+    driver = TwinDriver(load_profile(SHIPPED), ENGINE, sees_steps=False)
+    run_segment(folder, driver, StopRequest(), ignore_progress)
+    return folder
+
+
+def test_a_server_of_unknown_settings_cannot_be_replayed(tmp_path: Path) -> None:
+    """Over HTTP, settings that nobody declared are not guessed; latencies are said to be the client's."""
+    folder = _served(tmp_path / "m")
+    save_profile(load_profile(SHIPPED), tmp_path / "p.json")
     code, printed, errors = _run("validate", folder.path, "--profile", tmp_path / "p.json")
     assert code == 0, errors
     assert "Latencies were measured by a client" in errors
@@ -198,3 +256,21 @@ def test_a_server_of_unknown_settings_cannot_be_replayed(tmp_path: Path) -> None
     code, _, errors = _run("validate", folder.path, "--profile", tmp_path / "p.json")
     assert code == 2
     assert "settings must be known" in errors
+    assert "declare `engine` in the workload file" in errors
+    folder.update(status="partial", reason="the server must answer.")
+    code, _, errors = _run("validate", folder.path, "--profile", tmp_path / "p.json")
+    assert code == 2
+    assert f"placer measure --resume {folder.path}" in errors
+
+
+def test_a_server_of_another_model_needs_its_config(tmp_path: Path, tiny: Path) -> None:
+    """The error names the option that gives it; the reason of a partial measurement is one sentence."""
+    folder = _served(tmp_path / "m")
+    folder.update(status="partial", reason="the server must answer.")
+    save_profile(load_profile(SHIPPED).model_copy(update={"model": "model"}), tmp_path / "p.json")
+    code, _, errors = _run("validate", folder.path, "--profile", tmp_path / "p.json")
+    assert code == 2
+    assert "--model" in errors
+    code, _, errors = _run("validate", folder.path, "--profile", tmp_path / "p.json", "--model", tiny / "config.json")
+    assert code == 0, errors
+    assert "must answer.\n" in errors

@@ -11,13 +11,14 @@ from twin.lengths import LengthDistribution
 from twin.measurement.engine_loop import Batch, Counts, DueRequest, EngineLoop, Load, RefusedRequestError, StepResult
 from twin.measurement.folder import MeasurementFolder, create_folder
 from twin.measurement.interrupts import StopRequest
-from twin.measurement.manifest import EndpointSettings, InProcessSettings, Manifest, WorkloadFacts
+from twin.measurement.manifest import EndpointSettings, InProcessSettings, Manifest, ServerFacts, WorkloadFacts
 from twin.measurement.records import ShardWriter
-from twin.measurement.session import Progress, SegmentOutcome, SegmentTask
+from twin.measurement.session import Progress, SegmentFacts, SegmentOutcome, SegmentTask
 from twin.workload import NANOSECONDS, Adapter, Workload
 
 STEP_S = 0.25
 LOAD_S = 0.0625
+NOTHING_SAID = ServerFacts()
 RANKS: tuple[LoraRank, ...] = (8, 16)
 
 
@@ -158,11 +159,16 @@ class QueueDriver:
     ----------
     stops_at
         Request a stop before this step.
+    server
+        What it says about the engine.
     options
         Of the engine.
     """
 
-    def __init__(self, *, stops_at: int = -1, most: int = 2, breaks_at: int = -1) -> None:
+    def __init__(
+        self, *, stops_at: int = -1, most: int = 2, breaks_at: int = -1, server: ServerFacts = NOTHING_SAID
+    ) -> None:
+        self._facts = SegmentFacts(server=server)
         self._stops_at = stops_at
         self._most = most
         self._breaks_at = breaks_at
@@ -178,12 +184,13 @@ class QueueDriver:
         engine = QueueEngine(clock, most=self._most, breaks_at=self._breaks_at, before_step=before_step)
         names = tuple(adapter.name for adapter in task.workload.adapters)
         writer = ShardWriter(task.shards, task.number)
+        task.on_ready(self._facts)
         loop = EngineLoop(engine, clock, writer, names, segment=task.number, limit_s=task.horizon_s + 60.0)
         end_s = loop.run(due_requests(task), lambda: stop.is_made, say_nothing)
         writer.close()
         if stop.is_made:
-            return SegmentOutcome(end_s=end_s, reason=stop.reason, cause="interrupted")
-        return SegmentOutcome(end_s=end_s)
+            return SegmentOutcome(end_s=end_s, reason=stop.reason, cause="interrupted", facts=self._facts)
+        return SegmentOutcome(end_s=end_s, facts=self._facts)
 
 
 def ignore_progress(progress: Progress) -> None:

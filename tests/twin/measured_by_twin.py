@@ -10,7 +10,7 @@ from twin.hardware import GpuType
 from twin.measurement.interrupts import StopRequest
 from twin.measurement.manifest import ServerFacts
 from twin.measurement.records import OK, SENT, UNFINISHED, ShardWriter
-from twin.measurement.session import SegmentOutcome, SegmentTask
+from twin.measurement.session import SegmentFacts, SegmentOutcome, SegmentTask
 from twin.profile import PerformanceProfile
 from twin.replica import STEP_TABLE_COLUMNS, Replica, num_cached_adapters
 from twin.workload import NANOSECONDS, RequestTable
@@ -78,7 +78,7 @@ class TwinDriver:
             end_s=end_s,
             reason=stop.reason if is_cut else None,
             cause="interrupted" if is_cut else None,
-            server=ServerFacts(engine=self._engine, kv_tokens=kv_tokens),
+            facts=SegmentFacts(server=ServerFacts(engine=self._engine, kv_tokens=kv_tokens)),
         )
 
     def _write_requests(self, task: SegmentTask, served: Served, writer: ShardWriter, end_s: float) -> None:

@@ -211,9 +211,12 @@ def test_a_server_that_starts_slowly_is_waited_for(tmp_path: Path) -> None:
 def test_a_server_that_never_answers(tmp_path: Path) -> None:
     """The address and what happened are named, and the folder can be used by the same command again."""
     for _ in range(2):
-        with pytest.raises(TwinError, match=r"must answer within 0 s\. http://127\.0\.0\.1:9: it does not answer"):
+        with pytest.raises(
+            TwinError, match=r"must answer within 0 s\. http://127\.0\.0\.1:9: it does not answer"
+        ) as caught:
             _measure(tmp_path, "http://127.0.0.1:9")
-    assert list((tmp_path / "m").iterdir()) == []
+        assert "(connection refused: 127.0.0.1:9)" in caught.value.message
+    assert not (tmp_path / "m").exists()
 
 
 def test_a_server_that_does_not_answer_again_loses_nothing(tmp_path: Path) -> None:
@@ -393,6 +396,68 @@ def test_a_server_without_metrics(tmp_path: Path) -> None:
     assert "--metrics-url" in str(caught.value.hint)
 
 
+def _warnings_before_requests(server: CompletionServer, path: Path, **changes: Any) -> list[str]:
+    """Measure; return what was warned of before the first request was sent."""
+    settings = _settings(server.url, **changes)
+    folder = new_folder(path / "m", small_workload(), horizon_s=0.5, settings=settings)
+    warned: list[str] = []
+
+    def note(progress: Progress) -> None:
+        if progress.warning is not None:
+            assert server.requests == []
+            warned.append(progress.warning)
+
+    run_segment(folder, EndpointDriver(settings), StopRequest(), note)
+    assert set(warned) <= set(folder.manifest.warnings)
+    return warned
+
+
+def test_what_makes_a_measurement_useless_is_said_at_its_start(tmp_path: Path) -> None:
+    """Without settings nothing can be validated, without metrics nothing calibrated; with both nothing is said."""
+    declared = {"max_loras": 4, "max_lora_rank": 16}
+    with CompletionServer() as server:
+        (without,) = _warnings_before_requests(server, tmp_path / "1", metrics_interval_s=0.2)
+        assert "`engine`" in without
+        assert "placer validate" in without
+    with CompletionServer() as server:
+        (unasked,) = _warnings_before_requests(server, tmp_path / "2", engine=declared)
+        assert "placer calibrate" in unasked
+    with CompletionServer(Behaviour(metrics=(None,))) as server:
+        (missing,) = _warnings_before_requests(server, tmp_path / "3", engine=declared, metrics_interval_s=0.2)
+        assert "has no metrics" in missing
+        assert "placer calibrate" in missing
+    with CompletionServer() as server:
+        assert _warnings_before_requests(server, tmp_path / "4", engine=declared, metrics_interval_s=0.2) == []
+
+
+def test_what_a_server_said_is_written_before_requests_are_sent(tmp_path: Path) -> None:
+    """Whoever kills the measurement does not lose it."""
+    declared = {"max_loras": 4, "max_lora_rank": 16}
+    seen: list[Any] = []
+    with CompletionServer(Behaviour(token_s=0.05)) as server:
+        settings = _settings(server.url, engine=declared, metrics_interval_s=0.2)
+        path = tmp_path / "m"
+        folder = new_folder(path, small_workload(rates_rps=(4.0,) * 3), horizon_s=2.0, settings=settings)
+        note = lambda progress: seen.append(open_folder(path).manifest) if progress.num_sent else None  # noqa: E731
+        run_segment(folder, EndpointDriver(settings), StopRequest(), note)
+    assert seen[0].status == "running"
+    assert seen[0].server == folder.manifest.server
+    assert seen[0].server.kv_tokens == 16_000
+    assert seen[0].versions == folder.manifest.versions
+    assert seen[0].versions["vllm"] == "0.32.0"
+
+
+def test_a_measurement_that_served_nothing_says_so(tmp_path: Path) -> None:
+    """First of all: its other numbers mean nothing."""
+    with CompletionServer(Behaviour(faults=dict.fromkeys(range(500), "500"))) as server:
+        folder, _ = _measure(tmp_path, server)
+    sent = len(_requests(folder))
+    assert folder.manifest.warnings[0].startswith(f"NO REQUEST WAS SERVED: of {sent} that were sent, {sent} error")
+    with CompletionServer(Behaviour(faults={0: "500"})) as server:
+        folder, _ = _measure(tmp_path / "other", server)
+    assert not any("NO REQUEST" in warning for warning in folder.manifest.warnings)
+
+
 def test_settings_that_contradict_each_other_are_said(tmp_path: Path) -> None:
     """The server has 4 slots: it cannot have a CPU cache of 2, and what it has is not known."""
     declared = {"max_loras": 2, "max_cpu_loras": 2, "max_lora_rank": 16}
@@ -436,7 +501,7 @@ def test_a_client_that_is_held_up_says_so(tmp_path: Path) -> None:
 
     def hold_up(progress: Progress) -> None:
         # Progress is told from the client's own loop.
-        if progress.what is None and not settings_seen:
+        if progress.num_sent and not settings_seen:
             settings_seen.append(progress.time_s)
             threading.Event().wait(0.5)
 

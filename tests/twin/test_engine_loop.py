@@ -110,6 +110,15 @@ def test_what_is_not_done_at_the_limit_is_recorded_as_it_is(tmp_path: Path) -> N
     assert (request["status"], request["generated_tokens"], end_s) == ("unfinished", 2, 2 * STEP_S)
 
 
+def test_what_was_due_while_the_last_step_ran_waits_at_the_limit(tmp_path: Path) -> None:
+    """It was sent, and is not what nobody ever asked for."""
+    schedule = [DueRequest(0, 0.0, -1, 5, 100), DueRequest(1, 1.5 * STEP_S, -1, 5, 1)]
+    records, _, counts = _run(tmp_path, schedule, limit_s=1.8 * STEP_S)
+    by_number = {record["request"]: record for record in records["requests"]}
+    assert counts.sent == 2
+    assert (by_number[1]["status"], by_number[1]["generated_tokens"]) == ("unfinished", 0)
+
+
 def test_a_stop_ends_the_loop_after_the_step(tmp_path: Path) -> None:
     """What was not due yet was never sent."""
     answers = iter([False, False, True])

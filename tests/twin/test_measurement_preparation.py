@@ -20,7 +20,7 @@ from twin.measurement.in_process import InProcessDriver, engine_environment
 from twin.measurement.interrupts import StopRequest
 from twin.measurement.machine import client_versions, machine_facts
 from twin.measurement.manifest import InProcessSettings
-from twin.measurement.preparation import engine_arguments, require_adapters, require_lengths
+from twin.measurement.preparation import engine_arguments, require_adapters, require_lengths, require_model
 from twin.measurement.prompts import prompt_text, prompt_token_ids
 from twin.measurement.session import Progress, run_segment
 from twin.vllm_python import VllmPython
@@ -147,6 +147,38 @@ def test_an_adapter_of_another_rank(tmp_path: Path, content: str, message: str) 
         require_adapters(tmp_path, small_workload(rates_rps=(1.0,)))
 
 
+@pytest.mark.parametrize("name", ["nosuch", "some/model", "./nosuch", "/no/such/folder"])
+def test_a_model_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """It is neither a folder nor in the local cache, and vLLM may not download it."""
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(InputError, match=r"folder with config\.json, or in the local Hugging Face cache") as caught:
+        require_model(name, {"HF_HUB_OFFLINE": "1"})
+    assert (caught.value.field, caught.value.value) == ("model", name)
+    assert ("HF_HUB_OFFLINE=1 is set" in str(caught.value.hint)) == (name[0] not in "./")
+
+
+def test_a_model_that_may_be_downloaded_or_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, demo: Path) -> None:
+    """A folder with config.json, a name in the cache, and any name where downloads are allowed."""
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    require_model(str(demo / "model"), {"HF_HUB_OFFLINE": "1"})
+    require_model("some/model", {"HF_HUB_OFFLINE": "0"})
+    snapshot = tmp_path / "models--some--model" / "snapshots" / "0123"
+    snapshot.mkdir(parents=True)
+    with pytest.raises(InputError):
+        require_model("some/model", {"HF_HUB_OFFLINE": "1"})
+    (snapshot / "config.json").write_text("{}", encoding="utf-8")
+    require_model("some/model", {"HF_HUB_OFFLINE": "1"})
+
+
+@pytest.mark.parametrize("offline", ["0", "1"])
+def test_a_folder_that_is_no_model(tmp_path: Path, offline: str) -> None:
+    """Nothing could be downloaded for it."""
+    with pytest.raises(InputError, match=r"It has no config\.json"):
+        require_model(str(tmp_path), {"HF_HUB_OFFLINE": offline})
+    with pytest.raises(InputError, match=r"must be a folder with config\.json"):
+        require_model(str(tmp_path / "none"), {"HF_HUB_OFFLINE": offline})
+
+
 def test_prompts_that_fill_the_context() -> None:
     """They leave no room for a token."""
     requests = small_workload(prompt=100).requests(horizon_s=20.0)
@@ -205,9 +237,7 @@ def test_a_worker_that_cannot_start_says_why(tmp_path: Path, driver: InProcessDr
     folder = new_folder(tmp_path / "m", _workload())
     with pytest.raises(TwinError, match=r"vLLM's engine must start\. ModuleNotFoundError: No module named 'vllm'"):
         run_segment(folder, driver, StopRequest(), ignore_progress)
-    manifest = open_folder(folder.path).manifest
-    assert manifest.status == "partial"
-    assert "No module named 'vllm'" in str(manifest.reason)
+    assert [entry.name for entry in folder.path.iterdir()] == ["engine.log"]
     assert "Traceback" in folder.engine_log.read_text("utf-8")
 
 

@@ -14,10 +14,11 @@ import pytest
 
 from tests.twin.measured import QueueDriver, ignore_progress, new_folder, small_workload
 from twin.calibration.step_table import find_tables, read_steps
+from twin.engine import EngineConfig
 from twin.errors import InputError, TwinError
 from twin.measurement.folder import MeasurementFolder, open_folder
 from twin.measurement.interrupts import StopRequest, signals_stop
-from twin.measurement.manifest import Manifest, manifest_schema, manifest_to_json
+from twin.measurement.manifest import Manifest, ServerFacts, manifest_schema, manifest_to_json
 from twin.measurement.records import SENT, TABLES, ShardReader, ShardWriter, shard_path
 from twin.measurement.session import (
     KILLED,
@@ -120,6 +121,82 @@ def test_an_interrupted_measurement_goes_on_where_it_was(tmp_path: Path) -> None
     assert set(read_table(folder.path, "steps")["segment"]) == {1, 2}
 
 
+@pytest.mark.parametrize(("kv_tokens", "is_warned"), [(4096, False), (8192, True)])
+def test_another_server_after_an_interruption_is_warned_of(tmp_path: Path, kv_tokens: int, is_warned: bool) -> None:  # noqa: FBT001
+    """A measurement of two engines is none of either."""
+    folder = new_folder(tmp_path / "m", small_workload(), horizon_s=40.0)
+    _run(folder, QueueDriver(stops_at=12, server=ServerFacts(kv_tokens=4096)))
+    again = open_folder(folder.path)
+    _run(again, QueueDriver(server=ServerFacts(kv_tokens=kv_tokens)))
+    assert any("another KV cache" in warning for warning in again.manifest.warnings) == is_warned
+
+
+def _killed(path: Path, *, kv_tokens: int) -> MeasurementFolder:
+    """Measure in a process that SIGKILL ends in the middle of a step; go on in the folder if there is one."""
+    script = (
+        "import os, signal, sys\n"
+        "from pathlib import Path\n"
+        "from tests.twin.measured import *\n"
+        "from twin.measurement.folder import open_folder\n"
+        "from twin.measurement.session import run_segment\n"
+        "class Killed(QueueDriver):\n"
+        "    def run(self, task, stop):\n"
+        "        stop.make = lambda reason: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "        return super().run(task, stop)\n"
+        "path = Path(sys.argv[1])\n"
+        "folder = open_folder(path) if path.exists() else new_folder(path, small_workload(), horizon_s=40.0)\n"
+        "server = ServerFacts(kv_tokens=int(sys.argv[2]))\n"
+        "run_segment(folder, Killed(stops_at=10, server=server), StopRequest(), ignore_progress)\n"
+    )
+    command = [sys.executable, "-c", script, str(path), str(kv_tokens)]
+    run = subprocess.run(command, cwd=ROOT, check=False)
+    assert run.returncode == -signal.SIGKILL
+    return open_folder(path)
+
+
+def test_what_a_server_said_survives_a_kill(tmp_path: Path) -> None:
+    """It is in the manifest before the first request is sent, and stays when the tables are made."""
+    folder = _killed(tmp_path / "m", kv_tokens=4096)
+    assert folder.manifest.status == "running"
+    assert folder.manifest.server.kv_tokens == 4096
+    assert settle(folder).server.kv_tokens == 4096
+    folder = _killed(folder.path, kv_tokens=8192)
+    assert any("another KV cache" in warning for warning in settle(folder).warnings)
+
+
+def test_an_endpoint_that_has_not_said_everything_yet_is_no_other_one(tmp_path: Path) -> None:
+    """Slots are in vLLM's metrics only after the first requests: until then they are what the problem file declares."""
+    said = ServerFacts(engine=EngineConfig(max_loras=4), details={"said": {"max_loras": 4}})
+    silent = ServerFacts(engine=EngineConfig(max_loras=8), details={"said": {}})
+    folder = new_folder(tmp_path / "m", small_workload(), horizon_s=40.0)
+    _run(folder, QueueDriver(stops_at=12, server=said))
+    again = open_folder(folder.path)
+    _run(again, QueueDriver(server=silent))
+    assert not any("another KV cache" in warning for warning in again.manifest.warnings)
+
+
+class _LogsAndFails:
+    """A driver whose engine writes a log and does not start."""
+
+    def run(self, task: SegmentTask, stop: StopRequest) -> SegmentOutcome:
+        """Fail."""
+        del stop
+        task.log.write_text("Traceback", encoding="utf-8")
+        raise TwinError("vLLM's engine must start.")
+
+
+def test_an_engine_that_never_started_leaves_its_log_and_the_folder_can_be_used(tmp_path: Path) -> None:
+    """The log says more than the error does; nothing else is left, and the same command works."""
+    path = tmp_path / "m"
+    with pytest.raises(TwinError, match="must start"):
+        run_segment(new_folder(path, small_workload()), _LogsAndFails(), StopRequest(), ignore_progress)
+    assert [entry.name for entry in path.iterdir()] == ["engine.log"]
+    folder = new_folder(path, small_workload())
+    assert not folder.engine_log.exists()
+    _run(folder)
+    assert open_folder(path).manifest.status == "complete"
+
+
 def test_a_break_down_keeps_what_was_recorded(tmp_path: Path) -> None:
     """The error reaches the caller, and the folder says what it was."""
     folder = new_folder(tmp_path / "m", small_workload())
@@ -174,10 +251,10 @@ def test_a_record_that_was_cut_off_is_counted(tmp_path: Path) -> None:
     folder = new_folder(tmp_path / "m", small_workload())
     _run(folder, QueueDriver(stops_at=8))
     with shard_path(folder.shards, "steps", 1).open("ab") as shard:
-        shard.write(b'{"tokens": 3}')
+        shard.write(b"[" * 100_000 + b"\n" + b'{"tokens": 3}')
     manifest = settle(folder)
     assert manifest.tables["steps"] == 9
-    assert "1 records were cut off when a process was killed" in manifest.warnings
+    assert "2 records were cut off when a process was killed" in manifest.warnings
 
 
 def test_tables_can_be_made_again(tmp_path: Path) -> None:
@@ -305,11 +382,39 @@ def test_a_schedule_survives_its_file(tmp_path: Path) -> None:
         load_schedule(tmp_path, ["a0"])
 
 
+def test_a_schedule_that_is_not_the_measurements_is_named(tmp_path: Path) -> None:
+    """Cut short, of other columns or with empty cells, nothing may be sent by it."""
+    folder = new_folder(tmp_path / "m", small_workload())
+    path = folder.path / "schedule.parquet"
+    whole = pd.read_parquet(path)
+    for damaged in (whole.head(2), pd.DataFrame({"x": range(len(whole))}), whole.assign(arrival_ns=None)):
+        damaged.to_parquet(path)
+        with pytest.raises(InputError, match=r"schedule must.*schedule\.parquet"):
+            folder.schedule()
+
+
+@pytest.mark.parametrize(
+    "record",
+    ['{"request": "x", "attempt": 0}', '{"status": "ok"}', '{"request": 1, "attempt": 9, "generated_tokens": 9e20}'],
+)
+def test_records_of_another_kind_are_named(tmp_path: Path, record: str) -> None:
+    """A damaged shard is an error of the input, and leaves the tables as they are."""
+    folder = new_folder(tmp_path / "m", small_workload())
+    _run(folder, QueueDriver(stops_at=8))
+    requests = read_table(folder.path, "requests")
+    with shard_path(folder.shards, "requests", 1).open("a", encoding="utf-8") as shard:
+        shard.write(record + "\n")
+    with pytest.raises(InputError, match=r"records must be as .* wrote them\..*requests-\*\.jsonl"):
+        settle(folder)
+    pd.testing.assert_frame_equal(read_table(folder.path, "requests"), requests)
+
+
 def test_damaged_tables_are_named(tmp_path: Path) -> None:
     """A table that is no Parquet file is an error of the input, not of the program."""
     (tmp_path / "steps.parquet").write_bytes(b"no parquet")
-    with pytest.raises(InputError, match=r"readable Parquet.*steps\.parquet"):
+    with pytest.raises(InputError, match=r"readable Parquet.*steps\.parquet") as caught:
         read_table(tmp_path, "steps")
+    assert not caught.value.message.endswith("..")
 
 
 def test_a_table_that_was_not_recorded_is_empty() -> None:

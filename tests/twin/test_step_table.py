@@ -167,13 +167,19 @@ def test_steps_of_a_log_become_means_of_steps_that_are_alike(tmp_path: Path) -> 
     assert sorted(frequent.tolist()) == [100.0 * index for index in range(20)]
 
 
-def test_a_mean_of_a_log_stays_in_its_group_and_its_regime(tmp_path: Path) -> None:
-    """Few steps of a run, or of a kind with prefills, are a mean of few steps; nothing is lost."""
+def test_a_mean_of_a_log_stays_in_its_regime(tmp_path: Path) -> None:
+    """Few steps of a kind without prefills are a mean of few steps; nothing is lost."""
     rows = _log({(40, 8): 10}) + _log({(40, 8): 10}, group="run 2")
     rows += [row | {"has_prefill": 0, "is_batch_changed": 0} for row in _log({(8, 8): 5})]
     observations = read_steps(read_measurements(write(tmp_path / "steps.csv", rows)))
-    assert sorted(np.bincount(observations.measurement).tolist()) == [5, 10, 10]
-    assert sorted(observations.group.tolist()) == ["run 1", "run 1", "run 2"]
+    assert sorted(np.bincount(observations.measurement).tolist()) == [5, 20]
+
+
+def test_what_is_frequent_in_a_long_log_does_not_outweigh_what_is_rare(tmp_path: Path) -> None:
+    """A hundred groups of the same step are 8 means, as one group is."""
+    rows = [row for number in range(100) for row in _log({(40, 8): 20}, group=f"window {number}")]
+    observations = read_steps(read_measurements(write(tmp_path / "steps.csv", rows)))
+    assert np.bincount(observations.measurement).tolist() == [250] * 8
 
 
 def test_a_fit_to_a_log_meets_the_mean_of_times_with_a_long_tail(tmp_path: Path) -> None:

@@ -65,6 +65,17 @@ def test_an_interpreter_that_does_not_exist(monkeypatch: pytest.MonkeyPatch) -> 
         find_vllm_python()
 
 
+def test_a_program_that_is_no_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it said is repeated, and what it was asked is not."""
+    path = tmp_path / "program"
+    path.write_text("#!/bin/sh\necho 'usage: program FILE' >&2\nexit 2\n", encoding="utf-8")
+    path.chmod(0o755)
+    monkeypatch.setenv(PYTHON_VARIABLE, str(path))
+    with pytest.raises(TwinError, match=r"does not: it ended with exit code 2 \(usage: program FILE\)\.$") as caught:
+        find_vllm_python()
+    assert "importlib" not in caught.value.message
+
+
 def test_a_module_of_ours_runs_there(tmp_path: Path) -> None:
     """The other interpreter finds `twin`, the module gets its arguments, and nothing beside `twin` becomes visible."""
     executable, *rest = VllmPython(sys.executable, "0.32.0", "vllm").command("twin.errors", "one", "two")

@@ -47,29 +47,28 @@ def medians_of_equal(frame: pd.DataFrame, *, is_grouped: bool) -> pd.DataFrame:
     return merged.drop_duplicates(keys).sort_index()
 
 
-def means_of_alike(frame: pd.DataFrame, *, is_grouped: bool) -> tuple[pd.DataFrame, NDArray[np.int64]]:
+def means_of_alike(frame: pd.DataFrame) -> tuple[pd.DataFrame, NDArray[np.int64]]:
     """Return the steps of a log in another order, each with the mean time of its measurement, and the measurements.
 
     A kind of at least `STEPS_PER_MEAN` steps becomes one to `MEANS_PER_KIND` means, by context. Rarer kinds share a
-    mean with those next to them: they differ by a token, a request or an adapter.
+    mean with those next to them: they differ by a token, a request or an adapter. What is rarer still, such as the only
+    prefill of a log, is a mean of what there is.
 
     Parameters
     ----------
     frame
-        Columns as `twin.calibration.step_table.read_steps` makes them; N rows.
-    is_grouped
-        Whether `group` names runs, over which no mean goes.
+        Columns as `twin.calibration.step_table.read_steps` makes them; N rows. A mean may go over several groups, else
+        a long log's frequent kinds would outweigh the rare ones; it belongs to that of its first row.
 
     Returns
     -------
     N rows, and the number of each row's measurement, int64 [N], from 0 on.
     """
-    family = [*_FAMILY, *(["group"] if is_grouped else [])]
-    kind = [*family, *_COUNTS]
+    kind = [*_FAMILY, *_COUNTS]
     ordered = frame.sort_values([*kind, "context_tokens"], kind="stable").reset_index(drop=True)
     is_rare = ordered.groupby(kind, sort=False)["weight"].transform("sum") < STEPS_PER_MEAN
     # Rare kinds of a family are cut together, a frequent kind by itself.
-    names = pd.Series(ordered.groupby(family, sort=False).ngroup())
+    names = pd.Series(ordered.groupby(_FAMILY, sort=False).ngroup())
     names = names.where(is_rare, -1 - ordered.groupby(kind, sort=False).ngroup())
     parts = _parts(ordered["weight"], names, most=np.where(is_rare, np.inf, MEANS_PER_KIND))
     measurement = pd.factorize(pd.Series(list(zip(names, parts, strict=True))))[0].astype(np.int64)

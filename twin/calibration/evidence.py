@@ -11,6 +11,7 @@ from typing import Any
 from twin.calibration import bench_runs, bench_windows
 from twin.calibration.bench_files import BenchResult
 from twin.calibration.evidence_files import EvidenceFiles, is_measurement, recognise
+from twin.calibration.measured_folders import MeasuredFolder, read_folder
 from twin.calibration.metrics_files import read_metrics_table, read_prometheus, read_text_pages
 from twin.calibration.metrics_series import SampleCollector
 from twin.calibration.metrics_windows import SOURCE as METRICS
@@ -86,6 +87,8 @@ class Evidence:
         What had to be assumed to use them.
     unread
         Files of the folders that are none of these.
+    folders
+        Those that `placer measure` wrote.
     hashes
         SHA-256 of the files, by name; with the folder's name where there are several folders.
     """
@@ -96,6 +99,7 @@ class Evidence:
     summaries: tuple[SourceSummary, ...] = ()
     assumed: tuple[str, ...] = ()
     unread: tuple[str, ...] = ()
+    folders: tuple[MeasuredFolder, ...] = ()
     hashes: Mapping[str, str] = field(default_factory=dict)
 
     def as_report(self) -> dict[str, Any]:
@@ -176,6 +180,7 @@ class _Reading:
         self._dropped: dict[str, dict[str, int]] = {METRICS: {}, BENCH: {}}
         self._assumed: dict[str, None] = {}
         self._unread: list[str] = []
+        self._folders: list[MeasuredFolder] = []
         self._hashes: dict[str, str] = {}
 
     def read(self, data: Path, *, folder: str) -> None:
@@ -187,6 +192,8 @@ class _Reading:
         tables = find_tables(data) if files.has_tables or not has_serving else {}
         for name, table in tables.items():
             self._tables.setdefault(name, []).append(table)
+        if is_measurement(data):
+            self._folders.append(read_folder(data))
         self._read_metrics(files, data, folder)
         for path, results in files.results:
             self._read_results(path, results, folder)
@@ -210,6 +217,7 @@ class _Reading:
             ),
             assumed=tuple(self._assumed),
             unread=tuple(self._unread),
+            folders=tuple(self._folders),
             hashes=self._hashes,
         )
 

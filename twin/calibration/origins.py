@@ -20,7 +20,7 @@ ORIGINS: dict[Origin, str] = {
     "joint": "serving runs decide, by their mean time per token; the steps alone do not",
     "taken over": "of another profile",
     "other table": "fitted to measurements other than step times",
-    "prior": "the measurements say little or nothing about it: datasheet, and measured profiles of other hardware",
+    "prior": "the measurements say little or nothing about it: what was believed before (`--prior`)",
     "no data": "nothing measured depends on it, and there is no prior: 0",
 }
 # Below this share of its prior variance that the data remove, a coefficient is the prior's, not theirs.

@@ -47,6 +47,7 @@ from twin.calibration.alike_steps import means_of_alike, medians_of_equal
 from twin.calibration.observations import StepObservations, Steps
 from twin.engine import SUPPORTED_RANKS
 from twin.errors import InputError
+from twin.measurement.folder import MANIFEST
 from twin.tables import read_csv_table, read_parquet_table
 
 TABLE_NAMES = ("steps", "loads", "memory", "startup")
@@ -202,11 +203,13 @@ def find_tables(data: Path) -> dict[str, Table]:
         if paths:
             tables[name] = read_measurements(paths[0])
     if not tables:
+        measured = sorted(manifest.parent for manifest in data.glob(f"*/{MANIFEST}"))
+        named = f"{measured[0]}, which `placer measure` wrote" if measured else "the folder with the measurements"
         raise InputError(
             f"the folder must hold a table: {', '.join(TABLE_NAMES)} ({', '.join(SUFFIXES)}), or the calib_* tables. "
             f"{data} has none of them.",
             file=str(data),
-            hint="give the folder with the measurements, or --prior-only to do without",
+            hint=f"give {named}, or --prior-only to do without",
         )
     return tables
 
@@ -265,7 +268,7 @@ def read_steps(table: Table) -> StepObservations:
         _require_one_time(table, names, time_ms)
         return observations_of(frame, pd.factorize(names)[0].astype(np.int64))
     if table.has("step"):
-        return observations_of(*means_of_alike(frame, is_grouped=table.has("group")))
+        return observations_of(*means_of_alike(frame))
     frame = medians_of_equal(frame, is_grouped=table.has("group"))
     return observations_of(frame, np.arange(len(frame)))
 

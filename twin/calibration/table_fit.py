@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from twin.calibration.described_fit import CalibrationSources, ProfileFit, fit_described
 from twin.calibration.evidence import Evidence
+from twin.calibration.measured_folders import require_model, require_one_clock
 from twin.calibration.observations import StepObservations
 from twin.calibration.prior import coefficient_prior
 from twin.calibration.profile_fit import regimes_to_leave_out
@@ -56,11 +57,14 @@ def calibrate_tables(
     Raises
     ------
     InputError
-        When a value in a table cannot be used.
+        When a value in a table cannot be used, or measurements are on different clocks or of another model.
     ProfileError
         When scipy (extra ``train``) is not installed.
     """
     tables = evidence.tables
+    clock = require_one_clock(evidence.folders)
+    for folder in evidence.folders:
+        require_model(folder.model, model, folder.path)
     own = [read_steps(table) for table in tables.get("steps", ())]
     observations = joined(*own, window_observations(evidence.windows))
     sources = replace(sources, runs=(*sources.runs, *evidence.runs))
@@ -100,6 +104,8 @@ def calibrate_tables(
         },
         "step_time": described.report | {"method": method},
     }
+    if clock is not None:
+        provenance["clock"] = clock
     if evidence.summaries:
         provenance["serving"] = evidence.as_report()
     if "loads" in tables:

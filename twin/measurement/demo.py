@@ -19,6 +19,9 @@ from twin.errors import InputError, TwinError
 MODEL_FOLDER = "model"
 ADAPTER_FOLDER = "adapters"
 WORKLOAD_FILE = "workload.yaml"
+WEIGHTS_FILE = "model.safetensors"
+# The first line of the workload file, by which a demo is known.
+HEADING = "# A tiny random model and random adapters: what they say has no meaning, how long it takes has."
 
 NUM_LAYERS = 3
 HIDDEN_SIZE = 128
@@ -98,6 +101,16 @@ def make_demo(folder: Path, *, num_adapters: int, ranks: Sequence[int], rate_rps
     return names
 
 
+def is_demo(folder: Path) -> bool:
+    """Return whether `make_demo` made a folder, whatever else has come into it since."""
+    try:
+        # It is written last: where it is, the adapters are.
+        text = (folder / WORKLOAD_FILE).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return False
+    return text.startswith(HEADING) and (folder / MODEL_FOLDER / WEIGHTS_FILE).is_file()
+
+
 def _require_ranks(ranks: Sequence[int]) -> None:
     for rank in ranks:
         if rank not in SUPPORTED_RANKS:
@@ -121,7 +134,7 @@ def _write_model(folder: Path, generator: np.random.Generator) -> None:
             "model_max_length": MAX_MODEL_LEN,
         },
     )
-    _save_weights(_model_weights(generator), folder / "model.safetensors")
+    _save_weights(_model_weights(generator), folder / WEIGHTS_FILE)
 
 
 def _write_adapter(folder: Path, rank: int, generator: np.random.Generator) -> None:
@@ -213,7 +226,7 @@ def _workload_text(names: Sequence[str], ranks: Sequence[int], rate_rps: float) 
     rates = rate_rps * weights / weights.sum()
     settings = "max_num_seqs: 32, max_num_batched_tokens: 512, gpu_memory_utilization: 0.1"
     lines = [
-        "# A tiny random model and random adapters: what they say has no meaning, how long it takes has.",
+        HEADING,
         "schema_version: 1",
         f"model: {MODEL_FOLDER}",
         f"engine: {{max_loras: {min(len(names), 4)}, max_lora_rank: {max(ranks)}, max_model_len: {MAX_MODEL_LEN},",

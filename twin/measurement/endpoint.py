@@ -18,17 +18,19 @@ from pydantic import ValidationError
 from twin.engine import EngineConfig
 from twin.errors import InputError, PlacerError
 from twin.measurement.endpoint_client import Answer, EndpointClient, ModelCard
-from twin.measurement.endpoint_run import EndpointRun
+from twin.measurement.endpoint_run import METRICS_TIMEOUT_S, EndpointRun
 from twin.measurement.interrupts import StopRequest
 from twin.measurement.machine import client_versions
 from twin.measurement.manifest import EndpointSettings, ServerFacts
 from twin.measurement.metrics_page import engine_facts
 from twin.measurement.preparation import require_lengths
 from twin.measurement.records import OK, ShardWriter
-from twin.measurement.session import Progress, SegmentOutcome, SegmentTask
+from twin.measurement.session import Progress, SegmentFacts, SegmentOutcome, SegmentTask
 
 API_KEY_VARIABLE = "OPENAI_API_KEY"
 LIBRARIES = ("aiohttp", "prometheus_client")
+# What the names of vLLM's metrics begin with.
+VLLM_METRIC = "vllm:"
 
 
 class EndpointDriver:
@@ -66,18 +68,26 @@ class EndpointDriver:
                 version = await client.version()
                 async with self._adapters(client, task, writer, cards, stop) as base:
                     require_lengths(task.requests, base.max_model_len)
+                    page = await self._page(client)
+                    task.on_ready(self._facts(page, base, version))
                     run = EndpointRun(self._settings, task, client, writer, base)
                     end_s = await run.serve(stop)
         finally:
             writer.close()
-        server, warnings = self._server_facts(run.last_page, base, version)
-        return SegmentOutcome(
-            end_s=end_s,
-            reason=run.reason,
-            cause=run.cause,
+        facts = self._facts(run.last_page or page, base, version)
+        return SegmentOutcome(end_s=end_s, reason=run.reason, cause=run.cause, facts=facts)
+
+    async def _page(self, client: EndpointClient) -> Answer | str | None:
+        """Return the page of metrics, why there is none, or ``None`` where it is not asked for."""
+        return await client.metrics(METRICS_TIMEOUT_S) if self._settings.metrics_interval_s > 0 else None
+
+    def _facts(self, page: Answer | str | None, base: ModelCard, version: str | None) -> SegmentFacts:
+        """Return what is known, by a page of metrics or why there is none."""
+        server, warnings = self._server_facts(page if isinstance(page, str) else None, base, version)
+        return SegmentFacts(
             server=server,
             versions=client_versions(*LIBRARIES) | ({} if version is None else {"vllm": version}),
-            warnings=warnings + run.warnings,
+            warnings=(*_use_warnings(self._settings, page), *warnings),
         )
 
     @asynccontextmanager
@@ -152,6 +162,26 @@ class EndpointDriver:
             details["version"] = version
         kv_tokens = blocks * size if blocks is not None and size is not None else None
         return ServerFacts(engine=engine, kv_tokens=kv_tokens, details=details), warnings
+
+
+def _use_warnings(settings: EndpointSettings, page: Answer | str | None) -> tuple[str, ...]:
+    """Return what a measurement will be of no use for, by what is declared and by the page of metrics."""
+    warnings = []
+    if not settings.engine:
+        warnings.append(
+            "the workload file has no `engine`, and no option such as --max-loras is given: without the server's "
+            "settings `placer validate` cannot replay this measurement, and `placer calibrate` needs them in --settings"
+        )
+    problem = None
+    if page is None:
+        problem = "no metrics are recorded (--metrics-interval 0)"
+    elif isinstance(page, Answer):
+        problem = f"{settings.metrics_url} has no metrics ({page.error})"
+    elif VLLM_METRIC not in page:
+        problem = f"{settings.metrics_url} has no metrics of vLLM"
+    if problem is not None:
+        warnings.append(f"{problem}: without vLLM's `placer calibrate` cannot use this measurement")
+    return tuple(warnings)
 
 
 async def _timed_call(call: Awaitable[Answer], writer: ShardWriter, adapter: str, action: str) -> Answer:

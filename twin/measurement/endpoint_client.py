@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
+import ssl
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -217,6 +219,13 @@ def _total(seconds: float) -> aiohttp.ClientTimeout:
 
 
 def _words(error: BaseException) -> str:
+    """Return what went wrong; of a connection that is not made the reason and the address."""
+    if isinstance(error, aiohttp.ClientConnectorError):
+        reason = error.os_error
+        # Names that are not known and certificates have numbers of their own.
+        has_number = (reason.errno or 0) > 0 and not isinstance(reason, ssl.SSLError)
+        words = os.strerror(reason.errno or 0) if has_number else reason.strerror or str(reason)
+        return f"{words[:1].lower()}{words[1:]}: {error.host}:{error.port}"
     return str(error) or type(error).__name__
 
 

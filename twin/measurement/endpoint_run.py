@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import time
 from contextlib import suppress
 from typing import Any, Literal
@@ -49,8 +50,6 @@ class EndpointRun:
         Why it ended early; ``None``: it did not.
     last_page
         Of metrics; ``None``: there was none.
-    warnings
-        What a reader of the numbers should know.
     """
 
     def __init__(
@@ -64,7 +63,6 @@ class EndpointRun:
         self.reason: str | None = None
         self.cause: Literal["interrupted", "failed"] | None = None
         self.last_page: str | None = None
-        self.warnings: tuple[str, ...] = ()
         self._settings = settings
         self._task = task
         self._client = client
@@ -259,11 +257,9 @@ class EndpointRun:
         due_s = self._now()
         while interval_s > 0:
             if not await self._scrape_once():
-                self.warnings = (f"{self._settings.metrics_url} has no metrics: none were recorded",)
                 return
-            due_s += interval_s
-            while due_s <= self._now():
-                due_s += interval_s
+            # The next time that is still to come, however long the page took.
+            due_s += interval_s * max(1, math.ceil((self._now() - due_s) / interval_s))
             await asyncio.sleep(due_s - self._now())
 
     async def _scrape_once(self) -> bool:

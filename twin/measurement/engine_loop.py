@@ -178,9 +178,10 @@ class EngineLoop:
         while not must_stop():
             now = self._clock.now()
             if now >= self._limit_s:
+                # Those that were due while the last step ran wait, too, when everything ends.
+                self._add_due(pending, self._limit_s)
                 return
-            while pending and pending[0].arrival_s <= now:
-                self._add(pending.popleft(), now)
+            self._add_due(pending, now)
             if self._engine.has_unfinished:
                 self._step()
             elif pending:
@@ -190,6 +191,10 @@ class EngineLoop:
             if time.monotonic() - reported >= REPORT_INTERVAL_S:
                 reported = time.monotonic()
                 report(self._clock.now(), self.counts)
+
+    def _add_due(self, pending: deque[DueRequest], now: float) -> None:
+        while pending and pending[0].arrival_s <= now:
+            self._add(pending.popleft(), now)
 
     def _add(self, request: DueRequest, now: float) -> None:
         self.counts.sent += 1

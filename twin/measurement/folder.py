@@ -9,11 +9,11 @@ engine.log          what vLLM wrote, in process
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -27,6 +27,7 @@ from twin.workload import RequestTable, Workload
 
 MANIFEST = "manifest.json"
 LOCK = ".lock"
+ENGINE_LOG = "engine.log"
 
 
 class MeasurementFolder:
@@ -52,7 +53,7 @@ class MeasurementFolder:
     @property
     def engine_log(self) -> Path:
         """What vLLM wrote, in process."""
-        return self.path / "engine.log"
+        return self.path / ENGINE_LOG
 
     def update(self, **changes: Any) -> None:
         """Replace fields of the manifest, and write it."""
@@ -61,21 +62,26 @@ class MeasurementFolder:
 
     def schedule(self) -> RequestTable:
         """Return the requests that were to be sent (InputError if the file is damaged)."""
-        return load_schedule(self.path, [adapter.name for adapter in self.manifest.workload.adapters])
+        facts = self.manifest.workload
+        return load_schedule(self.path, [adapter.name for adapter in facts.adapters], num_requests=facts.num_requests)
 
-    def discard(self) -> None:
-        """Remove everything but the folder: nothing was recorded."""
+    def discard(self, *, has_log: bool) -> None:
+        """Remove the folder, as nothing was recorded; it stays for the engine's log if that is to stay."""
+        is_kept = has_log and self.engine_log.exists()
         for entry in self.path.iterdir():
             if entry.is_dir():
                 shutil.rmtree(entry)
-            elif entry.name != LOCK:
+            elif not (is_kept and entry.name in {LOCK, ENGINE_LOG}):
                 entry.unlink()
+        # A folder that is a mount, say, cannot go.
+        with contextlib.suppress(OSError):
+            self.path.rmdir()
 
     def remove_shards(self) -> None:
         """Remove the shards: the tables have everything."""
         shutil.rmtree(self.shards, ignore_errors=True)
 
-    @contextmanager
+    @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Keep other processes out of the folder (InputError if one is there, or the folder cannot be written)."""
         with self._lock_file() as file:
@@ -104,10 +110,12 @@ def create_folder(path: Path, manifest: Manifest, requests: RequestTable, worklo
     Raises
     ------
     InputError
-        When the path cannot be written, or has something in it already.
+        When the path cannot be written, or has something in it already but the log of an engine that never started.
     """
     try:
-        if path.exists() and (not path.is_dir() or any(entry.name != LOCK for entry in path.iterdir())):
+        if path.exists() and (
+            not path.is_dir() or any(entry.name not in {LOCK, ENGINE_LOG} for entry in path.iterdir())
+        ):
             has_manifest = (path / MANIFEST).exists()
             raise InputError(
                 f"a measurement must be written to a new or an empty folder. {path} is neither.",
@@ -119,6 +127,7 @@ def create_folder(path: Path, manifest: Manifest, requests: RequestTable, worklo
             )
         path.mkdir(parents=True, exist_ok=True)
         folder = MeasurementFolder(path, manifest)
+        folder.engine_log.unlink(missing_ok=True)
         folder.shards.mkdir()
         save_schedule(requests, workload, path)
         folder.update()
@@ -156,7 +165,9 @@ def open_folder(path: Path) -> MeasurementFolder:
         ) from error
     except (ValueError, RecursionError) as error:
         raise InputError(
-            f"a measurement's manifest must be valid JSON. {file}: {error}.", file=str(file), hint="measure again"
+            f"a measurement's manifest must be valid JSON. {file}: {str(error).rstrip('.')}.",
+            file=str(file),
+            hint="measure again",
         ) from error
     return MeasurementFolder(path, manifest)
 

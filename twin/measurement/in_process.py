@@ -19,7 +19,7 @@ from twin.engine import EngineConfig
 from twin.errors import InputError, TwinError
 from twin.measurement.interrupts import StopRequest
 from twin.measurement.manifest import InProcessSettings, ServerFacts
-from twin.measurement.session import Progress, SegmentOutcome, SegmentTask
+from twin.measurement.session import Progress, SegmentFacts, SegmentOutcome, SegmentTask
 from twin.vllm_python import VllmPython, untested_warning
 from twin.workload import NANOSECONDS
 
@@ -75,7 +75,7 @@ class InProcessDriver:
                 start_new_session=True,
             ) as process,
         ):
-            listener = _Listener(task, process)
+            listener = _Listener(task, process, self._python.version)
             try:
                 with stop.listener(lambda: listener.end(stop)):
                     listener.listen()
@@ -116,38 +116,34 @@ class InProcessDriver:
         failure = listener.failure
         if not listener.is_serving and failure is not None and not stop.is_made:
             _refuse(failure, listener.task.log)
-        ready = listener.ready
-        warning = untested_warning(self._python.version)
-        facts: dict[str, Any] = {
-            "server": _server_facts(ready.get("server", {})),
-            "versions": ready.get("versions", {"vllm": self._python.version}),
-            "machine": ready.get("machine", {}),
-            "warnings": () if warning is None else (warning,),
-        }
+        facts = listener.facts
         if listener.end_s is not None and not stop.is_made and not listener.is_stopped:
-            return SegmentOutcome(end_s=listener.end_s, **facts)
+            return SegmentOutcome(end_s=listener.end_s, facts=facts)
         if stop.is_made:
-            return SegmentOutcome(end_s=listener.end_s, reason=stop.reason, cause="interrupted", **facts)
+            return SegmentOutcome(end_s=listener.end_s, reason=stop.reason, cause="interrupted", facts=facts)
         reason = failure["message"] if failure is not None else listener.how_it_ended()
         if not listener.is_serving:
             raise TwinError(
                 f"vLLM's engine must start. {reason}.", field="engine", hint=f"see {listener.task.log} for what it said"
             )
-        return SegmentOutcome(end_s=listener.end_s, reason=f"vLLM's engine failed: {reason}", cause="failed", **facts)
+        return SegmentOutcome(
+            end_s=listener.end_s, reason=f"vLLM's engine failed: {reason}", cause="failed", facts=facts
+        )
 
 
 class _Listener:
     """Hears what a worker says, and ends it when that is asked for."""
 
-    def __init__(self, task: SegmentTask, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, task: SegmentTask, process: subprocess.Popen[bytes], version: str) -> None:
         self.task = task
+        self.facts = _segment_facts({}, version)
         self.is_serving = False
-        self.ready: dict[str, Any] = {}
         self.failure: dict[str, Any] | None = None
         self.end_s: float | None = None
         # By SIGTERM, whoever sent it.
         self.is_stopped = False
         self._process = process
+        self._version = version
 
     def listen(self) -> None:
         """Return when the worker has said all that it will ever say."""
@@ -186,7 +182,8 @@ class _Listener:
         if event == "phase":
             self.task.on_progress(Progress(what=message["what"]))
         elif event == "ready":
-            self.ready = message
+            self.facts = _segment_facts(message, self._version)
+            self.task.on_ready(self.facts)
         elif event == "serving":
             self.is_serving = True
         elif event == "progress":
@@ -203,6 +200,17 @@ class _Listener:
             self.failure = message
         elif event == "end":
             self.end_s, self.is_stopped = float(message["end_s"]), bool(message["is_stopped"])
+
+
+def _segment_facts(ready: dict[str, Any], version: str) -> SegmentFacts:
+    """Return what is known of an engine of a version of vLLM by what its worker said when it was ready, if it was."""
+    warning = untested_warning(version)
+    return SegmentFacts(
+        server=_server_facts(ready.get("server", {})),
+        versions=ready.get("versions", {"vllm": version}),
+        machine=ready.get("machine", {}),
+        warnings=() if warning is None else (warning,),
+    )
 
 
 def _server_facts(said: dict[str, Any]) -> ServerFacts:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,10 @@ from twin.engine import EngineConfig
 from twin.errors import InputError
 from twin.workload import RequestTable, Workload
 
+MODEL_CONFIGS = ("config.json", "params.json")
+HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+# As huggingface_hub reads its variables (huggingface_hub/constants.py).
+TRUE_WORDS = ("1", "ON", "YES", "TRUE")
 ADAPTER_CONFIG = "adapter_config.json"
 WEIGHT_FILES = ("adapter_model.safetensors", "adapter_model.bin", "adapter_model.pt")
 # Slots unless they are given: enough to see batches of several adapters, few enough to see loads.
@@ -99,6 +105,48 @@ def engine_arguments(
     return chosen
 
 
+def require_model(model: str, environment: Mapping[str, str]) -> None:
+    """Raise InputError unless vLLM can find the model.
+
+    Parameters
+    ----------
+    model
+        A folder; or a name on the Hub, which must be in the local cache where nothing may be downloaded. Names that
+        only vLLM understands, such as ``s3://...``, are left to it.
+    environment
+        Of the engine's process, besides the present one.
+    """
+    folder = Path(model)
+    if folder.is_dir():
+        if any((folder / name).is_file() for name in MODEL_CONFIGS):
+            return
+        raise InputError(
+            f"the model must be a folder with config.json. It has no config.json: {model}.",
+            file=model,
+            field="model",
+            value=model,
+            hint="give the folder that has config.json and the weights with --model",
+        )
+    if ":" in model:
+        return
+    variables = os.environ | dict(environment)
+    is_name, is_offline = HUB_NAME.fullmatch(model) is not None, _is_true(variables.get("HF_HUB_OFFLINE"))
+    is_elsewhere = not is_offline or _is_true(variables.get("VLLM_USE_MODELSCOPE"))
+    if is_name and (is_elsewhere or _is_cached(model, variables)):
+        return
+    hint = "give the folder with --model"
+    if is_name:
+        hint += f", or fetch {model} into the cache before. HF_HUB_OFFLINE=1 is set for vLLM, so that it downloads "
+        hint += "nothing: HF_HUB_OFFLINE=0 lets it"
+    raise InputError(
+        f"the model must be a folder with config.json, or in the local Hugging Face cache. Got {model!r}, which is "
+        "neither.",
+        field="model",
+        value=model,
+        hint=hint,
+    )
+
+
 def require_adapters(folder: Path, workload: Workload) -> None:
     """Raise InputError unless the folder has every adapter of the workload, in PEFT format and of the rank given."""
     for adapter in workload.adapters:
@@ -147,3 +195,16 @@ def require_lengths(requests: RequestTable, max_model_len: int | None) -> None:
             value=longest,
             hint="cap the prompts with `max`, or raise engine.max_model_len",
         )
+
+
+def _is_true(value: str | None) -> bool:
+    return (value or "").upper() in TRUE_WORDS
+
+
+def _is_cached(name: str, variables: Mapping[str, str]) -> bool:
+    """Return whether the local Hugging Face cache has a model: ``models--OWNER--NAME/snapshots/*/config.json``."""
+    caches = variables.get("XDG_CACHE_HOME") or "~/.cache"
+    home = variables.get("HF_HOME") or f"{caches}/huggingface"
+    cache = variables.get("HF_HUB_CACHE") or variables.get("HUGGINGFACE_HUB_CACHE") or f"{home}/hub"
+    snapshots = Path(cache).expanduser() / f"models--{name.replace('/', '--')}" / "snapshots"
+    return any(file.is_file() for config in MODEL_CONFIGS for file in snapshots.glob(f"*/{config}"))

@@ -206,7 +206,7 @@ class ShardReader:
     def _parsed(self, line: bytes) -> dict[str, Any] | None:
         try:
             record = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             record = None
         # A line without its end may be a shorter one that happens to be valid.
         if not isinstance(record, dict) or not line.endswith(b"\n"):

@@ -16,11 +16,12 @@ from twin.measurement.folder import MeasurementFolder
 from twin.measurement.interrupts import StopRequest
 from twin.measurement.manifest import Manifest, Segment, ServerFacts, Status
 from twin.measurement.records import SENT, ShardReader
-from twin.measurement.summary import summarise, summary_warnings
+from twin.measurement.summary import nothing_served, summarise, summary_warnings
 from twin.measurement.tables import consolidate, sent_requests
 from twin.workload import NANOSECONDS, RequestTable, Workload
 
 KILLED = "the process that measured was killed"
+_ANOTHER_SERVER = "the engine has other settings, or another KV cache, than in the segment before"
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class Progress:
         What is done at present, in a few words; ``None``: requests are sent.
     time_s, horizon_s
         On the measurement's clock.
+    warning
+        What a reader of the numbers should know, as soon as it is known; the rest then says nothing.
     num_sent, num_finished, num_failed
         Requests of this segment.
     """
@@ -43,6 +46,23 @@ class Progress:
     num_sent: int = 0
     num_finished: int = 0
     num_failed: int = 0
+    warning: str | None = None
+
+
+@dataclass(frozen=True)
+class SegmentFacts:
+    """What is known about the other side of a segment.
+
+    Attributes
+    ----------
+    server, versions, machine, warnings
+        For the manifest.
+    """
+
+    server: ServerFacts = field(default_factory=ServerFacts)
+    versions: dict[str, str] = field(default_factory=dict)
+    machine: dict[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -63,6 +83,9 @@ class SegmentTask:
         Where to write records, and what an engine says.
     on_progress
         To be called now and then.
+    on_ready
+        To be called once the other side is ready and before a request is sent: whoever kills the process afterwards
+        does not kill what is known. The outcome may know more.
     """
 
     number: int
@@ -75,6 +98,7 @@ class SegmentTask:
     shards: Path
     log: Path
     on_progress: Callable[[Progress], None]
+    on_ready: Callable[[SegmentFacts], None]
 
 
 @dataclass(frozen=True)
@@ -87,17 +111,14 @@ class SegmentOutcome:
         On the measurement's clock; ``None``: unknown, to be read from the records.
     reason, cause
         Why it is partial, and whose doing that was; ``None`` when it is complete.
-    server, versions, machine, warnings
-        For the manifest.
+    facts
+        About the other side, as it is known at the end.
     """
 
     end_s: float | None
     reason: str | None = None
     cause: Literal["interrupted", "failed"] | None = None
-    server: ServerFacts = field(default_factory=ServerFacts)
-    versions: dict[str, str] = field(default_factory=dict)
-    machine: dict[str, Any] = field(default_factory=dict)
-    warnings: tuple[str, ...] = ()
+    facts: SegmentFacts = field(default_factory=SegmentFacts)
 
 
 class Driver(Protocol):
@@ -123,7 +144,13 @@ def run_segment(
     InputError, TwinError
         When the driver has nothing to measure; the folder then says so.
     """
-    task = _next_task(folder, on_progress)
+    before = folder.manifest.server
+
+    def note(facts: SegmentFacts) -> None:
+        for warning in _note_facts(folder, facts, before):
+            on_progress(Progress(warning=warning))
+
+    task = _next_task(folder, on_progress, note)
     begun = Segment(
         number=task.number,
         start_s=task.start_s,
@@ -134,40 +161,55 @@ def run_segment(
     try:
         outcome = driver.run(task, stop)
     except BaseException as error:
-        if isinstance(error, PlacerError) and _is_worthless(folder, error):
-            # The same command with the cause removed must find an empty folder.
-            folder.discard()
+        if isinstance(error, PlacerError) and _is_worthless(folder):
+            # The same command with the cause removed must work. Only a log says more than the error does.
+            folder.discard(has_log=not isinstance(error, InputError))
             raise
         reason = error.message if isinstance(error, PlacerError) else f"{type(error).__name__}: {error}"
         close(folder, SegmentOutcome(end_s=None, reason=reason, cause="failed"))
         raise
     on_progress(Progress(what="making the tables"))
-    close(folder, outcome)
+    close(folder, outcome, before)
     return outcome
 
 
-def close(folder: MeasurementFolder, outcome: SegmentOutcome) -> Manifest:
-    """Write down how the last segment ended, and make the tables (InputError, TwinError if they cannot be made)."""
+def close(folder: MeasurementFolder, outcome: SegmentOutcome, before: ServerFacts | None = None) -> Manifest:
+    """Write down how the last segment ended, and make the tables.
+
+    Parameters
+    ----------
+    folder, outcome
+        The measurement, and how its last segment ended.
+    before
+        What the segments before met; ``None``: this was compared already.
+
+    Raises
+    ------
+    InputError, TwinError
+        When the tables cannot be made.
+    """
     manifest = folder.manifest
     status: Status = "complete" if outcome.reason is None else "partial"
     *earlier, last = manifest.segments
     end_s = last_recorded_s(folder.shards, last.number, last.start_s) if outcome.end_s is None else outcome.end_s
-    said = tuple(dict.fromkeys((*last.warnings, *outcome.warnings)))
+    facts = outcome.facts
+    is_known = facts.server != ServerFacts()
+    # Where the end knows nothing of the server, what was noted when it was ready holds.
+    said = _warnings_of(facts, before) if is_known else tuple(dict.fromkeys((*last.warnings, *facts.warnings)))
     ended = last.model_copy(update={"end_s": end_s, "status": status, "reason": outcome.reason, "warnings": said})
     # Until the tables are there, a measurement is not complete.
     folder.update(
         status="partial",
         reason=outcome.reason or "its tables are not made yet",
         segments=(*earlier, ended),
-        server=outcome.server if outcome.server != ServerFacts() else manifest.server,
-        versions=manifest.versions | outcome.versions,
-        machine=manifest.machine | outcome.machine,
+        **_fields_of(manifest, facts),
     )
     rows, unreadable = consolidate(folder.shards, folder.path)
     manifest = folder.manifest
     summary = summarise(folder.path, folder.schedule(), manifest.segments, manifest.workload.horizon_s)
     # What earlier tables showed may not hold any more.
-    warnings = [warning for segment in manifest.segments for warning in segment.warnings]
+    warnings = nothing_served(summary)
+    warnings += [warning for segment in manifest.segments for warning in segment.warnings]
     warnings += summary_warnings(summary, folder.path)
     if unreadable:
         warnings.append(f"{unreadable} records were cut off when a process was killed")
@@ -182,6 +224,42 @@ def close(folder: MeasurementFolder, outcome: SegmentOutcome) -> Manifest:
     if status == "complete":
         folder.remove_shards()
     return folder.manifest
+
+
+def _note_facts(folder: MeasurementFolder, facts: SegmentFacts, before: ServerFacts) -> tuple[str, ...]:
+    """Write down what is known of the other side of the running segment; return what is to be warned of."""
+    *earlier, last = folder.manifest.segments
+    warnings = _warnings_of(facts, before)
+    noted = last.model_copy(update={"warnings": warnings})
+    folder.update(segments=(*earlier, noted), **_fields_of(folder.manifest, facts))
+    return warnings
+
+
+def _fields_of(manifest: Manifest, facts: SegmentFacts) -> dict[str, Any]:
+    """Return the fields of a manifest with what is known now."""
+    return {
+        "server": manifest.server if facts.server == ServerFacts() else facts.server,
+        "versions": manifest.versions | facts.versions,
+        "machine": manifest.machine | facts.machine,
+    }
+
+
+def _warnings_of(facts: SegmentFacts, before: ServerFacts | None) -> tuple[str, ...]:
+    """Return what a reader should know about a segment, with whether it met another server than those before."""
+    has_changed = before is not None and _has_changed(before, facts.server)
+    return tuple(dict.fromkeys((*facts.warnings, *([_ANOTHER_SERVER] if has_changed else ()))))
+
+
+def _has_changed(before: ServerFacts, now: ServerFacts) -> bool:
+    """Return whether a segment met other settings or another KV cache than the one before it."""
+    if before.kv_tokens is not None and now.kv_tokens is not None and before.kv_tokens != now.kv_tokens:
+        return True
+    if before.engine is None or now.engine is None:
+        return False
+    one, other = before.engine.model_dump(), now.engine.model_dump()
+    # Over HTTP, a setting may be what the server says once, and what is declared of it another time.
+    names_said = [set(facts.details.get("said", ())) for facts in (before, now)]
+    return any(one[name] != other[name] for name in one.keys() - (names_said[0] ^ names_said[1]))
 
 
 def settle(folder: MeasurementFolder) -> Manifest:
@@ -237,13 +315,14 @@ def last_recorded_s(shards: Path, segment: int, start_s: float) -> float:
     return latest
 
 
-def _is_worthless(folder: MeasurementFolder, error: PlacerError) -> bool:
-    """Return whether this was the first try, nothing was recorded, and no log says more than the error does."""
-    has_log = folder.engine_log.exists() and not isinstance(error, InputError)
-    return len(folder.manifest.segments) == 1 and not (has_log or any(folder.shards.iterdir()))
+def _is_worthless(folder: MeasurementFolder) -> bool:
+    """Return whether this was the first try, and nothing was recorded."""
+    return len(folder.manifest.segments) == 1 and not any(folder.shards.iterdir())
 
 
-def _next_task(folder: MeasurementFolder, on_progress: Callable[[Progress], None]) -> SegmentTask:
+def _next_task(
+    folder: MeasurementFolder, on_progress: Callable[[Progress], None], on_ready: Callable[[SegmentFacts], None]
+) -> SegmentTask:
     facts = folder.manifest.workload
     schedule = folder.schedule()
     rows = unsent_rows(folder, schedule)
@@ -265,4 +344,5 @@ def _next_task(folder: MeasurementFolder, on_progress: Callable[[Progress], None
         shards=folder.shards,
         log=folder.engine_log,
         on_progress=on_progress,
+        on_ready=on_ready,
     )

@@ -15,6 +15,8 @@ from twin.measurement.tables import read_table
 from twin.report import LatencySummary
 from twin.workload import NANOSECONDS, RequestTable
 
+# Requests of the schedule that no segment has sent.
+UNSENT = "unsent"
 # From here on, what a client measured is partly its own: as late as this, or as busy.
 LATE_S = 0.05
 SATURATED_SHARE = 0.9
@@ -37,7 +39,7 @@ def summarise(
     has_steps = len(steps) > 0
     return MeasurementSummary(
         measured_s=round(measured_s, 6),
-        requests=dict(sorted(({**counts, "unsent": unsent} if unsent else counts).items())),
+        requests=dict(sorted(({**counts, UNSENT: unsent} if unsent else counts).items())),
         failures=_failures(failed),
         offered_tps=_rate(_tokens_arrived(schedule, windows), measured_s),
         throughput_tps=_rate(_tokens_finished(finished, horizon_s), measured_s),
@@ -79,6 +81,19 @@ def summary_warnings(summary: MeasurementSummary, folder: Path) -> list[str]:
         times = len(bad[["segment", "time_s"]].drop_duplicates())
         warnings.append(f"{times} of {len(pages)} pages of metrics could not be had or read: {bad['error'].iloc[0]}")
     return warnings + _token_warnings(read_table(folder, "requests"))
+
+
+def nothing_served(summary: MeasurementSummary) -> list[str]:
+    """Return that no request was served, if some were sent."""
+    sent = {status: count for status, count in summary.requests.items() if status != UNSENT}
+    if not sent or OK in sent:
+        return []
+    counts = ", ".join(f"{count} {status}" for status, count in sent.items())
+    warning = (
+        f"NO REQUEST WAS SERVED: of {sum(sent.values())} that were sent, {counts}. Nothing here says how fast the "
+        "server is; look at `error` in requests.parquet, remove the cause, and measure again"
+    )
+    return [warning]
 
 
 def _token_warnings(requests: pd.DataFrame) -> list[str]:

@@ -64,6 +64,8 @@ def consolidate(shards: Path, folder: Path) -> tuple[dict[str, int], int]:
 
     Raises
     ------
+    InputError
+        When a record is damaged.
     TwinError
         When pages of metrics were recorded and prometheus_client is not installed.
     OSError
@@ -72,7 +74,15 @@ def consolidate(shards: Path, folder: Path) -> tuple[dict[str, int], int]:
     reader = ShardReader(shards)
     rows = {}
     for table in TABLES:
-        count = _write_table(table, _records_of(table, reader), table_path(folder, table))
+        try:
+            count = _write_table(table, _records_of(table, reader), table_path(folder, table))
+        except (pa.ArrowException, KeyError) as error:
+            raise InputError(
+                f"records must be as the measurement wrote them. {shards / table}-*.jsonl: {str(error).rstrip('.')}.",
+                file=str(shards),
+                field=table,
+                hint="remove the damaged line, or measure again",
+            ) from error
         if count:
             rows[table] = count
     return rows, reader.unreadable
@@ -87,7 +97,7 @@ def read_table(folder: Path, table: str) -> pd.DataFrame:
         return _frame_of(pq.read_table(path))
     except (OSError, pa.ArrowException) as error:
         raise InputError(
-            f"a measurement's table must be readable Parquet. {path}: {error}.",
+            f"a measurement's table must be readable Parquet. {path}: {str(error).rstrip('.')}.",
             file=str(path),
             hint="make the tables again while there are shards: `placer measure --finish FOLDER`; else measure again",
         ) from error
@@ -113,17 +123,35 @@ def save_schedule(requests: RequestTable, workload: Workload, folder: Path) -> N
     _write_parquet(table, table_path(folder, SCHEDULE))
 
 
-def load_schedule(folder: Path, names: Iterable[str]) -> RequestTable:
-    """Return the requests of a measurement; adapters are numbered as in `names` (InputError if it cannot be read)."""
+def load_schedule(folder: Path, names: Iterable[str], *, num_requests: int | None = None) -> RequestTable:
+    """Return the requests of a measurement.
+
+    Parameters
+    ----------
+    names
+        Of the adapters, in the order of their numbers.
+    num_requests
+        How many there must be; ``None``: any number.
+
+    Raises
+    ------
+    InputError
+        When the file cannot be read, or is not that of the measurement.
+    """
     path = table_path(folder, SCHEDULE)
     number = {name: index for index, name in enumerate(names)}
     try:
         table = pq.read_table(path, schema=_SCHEDULE_COLUMNS)
+        # Columns that the file does not have are read as empty.
+        if any(table.column(name).null_count for name in ("arrival_ns", "prompt_tokens", "output_tokens")):
+            raise pa.ArrowInvalid("it has empty cells")
+        if num_requests is not None and table.num_rows != num_requests:
+            raise pa.ArrowInvalid(f"it has {table.num_rows} requests, and the manifest says {num_requests}")
         asked = table.column("adapter").to_pylist()
         adapter = np.array([-1 if name is None else number[name] for name in asked], dtype=np.int32)
     except (OSError, pa.ArrowException, KeyError) as error:
         raise InputError(
-            f"a measurement's schedule must be readable and name its adapters. {path}: {error}.",
+            f"a measurement's schedule must be readable and name its adapters. {path}: {str(error).rstrip('.')}.",
             file=str(path),
             hint="measure again into a new folder",
         ) from error
