@@ -80,7 +80,6 @@ def load_surrogate(
             file=str(path),
             field="profile",
             value=surrogate.profile_name,
-            hint="use `auto` or `exact`, or make one for this profile with `placer dataset` and then "
-            "`python -m predictors.training`",
+            hint="use `auto` or `exact`, or make one for this profile with `placer dataset` and then `placer train`",
         )
     return surrogate

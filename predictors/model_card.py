@@ -31,16 +31,16 @@ every GPU of a plan is simulated by the twin before it is accepted.
 
 ## Training
 
-{rows} rows of {scenarios} sets of adapters, each the mean of {seeds} simulations of {horizon_s:g} s ({warmup_s:g} s of them
-not counted). What the sets are is in docs/dataset.md. {fitted_rows} rows were fitted to, {validation_rows} chose settings and
-calibrated the probability, and {test_rows} rows of other sets gave the errors below.
+{rows} rows of {scenarios} sets of adapters, each the mean of {seeds} simulations of {horizon_s:g} s ({warmup_s:g} s
+of them not counted). What the sets are is in docs/dataset.md. {fitted_rows} rows were fitted to, {validation_rows}
+chose settings and calibrated the probability, and {test_rows} rows of other sets gave the errors below.
 
 | family | trials | score | ratio error | Brier score | F1 | KiB |
 |---|---|---|---|---|---|---|
 {families}
 
-The score, by which `{family}` was chosen, is the error of the ratio plus the Brier score on validation rows near the border,
-half of it from packed sets; ratio error and Brier score are those of test rows near the border, F1 of all.
+The score, by which `{family}` was chosen, is the error of the ratio plus the Brier score on validation rows near the
+border, half of it from packed sets; ratio error and Brier score are those of test rows near the border, F1 of all.
 
 ## Errors
 
@@ -133,10 +133,9 @@ def _commands(name: str, training: dict[str, Any]) -> str:
         f"    --seeds {data['seeds']} --horizon {data['horizon_s']:g} --warmup {data['warmup_s']:g}"
         for folder, data in zip(folders, training["datasets"], strict=True)
     ]
-    chosen = " ".join(
-        f"--family {one['name']}" for one in sorted(training["families"], key=lambda one: str(one["name"]))
-    )
+    families = " ".join(f"--family {family}" for family in sorted(one["name"] for one in training["families"]))
     lines.append(
-        f"placer train {' '.join(folders)} --profile {name} --output {name}.onnx --seed {training['seed']} {chosen}"
+        f"placer train {' '.join(folders)} --profile {name} --output {name}.onnx --seed {training['seed']} \\\n"
+        f"    {families}"
     )
     return "\n".join(lines)

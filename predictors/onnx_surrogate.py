@@ -22,9 +22,7 @@ METADATA_KEYS: tuple[str, ...] = ("feature_schema", "domain", "profile", "traini
 # limit.
 REFUSED_LATENCY_S = 1e6
 
-_RETRAIN = (
-    "use `auto` or `exact`, or make one for this version with `placer dataset` and then `python -m predictors.training`"
-)
+_RETRAIN = "use `auto` or `exact`, or make one for this version with `placer dataset` and then `placer train`"
 
 
 class OnnxSurrogate:
@@ -164,7 +162,7 @@ def _check_metadata(metadata: dict[str, str], file: str) -> None:
                 f"`{key}` is missing in {file}.",
                 file=file,
                 field=key,
-                hint="export models with `predictors.training`, which writes the metadata",
+                hint="export models with `placer train`, which writes the metadata",
             )
     parsed = {key: _parse_object(metadata[key], key, file) for key in METADATA_KEYS}
     if "name" not in parsed["profile"]:

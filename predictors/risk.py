@@ -15,7 +15,6 @@ from sklearn.linear_model import LogisticRegression
 
 from predictors.features import inflate
 from predictors.targets import TrainingRows
-from twin.errors import SurrogateError
 
 # Risks of which a model's file tells the margin.
 RISKS = (0.01, 0.02, 0.05, 0.1, 0.2)
@@ -105,22 +104,12 @@ def _rows_nearest_to_borders(rows: TrainingRows) -> NDArray[np.int64]:
 def fit_margins(errors: NDArray[np.float64]) -> Margins:
     """Return the margins for `RISKS` from `border_errors` (split conformal: the ceil((n + 1)(1 - risk))-th smallest).
 
-    Raises
-    ------
-    SurrogateError
-        When there are too few borders for the least of the risks that need not be infinite.
+    Risks that so few borders say nothing about are left out.
     """
-    if len(errors) < 1.0 / max(RISKS):
-        raise SurrogateError(
-            f"margins need at least {1.0 / max(RISKS):.0f} borders. Got {len(errors)}.",
-            field="rows",
-            value=len(errors),
-            hint="sample more rows with `placer dataset`",
-        )
     ordered = np.sort(errors)
     by_risk = {}
     for risk in RISKS:
         rank = math.ceil((len(ordered) + 1) * (1.0 - risk))
         if rank <= len(ordered):
             by_risk[risk] = max(0.0, math.expm1(float(ordered[rank - 1])))
-    return Margins(len(ordered), by_risk, float(np.median(ordered)))
+    return Margins(len(ordered), by_risk, float(np.median(ordered)) if len(ordered) else 0.0)

@@ -17,6 +17,7 @@ from placer.cli.schema import schema
 from placer.cli.simulate import simulate
 from placer.cli.solve import solve
 from placer.cli.solvers import solvers
+from placer.cli.train import train
 from placer.cli.validate import validate
 from placer.cli.verify import verify
 from placer.cli.workload import workload
@@ -50,7 +51,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (solve, verify, simulate, validate, calibrate, measure, dataset, workload, solvers, schema):
+for command in (solve, verify, simulate, validate, calibrate, measure, dataset, train, workload, solvers, schema):
     app.command()(command)
 
 

@@ -1,0 +1,92 @@
+"""`placer train`: from training data to a surrogate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from placer.cli.exits import OK, print_written, reports_errors
+from placer.cli.options import JsonOption, VerboseOption
+
+if TYPE_CHECKING:
+    from predictors.training import TrainingReport, TrialDone
+
+
+@reports_errors
+def train(
+    data: Annotated[list[Path], typer.Argument(help="Folders that `placer dataset` wrote.", show_default=False)],
+    *,
+    profile: Annotated[
+        str, typer.Option("--profile", help="Performance profile that labelled them: a shipped name or a path.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="ONNX file to write; its card is written beside it.")],
+    family: Annotated[
+        list[str] | None,
+        typer.Option("--family", help="Only these: neural, boosting, forest, tree; repeatable. Default: all."),
+    ] = None,
+    time_limit: Annotated[
+        float, typer.Option("--time-limit", min=1.0, help="Seconds for the search of each family.")
+    ] = 600.0,
+    trials: Annotated[int, typer.Option("--trials", min=1, help="Fits of each family at most.")] = 8,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the split, the searches and the fits.")] = 0,
+    json_output: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> int:
+    """Fit families of models to labelled rows, and export the best one where plans are decided as a surrogate."""
+    from placer.cli.live_line import LiveLine
+    from placer.output_paths import check_outputs
+    from predictors.training import FAMILY_NAMES, TrainingSettings, facts_to_json, train_surrogate
+    from twin.profile import load_profile
+
+    check_outputs(
+        {"--output": output, "card": output.with_suffix(".md")},
+        inputs={f"DATA {number}": path for number, path in enumerate(data, start=1)} | {"--profile": profile},
+        prints_json=json_output,
+    )
+    settings = TrainingSettings(
+        families=tuple(family or FAMILY_NAMES), time_limit_s=time_limit, max_trials=trials, seed=seed
+    )
+    with LiveLine() as line:
+        line.update("loading rows")
+
+        def show(event: TrialDone) -> None:
+            text = f"{event.family}, fit {event.number}: score {event.score:.4f} after {event.seconds:.0f} s"
+            line.update(text)
+            if verbose or not line.is_live:
+                line.print(text)
+
+        report = train_surrogate(data, load_profile(profile), output=output, settings=settings, observer=show)
+    print_written(report.file)
+    print_written(report.card)
+    if json_output:
+        typer.echo(facts_to_json(report), nl=False)
+    else:
+        _print_report(report)
+    return OK
+
+
+def _print_report(report: TrainingReport) -> None:
+    from placer.cli.tables import print_lines, print_table
+
+    numbers = ("score", "ratio\nerror", "Brier", "F1", "1 row\nus", "10,000\nms", "KiB")
+    columns = [("family", False), *((heading, True) for heading in numbers)]
+    rows = [
+        (
+            family.name + (" *" if family.name == report.chosen else ""),
+            f"{family.score:.4f}",
+            f"{family.errors['near_border']['ratio_mae']:.4f}",
+            f"{family.errors['near_border']['brier']:.4f}",
+            f"{family.errors['all']['starvation_f1']:.3f}",
+            f"{family.latency_us[1]:.0f}",
+            f"{family.latency_us[10_000] / 1000.0:.1f}",
+            f"{family.size_bytes / 1024.0:.0f}",
+        )
+        for family in report.families
+    ]
+    print_table(columns, rows)
+    margins = report.facts["margins"]
+    levels = ", ".join(f"{margin:.1%} at {float(risk):.0%} risk" for risk, margin in margins["by_risk"].items())
+    borders = f"{margins['borders']} borders of validation sets"
+    print_lines(["", f"* written. Margin on the rates: {levels or 'not known'} ({borders})."])
