@@ -20,7 +20,7 @@ from predictors.errors import Table, error_table, is_feasible, reliability
 from predictors.model_card import model_card
 from predictors.provenance import profile_fingerprint
 from predictors.targets import TrainingRows, training_rows
-from twin.atomic_write import write_atomically
+from twin.atomic_write import require_writable, write_atomically
 from twin.errors import InputError, SurrogateError
 from twin.profile import PerformanceProfile
 
@@ -160,6 +160,11 @@ def train_surrogate(
             field="family",
             value=unknown,
         )
+    file = Path(output)
+    card = file.with_suffix(".md")
+    # Before minutes of work.
+    for path in (file, card):
+        require_writable(path, option="output")
     rows, sources = _read(datasets, profile)
     parts = [rows.select(mask) for mask in selection.split_scenarios(rows.scenario, seed=settings.seed)]
     fitted, validation, test = parts
@@ -194,10 +199,8 @@ def train_surrogate(
         "reliability": reliability(test, _predict(best, test.features)),
         "margins": _margins(best, validation, test),
     }
-    file = Path(output)
-    card = file.with_suffix(".md")
-    _write(file, _export(best, profile, domain, facts).SerializeToString())
-    _write(card, model_card(profile, facts, chosen.parity).encode())
+    write_atomically(file, _export(best, profile, domain, facts).SerializeToString())
+    write_atomically(card, model_card(profile, facts, chosen.parity))
     return TrainingReport(file, card, chosen.name, tuple(report for _, report in outcomes), facts)
 
 
@@ -337,16 +340,6 @@ def _check_profile(labelled_with: dict[str, str], profile: PerformanceProfile, d
             value=labelled_with,
             hint="sample a new data set: the profile is another one, or has been refitted since",
         )
-
-
-def _write(path: Path, content: bytes) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, content)
-    except OSError as error:
-        raise InputError(
-            f"`output` must be a path that can be written. {path}: {error.strerror}.", field="output", value=str(path)
-        ) from error
 
 
 def facts_to_json(report: TrainingReport) -> str:
