@@ -83,8 +83,11 @@ def test_the_steps_account_for_every_token(measured: MeasurementFolder) -> None:
     assert (steps["requests"] <= steps["tokens"]).all()
     assert (np.diff(steps["start_s"]) > 0).all()
     np.testing.assert_allclose(steps["duration_ms"], steps["time_ms"] + steps["load_ms"], atol=1e-5)
-    # On the steady clock a duration is CPU time by what the processor was worth.
-    np.testing.assert_allclose(steps["duration_ms"], steps["cpu_ms"] * steps["scale"], rtol=0.05, atol=0.2)
+    # On the steady clock a duration is CPU time by what the processor was worth. Both are read one after the other, and
+    # a busy machine's counter of CPU time may jump by a tick between them.
+    is_close = np.isclose(steps["duration_ms"], steps["cpu_ms"] * steps["scale"], rtol=0.05, atol=0.2)
+    assert (~is_close).sum() <= 0.01 * len(steps)
+    assert steps["duration_ms"].sum() == pytest.approx((steps["cpu_ms"] * steps["scale"]).sum(), rel=0.01)
 
 
 def test_the_loads_are_those_of_the_steps(measured: MeasurementFolder) -> None:
