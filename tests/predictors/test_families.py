@@ -1,0 +1,176 @@
+"""Every family of models: fitted to rows whose truth is known, and exported to what was fitted."""
+
+import importlib.util
+import sys
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from predictors.contract import check_surrogate, probe_features
+from predictors.domain import Domain
+from predictors.export import check_parity, export_model, predict
+from predictors.families import FAMILIES, FittedModel, Raw, RawNames
+from predictors.features import offered_tps
+from predictors.onnx_graph import GraphBuilder
+from predictors.onnx_surrogate import OnnxSurrogate
+from predictors.risk import Calibration
+from predictors.selection import draw_settings, score_of, search_family, split_scenarios
+from predictors.surrogate import OUTPUT_NAMES
+from predictors.targets import TrainingRows
+from twin.errors import SurrogateError
+from twin.profile import PerformanceProfile, load_profile
+
+NEEDS_TORCH = pytest.mark.skipif(
+    importlib.util.find_spec("torch") is None, reason="PyTorch (extra `neural`) is not installed"
+)
+FAMILY_CASES = [pytest.param("neural", marks=NEEDS_TORCH), "boosting", "forest", "tree"]
+SMALL: dict[str, dict[str, Any]] = {
+    "neural": {"widths": (16,), "epochs": 40, "batch_rows": 64},
+    "boosting": {"max_iter": 20},
+    "forest": {"n_estimators": 5, "max_depth": 6},
+    "tree": {"max_depth": 6},
+}
+
+
+@pytest.fixture(scope="module")
+def shipped() -> PerformanceProfile:
+    """Return a shipped profile."""
+    return load_profile("llama-3.1-8b-h100-64gb")
+
+
+def known_rows(count: int = 1500, *, seed: int = 0) -> TrainingRows:
+    """Return rows of a made-up replica that serves 8,000 tokens/s and is slower the more it serves."""
+    features = probe_features(count + 1, seed=seed)[:-1]
+    offered = offered_tps(features).astype(np.float64)
+    ratio = np.minimum(1.0, 8000.0 / offered)
+    return TrainingRows(
+        features=features,
+        ratio=ratio,
+        starved_share=(ratio < 0.9).astype(np.float64),
+        log_itl=np.log(0.02 + 1e-6 * offered),
+        log_ttft=np.where(ratio < 0.2, np.nan, np.log(0.1 + 1e-5 * offered)),
+        log_border=np.log(offered / (8000.0 / 0.9)),
+        scenario=np.arange(count) // 5,
+        search_key=np.arange(count) // 5,
+        family=np.where(np.arange(count) % 2 == 0, "packed", "zipf"),
+        weight=np.ones(count),
+    )
+
+
+@pytest.mark.parametrize("name", FAMILY_CASES)
+def test_a_family_learns_and_its_export_is_what_was_fitted(name: str, shipped: PerformanceProfile) -> None:
+    """Better than the mean on rows it has not seen, and the same numbers from ONNX Runtime, one by one or together."""
+    model = FAMILIES[name].fit(known_rows(), shipped, SMALL[name], seed=0, time_limit_s=30.0)
+    test = known_rows(300, seed=9)
+    expected = predict(model, Calibration(1.3, -0.1), test.features)
+    error = np.abs(expected.throughput_ratio - test.ratio).mean()
+    assert error < 0.5 * np.abs(test.ratio - test.ratio.mean()).mean()
+    exported = export_model(
+        model,
+        Calibration(1.3, -0.1),
+        profile=shipped,
+        domain=Domain.from_rows(test.features),
+        training={"rows": 1},
+        producer={"test": "1"},
+    )
+    assert max(check_parity(exported, expected, test.features).values()) <= 0.005
+    session = onnxruntime.InferenceSession(exported.SerializeToString(), providers=["CPUExecutionProvider"])
+    assert [output.name for output in session.get_outputs()] == list(OUTPUT_NAMES)
+    single = np.concatenate([session.run(["itl_s"], {"features": row[np.newaxis]})[0] for row in test.features[:20]])
+    assert single == pytest.approx(expected.itl_s[:20], rel=1e-3)
+
+
+@pytest.mark.parametrize("name", FAMILY_CASES)
+def test_the_file_of_a_family_is_a_surrogate(
+    name: str, shipped: PerformanceProfile, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """The contract that every surrogate keeps."""
+    rows = known_rows(400)
+    model = FAMILIES[name].fit(rows, shipped, SMALL[name], seed=0, time_limit_s=30.0)
+    exported = export_model(
+        model, Calibration(), profile=shipped, domain=Domain.from_rows(rows.features), training={}, producer={}
+    )
+    path = tmp_path_factory.mktemp("model") / "m.onnx"
+    path.write_bytes(exported.SerializeToString())
+    check_surrogate(OnnxSurrogate.load(path))
+
+
+@pytest.mark.parametrize("name", FAMILY_CASES)
+def test_the_same_seed_gives_the_same_model(name: str, shipped: PerformanceProfile) -> None:
+    """To the bit."""
+    rows = known_rows(300)
+    one, other = (FAMILIES[name].fit(rows, shipped, SMALL[name], seed=3, time_limit_s=1e9) for _ in range(2))
+    assert np.array_equal(one.raw(rows.features).log_odds, other.raw(rows.features).log_odds)
+
+
+def test_a_model_that_its_export_does_not_give_is_refused(shipped: PerformanceProfile) -> None:
+    """Whatever the reason: a surrogate that is not what was judged must not be written."""
+    model = FAMILIES["tree"].fit(known_rows(300), shipped, SMALL["tree"], seed=0, time_limit_s=1.0)
+    rows = known_rows(300, seed=5)
+    exported = export_model(
+        model, Calibration(), profile=shipped, domain=Domain.from_rows(rows.features), training={}, producer={}
+    )
+    with pytest.raises(SurrogateError, match="must agree with the fitted one"):
+        check_parity(exported, predict(model, Calibration(offset=1.0), rows.features), rows.features)
+
+
+def test_networks_need_pytorch(shipped: PerformanceProfile, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message names the extra."""
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(SurrogateError) as caught:
+        FAMILIES["neural"].fit(known_rows(50), shipped, {}, seed=0, time_limit_s=1.0)
+    assert "lora-placer[neural]" in str(caught.value.hint)
+
+
+def test_a_search_keeps_its_best_trial_and_its_limits(shipped: PerformanceProfile) -> None:
+    """No setting twice, as many trials as allowed, one at least however short the time."""
+    family = FAMILIES["tree"]
+    settings = list(draw_settings(family, seed=0))
+    assert len({tuple(one.items()) for one in settings}) == len(settings) == 9
+    assert settings[0] == {"max_depth": 10, "min_samples_leaf": 20}
+    rows, validation = known_rows(600), known_rows(200, seed=1)
+    found = search_family(family, rows, validation, shipped, seed=0, time_limit_s=100.0, max_trials=4)
+    assert len(found.trials) == 4
+    assert found.best.score == min(trial.score for trial in found.trials)
+    raw = found.model.raw(validation.features)
+    assert score_of(raw, found.calibration, validation) == pytest.approx(found.best.score)
+    short = search_family(family, rows, validation, shipped, seed=0, time_limit_s=0.0, max_trials=4)
+    assert len(short.trials) == 1
+
+
+class _Constant:
+    """A model that says the same of everything."""
+
+    def raw(self, features: np.ndarray) -> Raw:
+        count = len(features)
+        return Raw(np.full(count, 0.8), np.zeros(count), np.zeros(count), np.zeros(count))
+
+    def add_to(self, builder: GraphBuilder, *, features: str) -> RawNames:
+        raise NotImplementedError
+
+
+def test_packed_sets_count_as_much_as_all_others() -> None:
+    """Ten rows near the border, one of them packed: its error is half of the score."""
+    model: FittedModel = _Constant()
+    rows = known_rows(10)
+    rows = TrainingRows(
+        **{
+            **{name: getattr(rows, name) for name in rows.__dataclass_fields__},
+            "ratio": np.array([0.3] + [0.8] * 9),
+            "starved_share": np.full(10, 0.5),
+            "log_border": np.zeros(10),
+            "family": np.array(["packed"] + ["zipf"] * 9),
+        }
+    )
+    assert score_of(model.raw(rows.features), Calibration(), rows) == pytest.approx(0.5 * 0.5)
+
+
+def test_scenarios_are_split_whole() -> None:
+    """Rows of one scenario are alike: a model tested on them would be tested on what it has seen."""
+    scenarios = np.repeat(np.arange(50), 12)
+    parts = split_scenarios(scenarios, seed=0)
+    assert np.array_equal(np.sum(parts, axis=0), np.ones(600))
+    assert [len(np.unique(scenarios[part])) for part in parts] == [40, 5, 5]
+    assert np.array_equal(parts[2], split_scenarios(scenarios, seed=0)[2])
