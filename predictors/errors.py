@@ -14,6 +14,10 @@ FEASIBLE_RATIO = 0.9
 # Kind of scenarios as a packer makes them (predictors/scenarios.py).
 PACKED = "packed"
 RELIABILITY_BINS = 10
+# Edges of the bins of the distance from the border, as load over border.
+DISTANCE_EDGES = (0.25, 0.5, 0.7, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1, 1.15, 1.3, 1.5, 2.0)
+# Percentiles of the error of the ratio that are told for each bin.
+ERROR_PERCENTILES = (5, 25, 50, 75, 95)
 
 Table = dict[str, dict[str, float]]
 
@@ -52,6 +56,37 @@ def reliability(rows: TrainingRows, output: SurrogateOutput) -> list[dict[str, f
         }
         for number in np.unique(bins).tolist()
     ]
+
+
+def error_over_distance(rows: TrainingRows, output: SurrogateOutput) -> dict[str, list[dict[str, float]]]:
+    """Return errors by distance from the border, for the subsets ``all`` and ``packed`` of rows with a known border.
+
+    Of each bin between `DISTANCE_EDGES` (bins without rows are left out): `rows`, their mean `load_over_border`
+    (geometric), `ratio_mae` and `brier` as in `error_table`, and the percentiles `p5` to `p95` of the predicted minus
+    the true throughput ratio.
+    """
+    known = np.isfinite(rows.log_border)
+    subsets = {"all": known, "packed": known & (rows.family == PACKED)}
+    return {name: _by_distance(rows.select(mask), _select(output, mask)) for name, mask in subsets.items()}
+
+
+def _by_distance(rows: TrainingRows, output: SurrogateOutput) -> list[dict[str, float]]:
+    bins = np.searchsorted(np.log(DISTANCE_EDGES), rows.log_border)
+    error = output.throughput_ratio.astype(np.float64) - rows.ratio
+    brier = (output.starvation_probability.astype(np.float64) - rows.starved_share) ** 2
+    table = []
+    for number in np.unique(bins).tolist():
+        mask = bins == number
+        figures = {
+            "rows": float(mask.sum()),
+            "load_over_border": float(np.exp(rows.log_border[mask].mean())),
+            "ratio_mae": _mean(np.abs(error[mask])),
+            "brier": _mean(brier[mask]),
+        }
+        percentiles = np.percentile(error[mask], ERROR_PERCENTILES).tolist()
+        figures |= {f"p{level}": value for level, value in zip(ERROR_PERCENTILES, percentiles, strict=True)}
+        table.append({name: round(value, 5) for name, value in figures.items()})
+    return table
 
 
 def _select(output: SurrogateOutput, mask: NDArray[np.bool_]) -> SurrogateOutput:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from predictors.errors import Table
+from predictors.targets import NEAR_BORDER
 from twin.profile import PerformanceProfile
 
 _ROWS: tuple[tuple[str, str, str], ...] = (
@@ -19,7 +21,8 @@ _ROWS: tuple[tuple[str, str, str], ...] = (
     ("ttft_mape", "time to first token p95: MAPE, healthy sets", "{:.1f} %"),
     ("ttft_median_error", "the same: median error", "{:.1f} %"),
 )
-_SUBSETS = ("all", "near_border", "packed")
+# Subsets of the rows of which errors are told, and what they are called.
+SUBSETS = {"all": "all", "near_border": "near the border", "packed": "packed"}
 
 _TEMPLATE = """\
 # Surrogate {name}
@@ -84,10 +87,7 @@ validation sets; and what share of {test_borders} borders of test sets lies beyo
 def model_card(profile: PerformanceProfile, training: dict[str, Any], parity: dict[str, float]) -> str:
     """Return the card in Markdown; `training` is the model's metadata of that name, `parity` the export check."""
     errors, data = training["errors"], training["datasets"]
-    rows = [
-        f"| {label} | " + " | ".join(form.format(errors[subset][key]) for subset in _SUBSETS) + " |"
-        for key, label, form in _ROWS
-    ]
+    rows = [f"| {' | '.join(cells)} |" for cells in error_cells(errors)]
     families = [
         f"| {one['name']} | {one['trials']} | {one['score']:.4f} | {one['ratio_mae_near_border']:.4f} | "
         f"{one['brier_near_border']:.4f} | {one['starvation_f1']:.3f} | {one['size_bytes'] / 1024:.0f} |"
@@ -95,11 +95,7 @@ def model_card(profile: PerformanceProfile, training: dict[str, Any], parity: di
     ]
     bins = [f"| {one['predicted']:.3f} | {one['starved']:.3f} | {one['rows']:.0f} |" for one in training["reliability"]]
     margins = training["margins"]
-    levels = [
-        f"| {float(level):.0%} | {margin:.1%} | {margins['test_share_beyond'][level]:.1%} |"
-        for level, margin in margins["by_risk"].items()
-        if margins["test_share_beyond"][level] is not None
-    ]
+    levels = [f"| {' | '.join(cells)} |" for cells in margin_cells(margins)]
     return _TEMPLATE.format(
         name=profile.name,
         model=profile.model,
@@ -114,18 +110,32 @@ def model_card(profile: PerformanceProfile, training: dict[str, Any], parity: di
         test_rows=training["test_rows"],
         families="\n".join(families),
         family=training["family"],
-        near=0.15,
+        near=NEAR_BORDER,
         table="\n".join(rows),
         parity=max(parity.values()),
         reliability="\n".join(bins),
         borders=margins["borders"],
         test_borders=margins["test_borders"],
         margins="\n".join(levels),
-        commands=_commands(profile.name, training),
+        commands=commands_to_repeat(profile.name, training),
     )
 
 
-def _commands(name: str, training: dict[str, Any]) -> str:
+def error_cells(errors: Table) -> list[tuple[str, ...]]:
+    """Return the lines of the table of errors: what it is, and its value on each of `SUBSETS`."""
+    return [(label, *(form.format(errors[subset][key]) for subset in SUBSETS)) for key, label, form in _ROWS]
+
+
+def margin_cells(margins: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Return the lines of the table of margins: risk, margin, and what was seen (where something was)."""
+    return [
+        (f"{float(level):.0%}", f"{margin:.1%}", f"{margins['test_share_beyond'][level]:.1%}")
+        for level, margin in margins["by_risk"].items()
+        if margins["test_share_beyond"][level] is not None
+    ]
+
+
+def commands_to_repeat(name: str, training: dict[str, Any]) -> str:
     """Return how to make the model again."""
     folders = [f"rows{number}" for number in range(1, len(training["datasets"]) + 1)]
     lines = [

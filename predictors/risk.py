@@ -6,7 +6,7 @@ Both come from scenarios that the fit has not seen.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,8 @@ from predictors.targets import TrainingRows
 
 # Risks of which a model's file tells the margin.
 RISKS = (0.01, 0.02, 0.05, 0.1, 0.2)
+# Risks between which the curve of the margin is drawn.
+CURVE_RISKS = (0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)
 # Factors on the rates between which a surrogate's own border is looked for.
 _FACTORS = np.exp(np.linspace(-0.7, 0.7, 57))
 
@@ -58,7 +60,7 @@ class Margins:
     num_borders
         Borders of searches, of scenarios that the fit has not seen, that the margins come from.
     by_risk
-        Margin for each of `RISKS`: 0.05 asks as if all rates were 5 % higher.
+        Margin for each risk: 0.05 asks as if all rates were 5 % higher.
     median
         Half of the borders lie above this (log) error: what the surrogate is off by without risk or caution.
     """
@@ -101,15 +103,22 @@ def _rows_nearest_to_borders(rows: TrainingRows) -> NDArray[np.int64]:
     return np.sort(order[first])
 
 
-def fit_margins(errors: NDArray[np.float64]) -> Margins:
-    """Return the margins for `RISKS` from `border_errors` (split conformal: the ceil((n + 1)(1 - risk))-th smallest).
+def fit_margins(errors: NDArray[np.float64], risks: Sequence[float] = RISKS) -> Margins:
+    """Return the margins for `risks` from `border_errors` (split conformal: the ceil((n + 1)(1 - risk))-th smallest).
 
     Risks that so few borders say nothing about are left out.
     """
     ordered = np.sort(errors)
     by_risk = {}
-    for risk in RISKS:
+    for risk in risks:
         rank = math.ceil((len(ordered) + 1) * (1.0 - risk))
         if rank <= len(ordered):
             by_risk[risk] = max(0.0, math.expm1(float(ordered[rank - 1])))
     return Margins(len(ordered), by_risk, float(np.median(ordered)) if len(ordered) else 0.0)
+
+
+def shares_beyond(margins: Mapping[float, float], errors: NDArray[np.float64]) -> dict[float, float]:
+    """Return what share of `border_errors` of other sets lies beyond the margin of each risk; empty without errors."""
+    if not len(errors):
+        return {}
+    return {risk: float(np.mean(errors > np.log1p(margin))) for risk, margin in margins.items()}

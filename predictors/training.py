@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from predictors.dataset import load_dataset
 from predictors.domain import Domain
-from predictors.errors import Table, error_table, is_feasible, reliability
+from predictors.errors import Table, error_over_distance, error_table, is_feasible, reliability
 from predictors.model_card import model_card
 from predictors.provenance import profile_fingerprint
 from predictors.targets import TrainingRows, training_rows
@@ -101,6 +101,8 @@ class TrainingReport:
         Name of the family.
     families
         All that were searched, best score first.
+    profile, domain
+        What it was distilled from, and where it was fitted.
     facts
         The model's metadata under `training`.
     """
@@ -109,12 +111,19 @@ class TrainingReport:
     card: Path
     chosen: str
     families: tuple[FamilyReport, ...]
+    profile: PerformanceProfile
+    domain: Domain
     facts: dict[str, Any] = field(repr=False)
+
+    @property
+    def best(self) -> FamilyReport:
+        """The family that was exported."""
+        return next(family for family in self.families if family.name == self.chosen)
 
     @property
     def errors(self) -> Table:
         """Errors of the chosen model on test rows."""
-        return next(family.errors for family in self.families if family.name == self.chosen)
+        return self.best.errors
 
 
 @dataclass(frozen=True)
@@ -184,6 +193,7 @@ def train_surrogate(
         outcomes.append((searched, _report(searched, _export(searched, profile, domain, {}), test)))
     outcomes.sort(key=lambda outcome: outcome[1].score)
     best, chosen = outcomes[0]
+    predicted = _predict(best, test.features)
     facts = {
         "rows": len(rows),
         "scenarios": len(np.unique(rows.scenario)),
@@ -196,12 +206,13 @@ def train_surrogate(
         "settings": chosen.settings,
         "errors": chosen.errors,
         "families": [_family_facts(report) for _, report in outcomes],
-        "reliability": reliability(test, _predict(best, test.features)),
+        "reliability": reliability(test, predicted),
+        "distance": error_over_distance(test, predicted),
         "margins": _margins(best, validation, test),
     }
     write_atomically(file, _export(best, profile, domain, facts).SerializeToString())
     write_atomically(card, model_card(profile, facts, chosen.parity))
-    return TrainingReport(file, card, chosen.name, tuple(report for _, report in outcomes), facts)
+    return TrainingReport(file, card, chosen.name, tuple(report for _, report in outcomes), profile, domain, facts)
 
 
 def _read(datasets: Sequence[str | Path], profile: PerformanceProfile) -> tuple[TrainingRows, list[dict[str, Any]]]:
@@ -286,18 +297,22 @@ def _margins(best: Searched, validation: TrainingRows, test: TrainingRows) -> di
     def accepts(features: NDArray[np.float32]) -> NDArray[np.bool_]:
         return is_feasible(_predict(best, features))
 
-    errors = risk.border_errors(accepts, validation)
+    errors, seen = (risk.border_errors(accepts, rows) for rows in (validation, test))
     margins: Margins = risk.fit_margins(errors)
-    seen = risk.border_errors(accepts, test)
+    curve: dict[float, float] = risk.fit_margins(errors, risk.CURVE_RISKS).by_risk
+    beyond: dict[float, float] = risk.shares_beyond(margins.by_risk | curve, seen)
     return {
         "borders": margins.num_borders,
         "median_error": round(margins.median, 5),
         "by_risk": {f"{level:g}": round(margin, 5) for level, margin in margins.by_risk.items()},
         "test_borders": len(seen),
         "test_share_beyond": {
-            f"{level:g}": round(float(np.mean(seen > np.log1p(margin))), 5) if len(seen) else None
-            for level, margin in margins.by_risk.items()
+            f"{level:g}": round(beyond[level], 5) if level in beyond else None for level in margins.by_risk
         },
+        "curve": [
+            {"risk": level, "margin": round(margin, 5), "seen": round(beyond[level], 5) if level in beyond else None}
+            for level, margin in curve.items()
+        ],
     }
 
 

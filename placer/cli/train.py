@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from placer.cli.exits import OK, print_written, reports_errors
+from placer.cli.exits import OK, print_hint, print_warning, print_written, reports_errors
 from placer.cli.options import JsonOption, VerboseOption
 
 if TYPE_CHECKING:
@@ -21,7 +21,9 @@ def train(
     profile: Annotated[
         str, typer.Option("--profile", help="Performance profile that labelled them: a shipped name or a path.")
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="ONNX file to write; its card is written beside it.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="ONNX file to write; its cards are written beside it.")
+    ],
     family: Annotated[
         list[str] | None,
         typer.Option("--family", help="Only these: neural, boosting, forest, tree; repeatable. Default: all."),
@@ -36,12 +38,15 @@ def train(
 ) -> int:
     """Fit families of models to labelled rows, and export the best one where plans are decided as a surrogate."""
     from placer.cli.live_line import LiveLine
+    from placer.files import write_atomically
     from placer.output_paths import check_outputs
     from predictors.training import FAMILY_NAMES, TrainingSettings, facts_to_json, train_surrogate
     from twin.profile import load_profile
 
+    page = output.with_suffix(".html")
+    can_draw = _can_draw()
     check_outputs(
-        {"--output": output, "card": output.with_suffix(".md")},
+        {"--output": output, "card": output.with_suffix(".md"), "card in HTML": page},
         inputs={f"DATA {number}": path for number, path in enumerate(data, start=1)} | {"--profile": profile},
         prints_json=json_output,
     )
@@ -60,11 +65,30 @@ def train(
         report = train_surrogate(data, load_profile(profile), output=output, settings=settings, observer=show)
     print_written(report.file)
     print_written(report.card)
+    if can_draw:
+        from placer.model_card_report import render_card
+
+        write_atomically(page, render_card(report))
+        print_written(page)
     if json_output:
         typer.echo(facts_to_json(report), nl=False)
     else:
         _print_report(report)
     return OK
+
+
+def _can_draw() -> bool:
+    """Return whether the card can also be a page with figures; if not, say before the work what it lacks."""
+    from placer.html_page import require_report_libraries
+    from twin.errors import InputError
+
+    try:
+        require_report_libraries()
+    except InputError as error:
+        print_warning(f"the card is written in Markdown only: {error.message}")
+        print_hint(error.hint or "")
+        return False
+    return True
 
 
 def _print_report(report: TrainingReport) -> None:

@@ -42,7 +42,7 @@ def _points(regimes: Sequence[str]) -> list[ResidualPoint]:
     ]
 
 
-def _assert_whole(figure: Figure, num_labels: int) -> None:
+def assert_whole(figure: Figure, num_labels: int) -> None:
     """Assert that the legend and the panels lie in the picture, and not on each other."""
     figure.draw_without_rendering()
     (legend,) = figure.legends
@@ -65,7 +65,7 @@ def _assert_whole(figure: Figure, num_labels: int) -> None:
 def test_legends_of_a_calibration_are_whole(draw: Callable[[Sequence[ResidualPoint]], Figure], name: str) -> None:
     """With few and many, short and long names; what looks like a formula is shown as it is written."""
     figure = draw(_points(REGIMES[name]))
-    _assert_whole(figure, len(REGIMES[name]))
+    assert_whole(figure, len(REGIMES[name]))
     assert png_of(figure)
     assert "<svg" in svg_of(figure, "x")
 
@@ -96,4 +96,4 @@ def test_legends_of_a_validation_are_whole(
 ) -> None:
     """All regimes are named inside of the picture."""
     labels = {row.regime for row in rows} - ({"collapsed"} if draw is scatter_figure else set()) - {"not started"}
-    _assert_whole(draw(rows), len(labels))
+    assert_whole(draw(rows), len(labels))

@@ -8,7 +8,15 @@ from numpy.typing import NDArray
 
 from predictors.contract import probe_features
 from predictors.features import FEATURE_SCHEMA, inflate
-from predictors.risk import RISKS, Calibration, border_errors, fit_calibration, fit_margins
+from predictors.risk import (
+    CURVE_RISKS,
+    RISKS,
+    Calibration,
+    border_errors,
+    fit_calibration,
+    fit_margins,
+    shares_beyond,
+)
 from predictors.targets import TrainingRows
 
 RATE = FEATURE_SCHEMA.index("sum_rate_rps")
@@ -101,6 +109,17 @@ def test_margins_keep_their_risk_on_new_borders() -> None:
         beyond = float(np.mean(fresh > np.log1p(margin)))
         assert beyond <= risk * 1.3 + 0.005
     assert margins.median == pytest.approx(-0.02, abs=0.005)
+
+
+def test_the_curve_of_the_margin_falls_with_the_risk() -> None:
+    """More risk never asks for more margin, and of the errors themselves no more than the risk lies beyond."""
+    errors = np.random.default_rng(2).normal(0.01, 0.05, size=500)
+    curve = fit_margins(errors, CURVE_RISKS).by_risk
+    assert list(curve) == list(CURVE_RISKS)
+    assert list(curve.values()) == sorted(curve.values(), reverse=True)
+    beyond = shares_beyond(curve, errors)
+    assert all(beyond[risk] <= risk for risk in CURVE_RISKS)
+    assert shares_beyond(curve, np.zeros(0)) == {}
 
 
 def test_risks_that_few_borders_say_nothing_about_have_no_margin() -> None:

@@ -12,7 +12,7 @@ from placer.cli.application import app
 from predictors import training
 from predictors.contract import check_surrogate
 from predictors.dataset import ROWS_PER_SHARD, load_dataset, sample_dataset
-from predictors.errors import error_table, reliability
+from predictors.errors import DISTANCE_EDGES, error_over_distance, error_table, reliability
 from predictors.features import FEATURE_SCHEMA
 from predictors.onnx_surrogate import OnnxSurrogate
 from predictors.provenance import profile_fingerprint
@@ -155,12 +155,26 @@ def test_the_command_line_trains(folder: Path, tmp_path: Path) -> None:
     assert code == 0
     assert json.loads(printed)["family"] == "tree"
     assert (tmp_path / "m.md").is_file()
+    assert "tree (chosen)" in (tmp_path / "m.html").read_text(encoding="utf-8")
     code, _, errors = run(tmp_path, *common, "--output", tmp_path / "n.onnx")
     assert code == 2
     assert "a data set must be a folder" in errors
     code, _, errors = run(folder, "--profile", NAME, "--family", "oracle", "--output", tmp_path / "n.onnx")
     assert code == 2
     assert "families must be of neural, boosting, forest, tree. Got oracle." in errors
+
+
+def test_without_the_extra_for_pages_the_card_is_markdown_only(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Minutes of fitting are not lost for want of a library that draws; what is missing is said before them."""
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    command = ["train", str(folder), "--profile", NAME, "--family", "tree", "--trials", "1"]
+    result = CliRunner().invoke(app, [*command, "--output", str(tmp_path / "m.onnx")], prog_name="placer")
+    assert result.exit_code == 0
+    assert "the card is written in Markdown only" in result.stderr
+    assert "pip install 'lora-placer[report]'" in result.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.md", "m.onnx"]
 
 
 def test_few_scenarios_are_too_few(folder: Path, profile: PerformanceProfile, tmp_path: Path) -> None:
@@ -228,3 +242,27 @@ def test_error_figures_by_hand() -> None:
         (1.0, 0.75, 0.25),
         (1.0, 1.0, 1.0),
     ]
+
+
+def test_errors_by_distance_by_hand() -> None:
+    """Rows fall into the bins of their load over the border; one without a border into none."""
+    rows = _rows(
+        log_border=np.log([0.1, 0.97, 0.98, 1.02, 5.0, np.nan]),
+        ratio=[1.0, 1.0, 1.0, 0.9, 0.3, 1.0],
+        starved_share=[0.0, 0.5, 0.0, 1.0, 1.0, 0.0],
+        family=["zipf", "packed", "zipf", "zipf", "packed", "packed"],
+    )
+    ratio = np.array([1.0, 0.96, 1.02, 0.9, 0.5, 0.0], dtype=np.float32)
+    probability = np.array([0.0, 0.5, 1.0, 1.0, 1.0, 0.0], dtype=np.float32)
+    output = SurrogateOutput(ratio, probability, ratio, ratio, ratio)
+    distance = error_over_distance(rows, output)
+    everything = distance["all"]
+    assert [one["rows"] for one in everything] == [1.0, 2.0, 1.0, 1.0]
+    loads = [one["load_over_border"] for one in everything]
+    assert loads == pytest.approx([0.1, np.sqrt(0.97 * 0.98), 1.02, 5.0], abs=1e-5)
+    assert all(0.95 < load <= 1.0 for load in loads[1:2])
+    assert {0.95, 1.0} <= set(DISTANCE_EDGES)
+    assert everything[1]["ratio_mae"] == pytest.approx(0.03)
+    assert everything[1]["brier"] == pytest.approx(0.5)
+    assert everything[1]["p50"] == pytest.approx(-0.01)
+    assert [(one["rows"], one["ratio_mae"]) for one in distance["packed"]] == [(1.0, pytest.approx(0.04)), (1.0, 0.2)]

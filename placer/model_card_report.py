@@ -1,0 +1,134 @@
+"""The card of a surrogate as one HTML page with figures (extra `report`); predictors/model_card.py has its Markdown."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from placer.html_page import render_page, require_report_libraries
+from placer.validation_tables import TextTable
+from predictors.domain import Domain
+from predictors.features import FEATURE_SCHEMA
+from predictors.model_card import SUBSETS, commands_to_repeat, error_cells, margin_cells
+from predictors.targets import NEAR_BORDER
+from predictors.training import TrainingReport
+
+TEMPLATE = "model_card.html"
+
+
+def render_card(report: TrainingReport) -> str:
+    """Return the card of the surrogate that was chosen as one HTML page that refers to nothing outside of it.
+
+    Raises
+    ------
+    InputError
+        When jinja2 or matplotlib is not installed.
+    """
+    require_report_libraries()
+    from placer import model_card_figures as drawings  # noqa: PLC0415 - comes with an extra
+    from placer.drawing import svg_of  # noqa: PLC0415
+
+    facts = report.facts
+    figures = {
+        "reliability": drawings.reliability_figure(facts["reliability"]),
+        "distance": drawings.distance_figure(facts["distance"]),
+        "latency": drawings.latency_figure(report.families),
+    }
+    if facts["margins"]["curve"]:
+        figures["margin"] = drawings.margin_figure(facts["margins"]["curve"])
+    return render_page(
+        TEMPLATE,
+        {"margin": ""} | {name: svg_of(figure, name) for name, figure in figures.items()},
+        profile=report.profile,
+        facts=facts,
+        near=f"{NEAR_BORDER:.0%}",
+        parity=f"{max(report.best.parity.values()):.2%}",
+        data=_data_table(facts),
+        families=_families_table(report),
+        errors=TextTable("Errors", (("", False), *((name, True) for name in SUBSETS.values())), _rows(facts)),
+        margins=_margins_table(facts["margins"]),
+        domain=_domain_table(report.domain),
+        ratios=_ratios_table(report.domain),
+        commands=commands_to_repeat(report.profile.name, facts),
+    )
+
+
+def _rows(facts: dict[str, Any]) -> tuple[tuple[str, ...], ...]:
+    return tuple(error_cells(facts["errors"]))
+
+
+def _data_table(facts: dict[str, Any]) -> TextTable:
+    headings = ("rows", "seed", "simulations per row", "horizon (s)", "warm-up (s)")
+    rows = [
+        (
+            f"{one['rows']:,}",
+            str(one["seed"]),
+            str(one["seeds"]),
+            f"{one['horizon_s']:g}",
+            f"{one['warmup_s']:g}",
+            ", ".join(one["families"]),
+        )
+        for one in facts["datasets"]
+    ]
+    return TextTable("Data", (*((heading, True) for heading in headings), ("kinds of sets", False)), tuple(rows))
+
+
+def _families_table(report: TrainingReport) -> TextTable:
+    headings = (
+        "fits\ntried",
+        "score",
+        "ratio error\nnear border",
+        "ratio error\npacked",
+        "Brier\nnear border",
+        "Brier\npacked",
+        "F1",
+        "1 row\n(us)",
+        "100 rows\n(us)",
+        "10,000 rows\n(ms)",
+        "KiB",
+    )
+    rows = [
+        (
+            family.name + (" (chosen)" if family.name == report.chosen else ""),
+            str(family.num_trials),
+            f"{family.score:.4f}",
+            f"{family.errors['near_border']['ratio_mae']:.4f}",
+            f"{family.errors['packed']['ratio_mae']:.4f}",
+            f"{family.errors['near_border']['brier']:.4f}",
+            f"{family.errors['packed']['brier']:.4f}",
+            f"{family.errors['all']['starvation_f1']:.3f}",
+            f"{family.latency_us[1]:,.0f}",
+            f"{family.latency_us[100]:,.0f}",
+            f"{family.latency_us[10_000] / 1000.0:,.1f}",
+            f"{family.size_bytes / 1024.0:,.0f}",
+            ", ".join(f"{name} {value}" for name, value in family.settings.items()),
+        )
+        for family in report.families
+    ]
+    columns = (("family", False), *((heading, True) for heading in headings), ("settings", False))
+    return TextTable("Families", columns, tuple(rows))
+
+
+def _margins_table(margins: dict[str, Any]) -> TextTable:
+    columns = (("risk", True), ("margin", True), ("seen", True))
+    return TextTable("Margin", columns, tuple(margin_cells(margins)))
+
+
+def _domain_table(domain: Domain) -> TextTable:
+    rows = [
+        (name, *(f"{bound:,.6g}" for bound in domain.features[name]), unit)
+        for name, unit in zip(FEATURE_SCHEMA.names, FEATURE_SCHEMA.units, strict=True)
+    ]
+    return TextTable("Domain", (("feature", False), ("from", True), ("to", True), ("unit", False)), tuple(rows))
+
+
+def _ratios_table(domain: Domain) -> TextTable:
+    rows = [
+        (
+            rule.name,
+            f"{rule.min:,.6g}",
+            f"{rule.max:,.6g}",
+            f"{' + '.join(rule.numerator)} over {' + '.join(rule.denominator)}",
+        )
+        for rule in domain.ratios
+    ]
+    return TextTable("Ratios", (("ratio", False), ("from", True), ("to", True), ("of", False)), tuple(rows))
