@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import numpy as np
@@ -15,21 +14,12 @@ from predictors.domain import Domain
 from predictors.families import FittedModel
 from predictors.features import FEATURE_SCHEMA, offered_tps
 from predictors.onnx_graph import GraphBuilder, make_model
-from predictors.onnx_surrogate import INPUT_NAME
-from predictors.provenance import profile_fingerprint
 from predictors.risk import Calibration
 from predictors.surrogate import OUTPUT_NAMES, SurrogateOutput
+from predictors.surrogate_file import INPUT_NAME, surrogate_metadata
 from twin.errors import SurrogateError
 from twin.profile import PerformanceProfile
 
-# What the outputs are, for who reads the file's metadata.
-OUTPUT_MEANINGS = {
-    "throughput_ratio": "throughput / offered load",
-    "starvation_probability": "probability that the replica or any adapter starves",
-    "throughput_tps": "tokens/s of completed requests",
-    "itl_s": "95th percentile of the inter-token latency, seconds",
-    "ttft_s": "95th percentile of the time to first token, seconds",
-}
 # An exported tree may take another branch where a value lies within the rounding of a threshold: on few rows at most.
 PARITY_TOLERANCE = 1e-3
 PARITY_SHARE = 0.005
@@ -80,14 +70,7 @@ def export_model(
         builder.initializers,
     )
     exported = make_model(graph)
-    metadata = {
-        "feature_schema": {**FEATURE_SCHEMA.as_json(), "outputs": OUTPUT_MEANINGS},
-        "domain": domain.model_dump(mode="json"),
-        "profile": {"name": profile.name, "fingerprint": profile_fingerprint(profile)},
-        "training": training,
-        "producer": producer,
-    }
-    helper.set_model_props(exported, {key: json.dumps(value, sort_keys=True) for key, value in metadata.items()})
+    helper.set_model_props(exported, surrogate_metadata(profile, domain, training=training, producer=producer))
     return exported
 
 

@@ -181,3 +181,13 @@ def offered_tps(features: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the offered load of each row of `features` [N, F] in prompt + output tokens/s, float32 [N]."""
     offered: NDArray[np.float32] = features[:, _OFFERED_COLUMNS].sum(axis=1, dtype=np.float32)
     return offered
+
+
+def describe_row(row: NDArray[np.float32]) -> str:
+    """Return in words which set, under which slots, a row of features [F] is about."""
+    value = dict(zip(FEATURE_SCHEMA.names, row.tolist(), strict=True))
+    return (
+        f"{value['num_adapters']:g} adapters with {value['sum_rate_rps']:.4g} requests/s "
+        f"({value['sum_prompt_tps'] + value['sum_output_tps']:.4g} tokens/s) on {value['max_loras']:g} slots of rank "
+        f"{value['max_lora_rank']:g}"
+    )

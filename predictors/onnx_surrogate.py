@@ -1,28 +1,24 @@
-"""Surrogates in ONNX files, and what a file must carry to be trusted: its features, its domain, where it comes from."""
+"""Surrogates in ONNX files: asked with checked features, and never taken at their word where they give no number."""
 
 from __future__ import annotations
 
-import importlib
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from predictors.domain import Domain
-from predictors.features import FEATURE_SCHEMA, FeatureSchema
+from predictors.features import FEATURE_SCHEMA, FeatureSchema, describe_row
 from predictors.surrogate import OUTPUT_NAMES, SurrogateOutput, empty_output, require_domain
+from predictors.surrogate_file import CHECK_HINT, INPUT_NAME, METADATA_KEYS, SurrogateFile
 from twin.errors import SurrogateError
 
-INPUT_NAME = "features"
-METADATA_KEYS: tuple[str, ...] = ("feature_schema", "domain", "profile", "training", "producer")
+__all__ = ["INPUT_NAME", "METADATA_KEYS", "REFUSED_LATENCY_S", "OnnxSurrogate"]
 
 # What a latency becomes when the model says NaN: finite, so that it can be written and compared, and above every
 # limit.
 REFUSED_LATENCY_S = 1e6
-
-_RETRAIN = "use `auto` or `exact`, or make one for this version with `placer dataset` and then `placer train`"
 
 
 class OnnxSurrogate:
@@ -38,10 +34,10 @@ class OnnxSurrogate:
         Where it was fitted.
     """
 
-    def __init__(self, session: Any, *, file: str, metadata: dict[str, str], domain: Domain) -> None:
-        self._session = session
-        self.file = file
-        self.metadata = metadata
+    def __init__(self, source: SurrogateFile, domain: Domain) -> None:
+        self._source = source
+        self.file = source.path
+        self.metadata = dict(source.metadata)
         self.domain = domain
 
     @classmethod
@@ -55,13 +51,9 @@ class OnnxSurrogate:
             another feature schema, or is malformed; when its input or outputs have other names, types or shapes than
             `features` float32 [N, F] and `OUTPUT_NAMES` float32 [N]; when ONNX Runtime is not installed.
         """
-        file = str(path)
-        session = _open_session(Path(path))
-        metadata = dict(session.get_modelmeta().custom_metadata_map)
-        _check_metadata(metadata, file)
-        domain = Domain.parse(metadata["domain"], schema=FEATURE_SCHEMA, file=file)
-        _check_signature(session, file)
-        surrogate = cls(session, file=file, metadata=metadata, domain=domain)
+        source = SurrogateFile.open(path)
+        source.require_rules()
+        surrogate = cls(source, source.domain())
         surrogate._probe()
         return surrogate
 
@@ -81,21 +73,51 @@ class OnnxSurrogate:
         value = json.loads(self.metadata["profile"]).get("fingerprint")
         return str(value) if value is not None else None
 
-    def predict(self, features: NDArray[np.float32]) -> SurrogateOutput:
-        """Return the predictions for `features`, float32 [N, F].
+    def margin_for(self, risk: float) -> float:
+        """Return by what share rates must be raised so that of the sets it just accepts at most a share `risk` starves.
 
-        A row for which the model gives NaN or infinity counts as infeasible: ratio 0, probability 1, nothing served.
+        The margin of the largest risk that its file has and that is not above `risk` (`predictors.risk`).
 
         Raises
         ------
         SurrogateError
-            When `features` has another shape, or a value that is not finite.
+            When the file has no margin for so small a risk.
+        """
+        margins = json.loads(self.metadata["training"]).get("margins", {}).get("by_risk", {})
+        known = {float(level): float(margin) for level, margin in margins.items()}
+        covered = [level for level in known if level <= risk]
+        if not covered:
+            levels = ", ".join(f"{level:g}" for level in sorted(known)) or "no risk"
+            raise SurrogateError(
+                f"a margin can be had for a risk that the surrogate was calibrated for. {self.file} knows {levels}, "
+                f"and {risk:g} was asked for.",
+                file=self.file,
+                field="risk",
+                value=risk,
+                hint="ask for a larger risk, or say the --margin itself",
+            )
+        return known[max(covered)]
+
+    def predict(self, features: NDArray[np.float32]) -> SurrogateOutput:
+        """Return the predictions for `features`, float32 [N, F].
+
+        A row outside of the domain for which the model gives NaN or infinity counts as infeasible: ratio 0, probability
+        1, nothing served.
+
+        Raises
+        ------
+        SurrogateError
+            When `features` has another shape, or a value that is not finite; when the model gives NaN or infinity for a
+            row inside its domain: it is broken where it was said to hold, and a plan must not hide that.
         """
         rows = _checked_rows(features)
         if len(rows) == 0:
             return empty_output()
-        outputs = self._session.run(list(OUTPUT_NAMES), {INPUT_NAME: rows})
-        return _sanitised(outputs)
+        table = self._ask(rows)
+        is_number = np.isfinite(table)
+        if not is_number.all():
+            self._require_numbers(table, is_number, rows)
+        return _sanitised(table, refused=np.asarray(~is_number.all(axis=0)))
 
     def predict_strictly(self, features: NDArray[np.float32]) -> SurrogateOutput:
         """Return the predictions; SurrogateError if any row is outside the domain."""
@@ -106,148 +128,42 @@ class OnnxSurrogate:
         """Return for each row of `features` [N, F] whether it is outside its domain, bool [N]."""
         return self.domain.outside(features, FEATURE_SCHEMA.names)
 
+    def _require_numbers(
+        self, table: NDArray[np.float32], is_number: NDArray[np.bool_], rows: NDArray[np.float32]
+    ) -> None:
+        """Raise SurrogateError if an output, [5, N], is no number in a row inside the domain."""
+        broken = ~is_number & ~self.outside_domain(rows)
+        if broken.any():
+            output, row = (int(index) for index in np.argwhere(broken)[0])
+            num_rows = int(broken.any(axis=0).sum())
+            raise SurrogateError(
+                f"a surrogate must give numbers inside its domain. {self.file} gives {table[output, row]} for "
+                f"`{OUTPUT_NAMES[output]}` of {describe_row(rows[row])} ({num_rows} of {len(rows)} sets asked about).",
+                file=self.file,
+                field=OUTPUT_NAMES[output],
+                value=float(table[output, row]),
+                hint=CHECK_HINT,
+            )
+
     def _probe(self) -> None:
         """Ask for two rows: shapes that the file declares loosely are seen here."""
         corner = [self.domain.features[name][1] for name in FEATURE_SCHEMA.names]
-        outputs = self._session.run(list(OUTPUT_NAMES), {INPUT_NAME: np.array([corner, corner], dtype=np.float32)})
+        self._ask(np.array([corner, corner], dtype=np.float32))
+
+    def _ask(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the outputs as the model gives them, float32 [5, N]; SurrogateError if their shapes are others."""
+        outputs = self._source.run(rows)
         for name, values in zip(OUTPUT_NAMES, outputs, strict=True):
-            if values.shape != (2,):
+            if values.shape != (len(rows),):
                 raise SurrogateError(
-                    f"output `{name}` must be float32 [N]. {self.file} gives shape {list(values.shape)} for 2 rows.",
+                    f"output `{name}` must be float32 [N]. {self.file} gives shape {list(values.shape)} for "
+                    f"{len(rows)} rows.",
                     file=self.file,
                     field=name,
                     value=list(values.shape),
+                    hint=CHECK_HINT,
                 )
-
-
-def _open_session(path: Path) -> Any:
-    """Return an ONNX Runtime session of the file on one thread."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise SurrogateError(
-            f"a surrogate must be a readable ONNX file. {path}: {error.strerror}.",
-            file=str(path),
-            hint="give the path of an ONNX file, or one of `auto` and `exact`",
-        ) from error
-    try:
-        # Imported here because it takes a fifth of a second, which a plan with the exact surrogate need not pay.
-        runtime = importlib.import_module("onnxruntime")
-    except ImportError as error:
-        raise SurrogateError(
-            f"ONNX Runtime must be installed to use an ONNX surrogate. {error}.",
-            file=str(path),
-            hint="pip install onnxruntime, or ask the exact surrogate",
-        ) from error
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 4
-    try:
-        return runtime.InferenceSession(content, sess_options=options, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        # The runtime's exceptions share no base class but Exception.
-        raise SurrogateError(
-            f"a surrogate must be an ONNX model that ONNX Runtime can run. {path}: {error}",
-            file=str(path),
-            hint="the file is damaged or was made for a newer runtime",
-        ) from error
-
-
-def _check_metadata(metadata: dict[str, str], file: str) -> None:
-    for key in METADATA_KEYS:
-        if key not in metadata:
-            raise SurrogateError(
-                f"a surrogate's ONNX file must have the metadata {', '.join(METADATA_KEYS)}. "
-                f"`{key}` is missing in {file}.",
-                file=file,
-                field=key,
-                hint="export models with `placer train`, which writes the metadata",
-            )
-    parsed = {key: _parse_object(metadata[key], key, file) for key in METADATA_KEYS}
-    if "name" not in parsed["profile"]:
-        raise SurrogateError(
-            f"the metadata key `profile` must have a `name`. Got {metadata['profile']} ({file}).",
-            file=file,
-            field="profile",
-        )
-    _check_schema(parsed["feature_schema"], file)
-
-
-def _check_schema(given: dict[str, Any], file: str) -> None:
-    expected = FEATURE_SCHEMA.as_json()
-    if given.get("version") != expected["version"]:
-        raise SurrogateError(
-            f"a surrogate must use feature schema version {expected['version']}. "
-            f"{file} has version {given.get('version')}.",
-            file=file,
-            field="feature_schema.version",
-            value=given.get("version"),
-            hint=_RETRAIN,
-        )
-    for field in ("names", "units"):
-        if given.get(field) != expected[field]:
-            raise SurrogateError(
-                f"a surrogate must have the features {', '.join(expected['names'])}, in this order and units. "
-                f"The `{field}` of {file} differ: {given.get(field)}.",
-                file=file,
-                field=f"feature_schema.{field}",
-                value=given.get(field),
-                hint=_RETRAIN,
-            )
-
-
-def _parse_object(text: str, key: str, file: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise SurrogateError(
-            f"the metadata key `{key}` must be a JSON object. {file}: {error}.", file=file, field=key, value=text
-        ) from error
-    if not isinstance(value, dict):
-        raise SurrogateError(
-            f"the metadata key `{key}` must be a JSON object. Got {text} ({file}).", file=file, field=key, value=value
-        )
-    return value
-
-
-def _check_signature(session: Any, file: str) -> None:
-    """Refuse inputs and outputs that differ from the contract in name, type, rank or number of features."""
-    num_features = len(FEATURE_SCHEMA.names)
-    inputs = {entry.name: entry for entry in session.get_inputs()}
-    outputs = {entry.name: entry for entry in session.get_outputs()}
-    if set(inputs) != {INPUT_NAME}:
-        raise SurrogateError(
-            f"a surrogate must have the one input `{INPUT_NAME}`. {file} has {', '.join(inputs) or 'none'}.",
-            file=file,
-            field="input",
-            value=list(inputs),
-        )
-    if set(outputs) != set(OUTPUT_NAMES):
-        raise SurrogateError(
-            f"a surrogate must have the outputs {', '.join(OUTPUT_NAMES)}. {file} has {', '.join(outputs)}.",
-            file=file,
-            field="output",
-            value=list(outputs),
-        )
-    entry = inputs[INPUT_NAME]
-    is_batched = len(entry.shape) == 2 and not isinstance(entry.shape[0], int) and entry.shape[1] == num_features
-    if entry.type != "tensor(float)" or not is_batched:
-        raise SurrogateError(
-            f"`{INPUT_NAME}` must be float32 [N, {num_features}] with a free N. {file} has {entry.type} {entry.shape}.",
-            file=file,
-            field=INPUT_NAME,
-            value=list(entry.shape),
-        )
-    for name in OUTPUT_NAMES:
-        output = outputs[name]
-        if output.type != "tensor(float)" or (output.shape is not None and len(output.shape) != 1):
-            raise SurrogateError(
-                f"output `{name}` must be float32 [N]. {file} has {output.type} {output.shape}.",
-                file=file,
-                field=name,
-                value=list(output.shape),
-            )
+        return np.stack(outputs)
 
 
 def _checked_rows(features: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -268,10 +184,8 @@ def _checked_rows(features: NDArray[np.float32]) -> NDArray[np.float32]:
     return rows
 
 
-def _sanitised(outputs: list[NDArray[np.float32]]) -> SurrogateOutput:
-    """Return the outputs with rows that are not finite turned into refusals, and the rest cut to its range."""
-    table = np.stack(outputs)
-    refused = ~np.isfinite(table).all(axis=0)
+def _sanitised(table: NDArray[np.float32], *, refused: NDArray[np.bool_]) -> SurrogateOutput:
+    """Return the outputs, [5, N], with refused rows turned into refusals, and the rest cut to its range."""
     table = np.maximum(table, 0.0)
     table[:, refused] = np.array([[0.0], [1.0], [0.0], [REFUSED_LATENCY_S], [REFUSED_LATENCY_S]])
     table[1] = np.minimum(table[1], 1.0)

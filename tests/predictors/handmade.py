@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper, parser
 
 from predictors.features import FEATURE_SCHEMA
 from predictors.surrogate import OUTPUT_NAMES
+from tests.predictors.capacity import CAPACITY_TPS
 
 NUM_FEATURES = len(FEATURE_SCHEMA.names)
 
@@ -73,3 +74,64 @@ def save(model: ModelProto, path: Path, values: dict[str, Any] | None = None) ->
     helper.set_model_props(model, texts)
     path.write_bytes(model.SerializeToString())
     return path
+
+
+# A replica with a fixed capacity, in ONNX: the statement that makes each output, from `offered` and `rate` [N].
+_CAPACITY: dict[str, str] = {
+    "throughput_ratio": """
+        floor = Max (offered, one)
+        served = Div (capacity, floor)
+        throughput_ratio = Min (one, served)""",
+    "starvation_probability": """
+        used = Div (offered, capacity)
+        above = Sub (used, one)
+        log_odds = Mul (above, ten)
+        starvation_probability = Sigmoid (log_odds)""",
+    "throughput_tps": "throughput_tps = Min (offered, capacity)",
+    "itl_s": """
+        step = Div (offered, million)
+        itl_s = Add (step, hundredth)""",
+    "ttft_s": "ttft_s = Add (step, one)",
+}
+
+
+def capacity_model(
+    *,
+    statements: dict[str, str] | None = None,
+    declared: dict[str, str] | None = None,
+    inputs: str = f"float[N, {NUM_FEATURES}] features",
+) -> ModelProto:
+    """Return a model that is right about a replica of `CAPACITY_TPS`, but for what is replaced.
+
+    Parameters
+    ----------
+    statements
+        By output, what makes it instead, in the textual syntax of ONNX. There are `features`, `offered` [N] in
+        tokens/s, `rate` [N] in requests/s, the numbers `zero`, `one`, `ten`, `hundredth`, `million`, and `capacity`.
+    declared
+        By output, its declared type and shape instead of ``float[N]``.
+    inputs
+        The declared inputs.
+    """
+    weights = {
+        "tokens": ("sum_prompt_tps", "sum_output_tps"),
+        "requests": ("sum_rate_rps",),
+    }
+    vectors = ", ".join(
+        f"float[{NUM_FEATURES}] {vector} = {{{', '.join(str(float(n in names)) for n in FEATURE_SCHEMA.names)}}}"
+        for vector, names in weights.items()
+    )
+    numbers = {"zero": 0.0, "one": 1.0, "ten": 10.0, "hundredth": 0.01, "million": 1e6, "capacity": CAPACITY_TPS}
+    scalars = ", ".join(f"float {name} = {{{value}}}" for name, value in numbers.items())
+    made = {**_CAPACITY, **(statements or {})}
+    types = {**dict.fromkeys(OUTPUT_NAMES, "float[N]"), **(declared or {})}
+    return parser.parse_model(f"""
+        <ir_version: 9, opset_import: ["": 18]>
+        capacity ({inputs}) => ({", ".join(f"{types[name]} {name}" for name in OUTPUT_NAMES)})
+        <{vectors}, {scalars}>
+        {{
+            offered = MatMul (features, tokens)
+            rate = MatMul (features, requests)
+            {chr(10).join(made[name] for name in OUTPUT_NAMES)}
+        }}
+    """)

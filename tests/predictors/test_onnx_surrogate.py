@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from predictors.features import FEATURE_SCHEMA
 from predictors.onnx_surrogate import METADATA_KEYS, REFUSED_LATENCY_S, OnnxSurrogate
 from predictors.surrogate import OUTPUT_NAMES
-from tests.predictors.handmade import NUM_FEATURES, linear_model, metadata, save
+from tests.predictors.handmade import NUM_FEATURES, capacity_model, linear_model, metadata, save
 from twin.errors import SurrogateError
 
 
@@ -128,15 +128,60 @@ def test_a_linear_model_answers_its_columns(tmp_path: Path) -> None:
     np.testing.assert_allclose(output.ttft_s, [5.0, 20.0], rtol=1e-6)
 
 
-def test_a_row_with_nan_counts_as_infeasible(tmp_path: Path) -> None:
+def bounded(most: float) -> dict[str, Any]:
+    """Return metadata of a model that was fitted on 1 to `most` adapters."""
+    values = metadata()
+    values["domain"]["features"]["num_adapters"] = [1.0, most]
+    return values
+
+
+def test_a_row_outside_with_nan_counts_as_infeasible(tmp_path: Path) -> None:
     """A solver must never take "not a number" for "not starved"; the other rows of the batch keep their answers."""
     model = linear_model(log_outputs=("itl_s",), scales={"starvation_probability": 0.01})
-    surrogate = OnnxSurrogate.load(save(model, tmp_path / "m.onnx"))
+    surrogate = OnnxSurrogate.load(save(model, tmp_path / "m.onnx", bounded(600.0)))
     output = surrogate.predict(rows(-1.0, 0.0, 20.0))
     assert output.throughput_ratio.tolist() == [0.0, 0.0, 20.0]
     np.testing.assert_allclose(output.starvation_probability, [1.0, 1.0, 0.2], rtol=1e-6)
     assert output.throughput_tps.tolist() == [0.0, 0.0, 20.0]
     assert output.ttft_s.tolist() == [REFUSED_LATENCY_S, REFUSED_LATENCY_S, 20.0]
+
+
+def test_a_row_inside_with_nan_is_an_error(tmp_path: Path) -> None:
+    """Where it was said to hold, a model without an answer is broken; file, output, value and set are named."""
+    model = linear_model(log_outputs=("itl_s",), scales={"itl_s": -1.0})
+    path = save(model, tmp_path / "m.onnx", bounded(600.0))
+    with pytest.raises(SurrogateError, match="must give numbers inside its domain") as caught:
+        OnnxSurrogate.load(path).predict(rows(-1.0, 5.0, 7.0))
+    assert (caught.value.file, caught.value.field) == (str(path), "itl_s")
+    for text in (str(path), "nan for `itl_s` of 5 adapters", "2 of 3 sets"):
+        assert text in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "statements",
+    [
+        pytest.param(
+            """two = Constant <value_ints = [2]> ()
+               pair = Reshape (offered, two)
+               sum = ReduceSum <keepdims = 0> (pair)
+               ttft_s = Add (sum, step)""",
+            id="the graph stops",
+        ),
+        pytest.param(
+            """two = Constant <value_ints = [2]> ()
+               ttft_s = Expand (one, two)""",
+            id="two answers",
+        ),
+    ],
+)
+def test_a_batch_that_only_the_probe_has_is_an_error(statements: str, tmp_path: Path) -> None:
+    """A model that was exported for two rows loads, and must not answer, or crash, for three."""
+    model = capacity_model(statements={"ttft_s": statements})
+    path = save(model, tmp_path / "m.onnx")
+    with pytest.raises(SurrogateError) as caught:
+        OnnxSurrogate.load(path).predict(rows(1.0, 2.0, 3.0))
+    assert caught.value.file == str(path)
+    assert "3" in caught.value.message
 
 
 def test_probabilities_and_ratios_are_cut_to_their_range(tmp_path: Path) -> None:
@@ -171,9 +216,7 @@ def test_features_of_another_shape_are_refused(tmp_path: Path) -> None:
 
 def test_rows_outside_the_domain_are_marked_and_strictly_refused(tmp_path: Path) -> None:
     """Outside of its domain a model still answers; only the mask tells that the answer is a guess."""
-    values = metadata()
-    values["domain"]["features"]["num_adapters"] = [1.0, 600.0]
-    surrogate = OnnxSurrogate.load(save(linear_model(), tmp_path / "m.onnx", values))
+    surrogate = OnnxSurrogate.load(save(linear_model(), tmp_path / "m.onnx", bounded(600.0)))
     assert surrogate.outside_domain(rows(1.0, 600.0, 601.0, 0.0)).tolist() == [False, False, True, True]
     assert len(surrogate.predict_strictly(rows(1.0))) == 1
     with pytest.raises(SurrogateError, match="outside its domain"):
