@@ -2,108 +2,161 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+import time
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from predictors.features import (
-    AGGREGATE_NAMES,
-    FEATURE_SCHEMA,
-    adapter_aggregates,
-    build_features,
-    engine_row,
-    inflate,
-    offered_tps,
-)
-from predictors.surrogate import OUTPUT_NAMES, Surrogate, SurrogateOutput
-from twin.engine import EngineConfig
-from twin.lengths import LengthDistribution
-from twin.workload import Adapter
+from predictors.answer_checks import COMPARED, Questions, answer_checks
+from predictors.check_report import Check, SurrogateCheck
+from predictors.domain import Domain
+from predictors.features import FEATURE_SCHEMA
+from predictors.file_checks import FILE_CHECKS, can_be_asked, file_checks, open_file
+from predictors.onnx_surrogate import OnnxSurrogate
+from predictors.probes import probe_features, rows_in_box, rows_inside, rows_outside
+from predictors.surrogate import HasDomain, Surrogate, SurrogateOutput, empty_output
+from twin.errors import SurrogateError
+from twin.profile import PerformanceProfile, load_profile
 
-RELATIVE_TOLERANCE = 1e-5
-# Predictions may wobble against the physics by this much (ratio and probability) before they count as clearly wrong.
-CLEARLY = 0.05
-LOAD_FACTORS = (0.5, 1.0, 1.5, 2.0, 3.0, 5.0)
+__all__ = ["Check", "SurrogateCheck", "check_surrogate", "probe_features"]
+
+NUM_INSIDE = 40
+NUM_OUTSIDE = 24
+LARGEST_BATCH = 1000
+_ANSWERS = ("answers", *COMPARED)
+
+Rows = NDArray[np.float32]
+Clock = Callable[[], float]
 
 
-def check_surrogate(surrogate: Surrogate, *, features: NDArray[np.float32] | None = None) -> None:
-    """Raise AssertionError, naming the rule, unless `surrogate` keeps the contract.
+def check_surrogate(
+    surrogate: str | Path | Surrogate,
+    *,
+    profile: str | PerformanceProfile | None = None,
+    features: Rows | None = None,
+    raise_on_failure: bool = True,
+    clock: Clock = time.perf_counter,
+) -> SurrogateCheck:
+    """Check that a surrogate keeps its interface, and that its answers make sense.
 
     Parameters
     ----------
     surrogate
-        Any implementation of the protocol.
+        Path of an ONNX file, or any implementation of the protocol `predictors.surrogate.Surrogate`. A loaded
+        `OnnxSurrogate` is checked by its file, as the model answers before rows are refused and values cut.
+    profile
+        The performance profile that it is to be used with: a shipped name, a path, or the profile. The file must have
+        been distilled from it, by name and by the numbers.
     features
-        Rows to ask about, float32 [N, F]; by default `probe_features`. An implementation that takes long per row
-        wants few.
+        Rows to ask about, float32 [N, F] with N >= 1, instead of sets of all sizes and loads and a batch of a thousand
+        rows: for an implementation that takes long per row. Each is also asked at other loads.
+    raise_on_failure
+        Whether a failed check raises; warnings never do.
+    clock
+        Returns seconds, for the latency that is reported.
+
+    Returns
+    -------
+    SurrogateCheck
+        Every check by name, with its outcome and a sentence.
+
+    Raises
+    ------
+    SurrogateError
+        With all failures in one message, if any check fails; when ONNX Runtime is not installed, or `features` are no
+        such rows.
+    ProfileError
+        When there is no such profile.
     """
-    rows = probe_features() if features is None else features
-    assert surrogate.schema == FEATURE_SCHEMA, "the schema must be FEATURE_SCHEMA"
-    batch = surrogate.predict(rows)
-    _check_output(batch, len(rows))
-    _check_output(surrogate.predict(rows[:0]), 0)
-    _assert_close(surrogate.predict(rows), batch, "the same question must get the same answer")
-    _assert_close(surrogate.predict(rows[::-1].copy()[:]), _reversed(batch), "the order of the rows must not matter")
-    singles = [surrogate.predict(row[np.newaxis]) for row in rows]
-    joined = SurrogateOutput(*(np.concatenate([getattr(single, name) for single in singles]) for name in OUTPUT_NAMES))
-    _assert_close(joined, batch, "a batch must equal its rows one by one")
-    served = batch.throughput_ratio * offered_tps(rows)
-    assert np.allclose(batch.throughput_tps, served, rtol=1e-3, atol=1e-2), "throughput must be the ratio x the load"
-    unchanged = rows.copy()
-    surrogate.predict(unchanged)
-    assert np.array_equal(unchanged, rows), "the features must not be written to"
+    _check_features(features)
+    loaded = load_profile(profile) if isinstance(profile, str) else profile
+    if isinstance(surrogate, OnnxSurrogate):
+        surrogate = surrogate.file
+    report = (
+        _check_file(surrogate, loaded, features, clock)
+        if isinstance(surrogate, str | Path)
+        else _check_object(surrogate, features, clock)
+    )
+    if raise_on_failure:
+        report.raise_for_failures()
+    return report
 
 
-def check_load_monotone(surrogate: Surrogate, *, features: NDArray[np.float32] | None = None) -> None:
-    """Raise AssertionError if scaling a set's rates up ever makes it clearly better by more than `CLEARLY`."""
-    rows = probe_features() if features is None else features
-    answers = [surrogate.predict(inflate(rows, factor)) for factor in LOAD_FACTORS]
-    for lighter, heavier in pairwise(answers):
-        gain = float(np.max(heavier.throughput_ratio - lighter.throughput_ratio))
-        assert gain <= CLEARLY, f"more load must not raise the throughput ratio: it rose by {gain:.3f}"
-        relief = float(np.max(lighter.starvation_probability - heavier.starvation_probability))
-        assert relief <= CLEARLY, f"more load must not make starvation less likely: it fell by {relief:.3f}"
+def _check_features(features: Rows | None) -> None:
+    num_features = len(FEATURE_SCHEMA.names)
+    if features is not None and (features.ndim != 2 or not len(features) or features.shape[1] != num_features):
+        raise SurrogateError(
+            f"`features` must be float32 [N, {num_features}] with N >= 1. Got the shape {list(features.shape)}.",
+            field="features",
+            value=list(features.shape),
+        )
 
 
-def probe_features(num_rows: int = 24, *, seed: int = 0) -> NDArray[np.float32]:
-    """Return features of random adapter sets, light to overloaded, float32 [num_rows, F]; the last one is idle."""
-    generator = np.random.default_rng(seed)
-    rows = np.empty((num_rows, len(FEATURE_SCHEMA.names)), dtype=np.float32)
-    for index in range(num_rows):
-        count = int(generator.integers(1, 200))
-        total_rps = float(np.exp(generator.uniform(np.log(0.1), np.log(60.0))))
-        shares = generator.dirichlet(np.ones(count))
-        prompt = LengthDistribution(mean=float(generator.uniform(100, 1200)))
-        output = LengthDistribution(mean=float(generator.uniform(50, 300)))
-        adapters = [
-            Adapter(name=str(i), rank=8, rate_rps=total_rps * share, prompt_tokens=prompt, output_tokens=output)
-            for i, share in enumerate(shares)
-        ]
-        aggregate = adapter_aggregates(adapters).sum(axis=0)
-        slots = min(count, int(generator.choice([8, 16, 32, 64, 96])))
-        engine = EngineConfig(max_loras=slots, max_lora_rank=8, max_cpu_loras=count)
-        rows[index] = build_features(aggregate, engine_row(engine, kv_tokens=250_000))[0]
-    rows[-1, 1 : AGGREGATE_NAMES.index("num_rank_8")] = 0.0
-    return rows
+def _check_file(
+    path: str | Path, profile: PerformanceProfile | None, features: Rows | None, clock: Clock
+) -> SurrogateCheck:
+    file, opened = open_file(path)
+    if file is None:
+        skipped = _skipped((*FILE_CHECKS[1:], *_ANSWERS), "`file` failed.")
+        return SurrogateCheck(str(path), (opened, *skipped), None)
+    checks, domain = file_checks(file, profile=profile)
+    if not can_be_asked(checks):
+        skipped = _skipped(_ANSWERS, "`input` or `outputs` failed.")
+        return SurrogateCheck(str(path), (opened, *checks, *skipped), None)
+
+    def ask(rows: Rows) -> SurrogateOutput:
+        # As when it is used: a model is never asked for nothing.
+        return SurrogateOutput(*file.run(rows)) if len(rows) else empty_output()
+
+    answers, row_latency_s = answer_checks(ask, _questions(domain, features), clock=clock)
+    return SurrogateCheck(str(path), (opened, *checks, *answers), row_latency_s)
 
 
-def _check_output(output: SurrogateOutput, num_rows: int) -> None:
-    for name in OUTPUT_NAMES:
-        values = getattr(output, name)
-        assert isinstance(values, np.ndarray), f"`{name}` must be a NumPy array"
-        assert values.dtype == np.float32, f"`{name}` must be float32, not {values.dtype}"
-        assert values.shape == (num_rows,), f"`{name}` must have the shape [{num_rows}], not {list(values.shape)}"
-        assert np.isfinite(values).all(), f"`{name}` must be finite"
-        assert (values >= 0.0).all(), f"`{name}` must not be negative"
-    assert (output.starvation_probability <= 1.0).all(), "`starvation_probability` must be at most 1"
+def _check_object(surrogate: Surrogate, features: Rows | None, clock: Clock) -> SurrogateCheck:
+    rows = probe_features(NUM_INSIDE) if features is None else features
+    has_schema = getattr(surrogate, "schema", None) == FEATURE_SCHEMA
+    said = "`schema` is `predictors.features.FEATURE_SCHEMA`."
+    schema = Check("schema", "passed", said) if has_schema else Check("schema", "failed", said.replace("is", "must be"))
+    domain, is_outside = _ask_for_domain(surrogate, rows)
+    largest = LARGEST_BATCH if features is None else len(features)
+    questions = Questions(rows[~is_outside], rows[is_outside], largest, "failed", is_sweep=features is None)
+    answers, row_latency_s = answer_checks(surrogate.predict, questions, clock=clock)
+    skipped = _skipped(FILE_CHECKS, "a Python object has no file and no metadata.")
+    return SurrogateCheck(type(surrogate).__name__, (*skipped, schema, domain, *answers), row_latency_s)
 
 
-def _reversed(output: SurrogateOutput) -> SurrogateOutput:
-    return SurrogateOutput(*(getattr(output, name)[::-1] for name in OUTPUT_NAMES))
+def _ask_for_domain(surrogate: Surrogate, rows: Rows) -> tuple[Check, NDArray[np.bool_]]:
+    """Return the check of `outside_domain`, and what it says about `rows`; all inside where it says nothing."""
+    name, nowhere = "outside_domain", np.zeros(len(rows), dtype=np.bool_)
+    if not isinstance(surrogate, HasDomain):
+        return Check(name, "skipped", "it has none: it is taken at its word everywhere."), nowhere
+    rule = f"`outside_domain` must return bool [{len(rows)}] for as many rows"
+    try:
+        mask: object = surrogate.outside_domain(rows.copy())
+    except Exception as error:  # noqa: BLE001 - whatever somebody else's implementation raises is the finding
+        return Check(name, "failed", f"{rule}, and raises {type(error).__name__}: {error}."), nowhere
+    if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_ or mask.shape != nowhere.shape:
+        given = f"{mask.dtype} {list(mask.shape)}" if isinstance(mask, np.ndarray) else type(mask).__name__
+        return Check(name, "failed", f"{rule}, and returns {given}."), nowhere
+    return Check(name, "passed", f"it says that {int(mask.sum())} of {len(rows)} sets are outside."), mask
 
 
-def _assert_close(actual: SurrogateOutput, expected: SurrogateOutput, rule: str) -> None:
-    for name in OUTPUT_NAMES:
-        is_close = np.allclose(getattr(actual, name), getattr(expected, name), rtol=RELATIVE_TOLERANCE, atol=1e-6)
-        assert is_close, f"{rule} (`{name}` differs)"
+def _questions(domain: Domain | None, features: Rows | None) -> Questions:
+    """Return what a file is asked; without a domain, everything counts as inside."""
+    if features is not None:
+        is_outside = np.zeros(len(features), dtype=np.bool_)
+        if domain is not None:
+            is_outside = domain.outside(features, FEATURE_SCHEMA.names)
+        return Questions(features[~is_outside], features[is_outside], len(features), "warning", is_sweep=False)
+    if domain is None:
+        return Questions(probe_features(NUM_INSIDE), probe_features(0), LARGEST_BATCH, "warning", is_sweep=True)
+    inside = rows_inside(domain, NUM_INSIDE)
+    if not len(inside):
+        inside = rows_in_box(domain, NUM_INSIDE)
+    return Questions(inside, rows_outside(domain, NUM_OUTSIDE), LARGEST_BATCH, "warning", is_sweep=True)
+
+
+def _skipped(names: tuple[str, ...], reason: str) -> list[Check]:
+    return [Check(name, "skipped", reason) for name in names]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from predictors.catalog import load_surrogate, shipped_surrogate
-from predictors.contract import check_load_monotone, check_surrogate, probe_features
+from predictors.contract import probe_features
 from predictors.exact import ExactSurrogate
 from predictors.features import FEATURE_SCHEMA, inflate
 from predictors.onnx_surrogate import OnnxSurrogate
@@ -94,16 +94,6 @@ def test_a_shipped_surrogate_belongs_to_its_profile(name: str) -> None:
     surrogate = OnnxSurrogate.load(path)
     assert surrogate.profile_fingerprint == profile_fingerprint(load_profile(name))
     assert path.stat().st_size < 1_500_000
-
-
-@pytest.mark.parametrize("name", SHIPPED)
-def test_a_shipped_surrogate_keeps_the_contract(name: str) -> None:
-    """Batches, shapes, ranges, determinism; and more load is never clearly better."""
-    path = shipped_surrogate(name)
-    assert path is not None
-    surrogate = OnnxSurrogate.load(path)
-    check_surrogate(surrogate, features=probe_features(40, seed=1))
-    check_load_monotone(surrogate, features=probe_features(200, seed=2))
 
 
 @pytest.mark.parametrize("name", SHIPPED)

@@ -1,4 +1,4 @@
-"""The margin as a wrapper, the domain as an optional ability, and the contract suite itself."""
+"""The margin as a wrapper, and the domain as an optional ability."""
 
 from collections.abc import Sequence
 
@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from predictors.contract import check_load_monotone, check_surrogate, probe_features
-from predictors.features import FEATURE_SCHEMA, FeatureSchema, inflate, offered_tps
+from predictors.contract import probe_features
+from predictors.features import FEATURE_SCHEMA, inflate, offered_tps
 from predictors.surrogate import (
     InflatedSurrogate,
     MemberSurrogate,
@@ -16,33 +16,8 @@ from predictors.surrogate import (
     outside_domain,
     require_domain,
 )
+from tests.predictors.capacity import BoundedSurrogate, CapacitySurrogate
 from twin.errors import SurrogateError
-
-CAPACITY_TPS = 9000.0
-
-
-class CapacitySurrogate:
-    """A replica with a fixed capacity in tokens/s: the simplest surrogate that is right about something."""
-
-    @property
-    def schema(self) -> FeatureSchema:
-        """The columns."""
-        return FEATURE_SCHEMA
-
-    def predict(self, features: NDArray[np.float32]) -> SurrogateOutput:
-        """Serve what fits."""
-        offered = offered_tps(features)
-        ratio = np.minimum(1.0, CAPACITY_TPS / np.maximum(offered, 1.0)).astype(np.float32)
-        starved = (ratio < 0.9).astype(np.float32)
-        return SurrogateOutput(ratio, starved, ratio * offered, np.full_like(ratio, 0.02), np.full_like(ratio, 0.5))
-
-
-class BoundedSurrogate(CapacitySurrogate):
-    """The same, fitted on at most 100 adapters."""
-
-    def outside_domain(self, features: NDArray[np.float32]) -> NDArray[np.bool_]:
-        """Say which rows have more."""
-        return np.asarray(features[:, FEATURE_SCHEMA.index("num_adapters")] > 100)
 
 
 class CountingSurrogate(CapacitySurrogate):
@@ -130,72 +105,3 @@ def test_the_domain_is_that_of_the_inflated_load() -> None:
 def test_an_empty_output_has_no_rows() -> None:
     """It is what every surrogate gives for no question."""
     assert len(empty_output()) == 0
-
-
-def test_the_contract_accepts_a_right_surrogate() -> None:
-    """The suite must not ask for more than the protocol says."""
-    check_surrogate(CapacitySurrogate())
-    check_surrogate(InflatedSurrogate(CapacitySurrogate(), 1.2))
-    check_load_monotone(CapacitySurrogate())
-
-
-class BatchSurrogate(CapacitySurrogate):
-    """Wrong: an answer depends on the other rows."""
-
-    def predict(self, features: NDArray[np.float32]) -> SurrogateOutput:
-        """Shift everything by the batch's size."""
-        output = super().predict(features)
-        output.itl_s[:] = len(features)
-        return output
-
-
-class DoubleSurrogate(CapacitySurrogate):
-    """Wrong: float64."""
-
-    def predict(self, features: NDArray[np.float32]) -> SurrogateOutput:
-        """Answer in double precision."""
-        output = super().predict(features)
-        return SurrogateOutput(*(vars(output)[name].astype(np.float64) for name in vars(output)))
-
-
-class NanSurrogate(CapacitySurrogate):
-    """Wrong: not a number for an idle set."""
-
-    def predict(self, features: NDArray[np.float32]) -> SurrogateOutput:
-        """Divide by the load."""
-        output = super().predict(features)
-        output.ttft_s[offered_tps(features) == 0.0] = np.nan
-        return output
-
-
-class WritingSurrogate(CapacitySurrogate):
-    """Wrong: the caller's features change."""
-
-    def predict(self, features: NDArray[np.float32]) -> SurrogateOutput:
-        """Scale in place."""
-        output = super().predict(features)
-        features *= 2.0
-        return output
-
-
-@pytest.mark.parametrize("surrogate", [BatchSurrogate(), DoubleSurrogate(), NanSurrogate(), WritingSurrogate()])
-def test_the_contract_refuses_a_wrong_surrogate(surrogate: CapacitySurrogate) -> None:
-    """A suite that accepts everything would be worth nothing."""
-    with pytest.raises(AssertionError):
-        check_surrogate(surrogate)
-
-
-class CuringSurrogate(CapacitySurrogate):
-    """Wrong: very high load is served again."""
-
-    def predict(self, features: NDArray[np.float32]) -> SurrogateOutput:
-        """Forget the load above five times the capacity."""
-        output = super().predict(features)
-        output.throughput_ratio[offered_tps(features) > 5.0 * CAPACITY_TPS] = 1.0
-        return output
-
-
-def test_load_that_cures_is_found() -> None:
-    """The sanity check must see a prediction that improves with load."""
-    with pytest.raises(AssertionError, match="must not raise the throughput ratio"):
-        check_load_monotone(CuringSurrogate())
