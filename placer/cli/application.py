@@ -17,6 +17,7 @@ from placer.cli.schema import schema
 from placer.cli.simulate import simulate
 from placer.cli.solve import solve
 from placer.cli.solvers import solvers
+from placer.cli.surrogate import surrogate
 from placer.cli.train import train
 from placer.cli.validate import validate
 from placer.cli.verify import verify
@@ -51,7 +52,21 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (solve, verify, simulate, validate, calibrate, measure, dataset, train, workload, solvers, schema):
+COMMANDS = (
+    solve,
+    verify,
+    simulate,
+    validate,
+    calibrate,
+    measure,
+    dataset,
+    train,
+    surrogate,
+    workload,
+    solvers,
+    schema,
+)
+for command in COMMANDS:
     app.command()(command)
 
 
