@@ -19,6 +19,7 @@ __all__ = ["INPUT_NAME", "METADATA_KEYS", "REFUSED_LATENCY_S", "OnnxSurrogate"]
 # What a latency becomes when the model says NaN: finite, so that it can be written and compared, and above every
 # limit.
 REFUSED_LATENCY_S = 1e6
+_REFUSAL = np.array([[0.0], [1.0], [0.0], [REFUSED_LATENCY_S], [REFUSED_LATENCY_S]], dtype=np.float32)
 
 
 class OnnxSurrogate:
@@ -115,9 +116,11 @@ class OnnxSurrogate:
             return empty_output()
         table = self._ask(rows)
         is_number = np.isfinite(table)
+        answers = _cut_to_range(table)
         if not is_number.all():
             self._require_numbers(table, is_number, rows)
-        return _sanitised(table, refused=np.asarray(~is_number.all(axis=0)))
+            answers[:, ~is_number.all(axis=0)] = _REFUSAL
+        return SurrogateOutput(*answers)
 
     def predict_strictly(self, features: NDArray[np.float32]) -> SurrogateOutput:
         """Return the predictions; SurrogateError if any row is outside the domain."""
@@ -184,9 +187,8 @@ def _checked_rows(features: NDArray[np.float32]) -> NDArray[np.float32]:
     return rows
 
 
-def _sanitised(table: NDArray[np.float32], *, refused: NDArray[np.bool_]) -> SurrogateOutput:
-    """Return the outputs, [5, N], with refused rows turned into refusals, and the rest cut to its range."""
-    table = np.maximum(table, 0.0)
-    table[:, refused] = np.array([[0.0], [1.0], [0.0], [REFUSED_LATENCY_S], [REFUSED_LATENCY_S]])
-    table[1] = np.minimum(table[1], 1.0)
-    return SurrogateOutput(*table)
+def _cut_to_range(table: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the outputs, float32 [5, N], without negative values and with probabilities of at most 1."""
+    answers: NDArray[np.float32] = np.maximum(table, np.float32(0.0))
+    np.minimum(answers[1], np.float32(1.0), out=answers[1])
+    return answers
