@@ -13,6 +13,7 @@ from typing import Literal
 from placer.events import FleetChanged, IncumbentFound, PhaseStarted, PlanObserver, announce_compilation, ignore
 from placer.plan_builder import PlanParts, build_plan
 from placer.plan_document import Plan, RepairSummary, SolutionName, TerminationName, Timings
+from placer.recording import GpuRecorder
 from placer.repair import DEFAULT_REPAIR_ROUNDS, Fleet, Repair
 from placer.surrogates import inflated, surrogate_for, uses_simulation
 from placer.verify import DEFAULT_HORIZON_S, DEFAULT_WARMUP_S, TwinSettings, TwinVerifier
@@ -65,6 +66,7 @@ def plan(
     warmup_s: float = DEFAULT_WARMUP_S,
     repair_rounds: int = DEFAULT_REPAIR_ROUNDS,
     workers: int | None = None,
+    record_rejections: str | Path | None = None,
     observer: PlanObserver | None = None,
 ) -> Plan:
     """Return a plan for `problem`: every GPU of it simulated with exactly its adapters and settings.
@@ -93,6 +95,9 @@ def plan(
         Of the simulations; see `placer.verify.TwinSettings`.
     repair_rounds
         Most rounds of repair, >= 0.
+    record_rejections
+        Folder that keeps every GPU that the twin is asked about, rejected or accepted: what surrogates are trained with
+        next (`predictors.training.train_surrogate`).
     observer
         Told what happens; see `placer.events`. Ctrl-C, also when raised by it, ends planning with the best plan so
         far and `termination` ``interrupted``.
@@ -113,6 +118,7 @@ def plan(
     """
     _check_arguments(margin, repair_rounds)
     settings = TwinSettings(engine=engine, horizon_s=horizon_s, warmup_s=warmup_s, seed=seed, workers=workers)
+    recorder = _recorder(record_rejections, problem, is_verified=verify)
     planning = _Planning(
         problem,
         solver=get_solver(solver),
@@ -120,8 +126,23 @@ def plan(
         budget=Budget(budget, max_evaluations),
         margin=margin,
         observer=observer or ignore,
+        recorder=recorder,
     )
-    return planning.run(surrogate, is_verified=verify, is_improved=improve, repair_rounds=repair_rounds)
+    made = planning.run(surrogate, is_verified=verify, is_improved=improve, repair_rounds=repair_rounds)
+    return made if recorder is None else made.model_copy(update={"warnings": (*made.warnings, *recorder.warnings())})
+
+
+def _recorder(folder: str | Path | None, problem: Problem, *, is_verified: bool) -> GpuRecorder | None:
+    if folder is None:
+        return None
+    if not is_verified:
+        raise InputError(
+            "GPUs can only be recorded where the twin judges them. Got a folder for them, and no verification.",
+            field="record_rejections",
+            value=str(folder),
+            hint="leave out one of --record-rejections and --no-verify",
+        )
+    return GpuRecorder.open(folder, problem.workload)
 
 
 def _check_arguments(margin: float, repair_rounds: int) -> None:
@@ -170,6 +191,7 @@ class _Planning:
         budget: Budget,
         margin: float,
         observer: PlanObserver,
+        recorder: GpuRecorder | None,
     ) -> None:
         self.problem = problem
         self.solver = solver
@@ -177,7 +199,7 @@ class _Planning:
         self.budget = budget
         self.margin = margin
         self.observer = observer
-        self.verifier = TwinVerifier(problem, settings, observer=observer)
+        self.verifier = TwinVerifier(problem, settings, observer=observer, recorder=recorder)
         self.fleet = Fleet((), RepairSummary())
         self.stopwatch = _Stopwatch()
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from placer.events import GpuVerified, PhaseStarted, PlanObserver
 from placer.files import ProblemFromFile, load_problem
 from placer.plan_document import Plan, PlannedGpu, Verification
+from placer.recording import GpuRecorder
 from placer.stability import confirm_verdicts, instabilities
 from placer.verify import TwinSettings, check_replicas
 from placer.verify_agreement import EngineAgreement
@@ -71,6 +72,7 @@ def recheck_plan(
     workers: int | None,
     compares: bool,
     observer: PlanObserver,
+    record_rejections: str | Path | None = None,
 ) -> Recheck:
     """Simulate GPUs of a plan.
 
@@ -89,12 +91,14 @@ def recheck_plan(
         few requests are expected (`placer.verify.effective_horizon_s`).
     workers, compares, observer
         See `placer.verify.TwinSettings`.
+    record_rejections
+        See `placer.plan`.
 
     Raises
     ------
     InputError
-        When the horizon is not above 0, the problem is not found or does not have the plan's adapters, or a GPU has
-        no such name.
+        When the horizon is not above 0, the problem is not found or does not have the plan's adapters, a GPU has no
+        such name, or the folder of records cannot be written.
     VllmError
         When the engine is vLLM, and it is missing or fails.
     """
@@ -112,10 +116,13 @@ def recheck_plan(
         compares=compares,
     )
     replicas = [replica_of(problem, gpu) for gpu in gpus]
+    recorder = None if record_rejections is None else GpuRecorder.open(record_rejections, problem.workload)
     observer(PhaseStarted("verify", f"GPUs of the plan, {len(gpus)}"))
     checked = {}
     for index, outcome in check_replicas(replicas, problem.limits, settings, observer=observer):
         checked[index] = outcome
+        if recorder is not None:
+            recorder.record(*replicas[index], outcome.verification)
         observer(GpuVerified(outcome.verification.is_accepted, len(checked), len(gpus), outcome.reasons))
     verdicts = {index: outcome.verification for index, outcome in checked.items()}
     confirm_verdicts(
@@ -123,6 +130,7 @@ def recheck_plan(
     )
     judged = [(gpu.name, verdicts[index]) for index, gpu in enumerate(gpus)]
     warnings += instabilities(judged, margin=configuration.margin)
+    warnings += recorder.warnings() if recorder is not None else ()
     entries = tuple(
         CheckedGpu(name=gpu.name, verification=verdicts[index], agreement=checked[index].agreement)
         for index, gpu in enumerate(gpus)

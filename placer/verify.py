@@ -10,6 +10,7 @@ from typing import Literal
 from placer.events import GpuVerified, PlanObserver, announce_compilation, ignore
 from placer.judge import judge_report
 from placer.plan_document import Verification
+from placer.recording import GpuRecorder
 from placer.stability import confirm_verdicts
 from placer.verify_agreement import EngineAgreement, compare_with_fast
 from placer.verify_notes import MIN_EXPECTED_REQUESTS
@@ -76,6 +77,8 @@ class TwinVerifier:
         Whose adapters, and how they are simulated.
     observer
         Told about every GPU that was simulated. Ctrl-C raised while it runs stops the batch; verdicts so far are kept.
+    recorder
+        Given every GPU that was simulated.
 
     Attributes
     ----------
@@ -83,11 +86,19 @@ class TwinVerifier:
         GPUs simulated so far.
     """
 
-    def __init__(self, problem: Problem, settings: TwinSettings, *, observer: PlanObserver = ignore) -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        settings: TwinSettings,
+        *,
+        observer: PlanObserver = ignore,
+        recorder: GpuRecorder | None = None,
+    ) -> None:
         self.problem = problem
         self.settings = settings
         self.num_calls = 0
         self._observer = observer
+        self._recorder = recorder
         self._verdicts: dict[GpuAssignment, Verification] = {}
 
     def known(self, assignment: GpuAssignment) -> Verification | None:
@@ -135,14 +146,15 @@ class TwinVerifier:
         ]
 
     def _simulate(self, missing: list[GpuAssignment]) -> None:
+        replicas = self._replicas(missing)
 
         def keep(index: int, verdict: Verification) -> None:
             self._verdicts[missing[index]] = verdict
             self.num_calls += 1
+            if self._recorder is not None:
+                self._recorder.record(*replicas[index], verdict)
 
-        simulate_replicas(
-            self._replicas(missing), self.problem.limits, self.settings, observer=self._observer, keep=keep
-        )
+        simulate_replicas(replicas, self.problem.limits, self.settings, observer=self._observer, keep=keep)
 
 
 def simulate_replicas(

@@ -19,4 +19,10 @@ WorkersOption = Annotated[
 ProfileOption = Annotated[
     str | None, typer.Option("--profile", help="Performance profile instead of the file's: a shipped name or a path.")
 ]
+RecordRejectionsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--record-rejections", help="Folder to keep what the twin judged, for `placer train`.", show_default=False
+    ),
+]
 OutputOption = Annotated[Path | None, typer.Option("--output", "-o", help="File to write.", show_default=False)]

@@ -21,6 +21,7 @@ from placer.cli.options import (
     JsonOption,
     OutputOption,
     ProfileOption,
+    RecordRejectionsOption,
     SeedOption,
     VerboseOption,
     WarmupOption,
@@ -49,6 +50,7 @@ def solve(
     improve: Annotated[
         bool, typer.Option("--improve/--no-improve", help="Afterwards, empty GPUs into others if the twin approves.")
     ] = True,
+    record_rejections: RecordRejectionsOption = None,
     horizon: HorizonOption = 1800.0,
     warmup: WarmupOption = 300.0,
     workers: WorkersOption = None,
@@ -75,8 +77,11 @@ def solve(
             horizon_s=horizon,
             warmup_s=warmup,
             workers=workers,
+            record_rejections=record_rejections,
             observer=display,
         )
+    if record_rejections is not None:
+        print_written(record_rejections)
     try:
         if output is not None:
             save_plan(plan, output)

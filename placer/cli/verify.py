@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from placer.cli.exits import OK, REJECTED, print_error, print_warning, reports_errors
-from placer.cli.options import EngineOption, JsonOption, VerboseOption, WorkersOption
+from placer.cli.options import EngineOption, JsonOption, RecordRejectionsOption, VerboseOption, WorkersOption
 
 if TYPE_CHECKING:
     from placer.recheck import Recheck
@@ -31,6 +31,7 @@ def verify(
         typer.Option("--horizon", help="Simulated seconds; more where few requests come. Default: the plan's."),
     ] = None,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="Of the traffic; default: the plan's.")] = None,
+    record_rejections: RecordRejectionsOption = None,
     json_output: JsonOption = False,
     workers: WorkersOption = None,
     verbose: VerboseOption = False,
@@ -63,6 +64,7 @@ def verify(
             workers=workers,
             compares=chosen_engine != "fast" if compare is None else compare,
             observer=display,
+            record_rejections=record_rejections,
         )
     for warning in recheck.warnings:
         print_warning(warning)
