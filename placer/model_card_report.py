@@ -8,7 +8,7 @@ from placer.html_page import render_page, require_report_libraries
 from placer.validation_tables import TextTable
 from predictors.domain import Domain
 from predictors.features import FEATURE_SCHEMA
-from predictors.model_card import SUBSETS, commands_to_repeat, error_cells, margin_cells
+from predictors.model_card import SUBSETS, commands_to_repeat, error_cells, margin_cells, recorded_sentences
 from predictors.targets import NEAR_BORDER
 from predictors.training import TrainingReport
 
@@ -40,6 +40,7 @@ def render_card(report: TrainingReport) -> str:
         {"margin": ""} | {name: svg_of(figure, name) for name, figure in figures.items()},
         profile=report.profile,
         facts=facts,
+        recorded=recorded_sentences(facts),
         near=f"{NEAR_BORDER:.0%}",
         parity=f"{max(report.best.parity.values()):.2%}",
         data=_data_table(facts),

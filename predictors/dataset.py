@@ -27,7 +27,7 @@ from predictors.dataset_folder import (
     write_shard,
 )
 from predictors.features import FEATURE_SCHEMA
-from predictors.labelling import ROWS_PER_SCENARIO, STARTS, LabelSettings, label_scenario
+from predictors.labelling import ROWS_PER_SCENARIO, STARTS, LabelSettings, Row, label_scenario
 from predictors.provenance import profile_fingerprint
 from predictors.scenarios import FAMILIES
 from twin.errors import InputError
@@ -184,7 +184,12 @@ def load_dataset(folder: str | Path, *, with_unstartable: bool = False) -> tuple
 def label_shard(profile: PerformanceProfile, settings: LabelSettings, shard: int) -> pd.DataFrame:
     """Return the rows of a shard, sorted by scenario, search and row."""
     numbers = range(shard * SCENARIOS_PER_SHARD, (shard + 1) * SCENARIOS_PER_SHARD)
-    table = pd.DataFrame([row for number in numbers for row in label_scenario(profile, number, settings)])
+    return rows_table([row for number in numbers for row in label_scenario(profile, number, settings)])
+
+
+def rows_table(rows: Sequence[Row]) -> pd.DataFrame:
+    """Return rows as a table with the column types of a shard."""
+    table = pd.DataFrame(rows)
     types: dict[str, str] = dict.fromkeys(table.columns, "float32")
     return table.astype(types | _COLUMN_TYPES)
 

@@ -120,6 +120,19 @@ def label_scenario(profile: PerformanceProfile, number: int, settings: LabelSett
     return rows
 
 
+def label_set(population: Population, replica: Replica, number: int, settings: LabelSettings) -> list[Row]:
+    """Return rows for one set on one replica: its own load first, then loads around the border; all are `packed`.
+
+    Parameters
+    ----------
+    number
+        Of the traffic and of the free choices of loads, >= 0; also what the rows say as their scenario.
+    """
+    scenario = Scenario("packed", population, (replica,), None, ())
+    generator = np.random.default_rng(_seeds(settings, number, len(ROWS_PER_SEARCH) + 1))
+    return _label_search(scenario, number, 0, settings, _Start(population.total_rps, ROWS_PER_SEARCH[1], generator))
+
+
 def scenario_of(profile: PerformanceProfile, number: int, settings: LabelSettings) -> Scenario:
     """Return scenario `number` as it is drawn; a packed one has yet to be filled (`fill_to_border`)."""
     model = load_model(profile.model)

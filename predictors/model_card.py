@@ -35,8 +35,9 @@ every GPU of a plan is simulated by the twin before it is accepted.
 ## Training
 
 {rows} rows of {scenarios} sets of adapters, each the mean of {seeds} simulations of {horizon_s:g} s ({warmup_s:g} s
-of them not counted). What the sets are is in docs/dataset.md. {fitted_rows} rows were fitted to, {validation_rows}
-chose settings and calibrated the probability, and {test_rows} rows of other sets gave the errors below.
+of them not counted). What the sets are is in docs/dataset.md.{recorded} {fitted_rows} rows were fitted to,
+{validation_rows} chose settings and calibrated the probability, and {test_rows} rows of other sets gave the errors
+below.
 
 | family | trials | score | ratio error | Brier score | F1 | KiB |
 |---|---|---|---|---|---|---|
@@ -105,6 +106,7 @@ def model_card(profile: PerformanceProfile, training: dict[str, Any], parity: di
         seeds=data[0]["seeds"],
         horizon_s=data[0]["horizon_s"],
         warmup_s=data[0]["warmup_s"],
+        recorded="".join(f" {sentence}" for sentence in recorded_sentences(training)),
         fitted_rows=training["fitted_rows"],
         validation_rows=training["validation_rows"],
         test_rows=training["test_rows"],
@@ -119,6 +121,27 @@ def model_card(profile: PerformanceProfile, training: dict[str, Any], parity: di
         margins="\n".join(levels),
         commands=commands_to_repeat(profile.name, training),
     )
+
+
+def recorded_sentences(training: dict[str, Any]) -> list[str]:
+    """Return what there is to say about GPUs that were recorded while plans were made; nothing without them."""
+    recorded = training["recorded"]
+    if recorded is None:
+        return []
+    counts = (
+        f"{recorded['rows']} of the rows are of {recorded['gpus']} GPUs that were planned (workloads: "
+        f"{recorded['workloads']}): the twin rejected {recorded['rejected']} and accepted {recorded['accepted']} then."
+    )
+    sentences = [counts]
+    for verdict in ("rejected", "accepted"):
+        share = recorded[f"{verdict}_that_starve"]
+        if share is not None:
+            sentences.append(
+                f"Under the labels, {share:.0%} of the {verdict} ones starve at the load that was planned."
+            )
+    if recorded["unlabelled"]:
+        sentences.append(f"{recorded['unlabelled']} more could not be labelled.")
+    return sentences
 
 
 def error_cells(errors: Table) -> list[tuple[str, ...]]:
@@ -143,6 +166,8 @@ def commands_to_repeat(name: str, training: dict[str, Any]) -> str:
         f"    --seeds {data['seeds']} --horizon {data['horizon_s']:g} --warmup {data['warmup_s']:g}"
         for folder, data in zip(folders, training["datasets"], strict=True)
     ]
+    if training["recorded"] is not None:
+        folders.append("--from-rejections recorded")
     families = " ".join(f"--family {family}" for family in sorted(one["name"] for one in training["families"]))
     lines.append(
         f"placer train {' '.join(folders)} --profile {name} --output {name}.onnx --seed {training['seed']} \\\n"

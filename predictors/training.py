@@ -11,15 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
-from predictors.dataset import load_dataset
 from predictors.domain import Domain
 from predictors.errors import Table, error_over_distance, error_table, is_feasible, reliability
 from predictors.model_card import model_card
-from predictors.provenance import profile_fingerprint
-from predictors.targets import TrainingRows, training_rows
+from predictors.recorded_rows import GpusLabelled
+from predictors.targets import TrainingRows
+from predictors.training_data import TrainingData, read_training_data
 from twin.atomic_write import require_writable, write_atomically
 from twin.errors import InputError, SurrogateError
 from twin.profile import PerformanceProfile
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
     from predictors.selection import Searched
 
 FAMILY_NAMES = ("neural", "boosting", "forest", "tree")
-LEAST_SCENARIOS = 30
 # Rows in the questions whose time is measured, and how often each is asked.
 _QUESTIONS = {1: 2000, 100: 200, 10_000: 10}
 
@@ -136,7 +134,7 @@ class TrialDone:
     seconds: float
 
 
-Observer = Callable[[TrialDone], None]
+Observer = Callable[[TrialDone | GpusLabelled], None]
 
 
 def train_surrogate(
@@ -144,7 +142,9 @@ def train_surrogate(
     profile: PerformanceProfile,
     *,
     output: str | Path,
+    rejections: Sequence[str | Path] = (),
     settings: TrainingSettings = TrainingSettings(),
+    workers: int | None = None,
     observer: Observer = lambda event: None,  # noqa: ARG005 - nobody watches
 ) -> TrainingReport:
     """Fit surrogates to data sets and write the best one, with its card, to `output` (``*.onnx``).
@@ -152,14 +152,27 @@ def train_surrogate(
     Scenarios are split in three: most are fitted to, a tenth judges settings and calibrates, a tenth is touched by
     nothing but the errors that are reported.
 
+    Parameters
+    ----------
+    datasets
+        Folders of `predictors.dataset.sample_dataset`, at least one.
+    profile
+        That labelled them.
+    rejections
+        Folders of GPUs that the twin was asked about while plans were made (`predictors.recorded_gpus`), rejected and
+        accepted ones: their rows, labelled as the first data set is, count as packed ones. All GPUs of a workload are
+        on one side of the split, and the data sets are split as they are without them.
+    workers
+        Processes that label recorded GPUs; ``None``: one per core. Fits use one.
+
     Raises
     ------
     SurrogateError
         When the extra `train` (for networks, `neural`) is not installed, or an exported model disagrees with the
         fitted one.
     InputError
-        When there is no such data set, it was labelled with another profile, it has too few scenarios, or `output`
-        cannot be written.
+        When there is no such data set, it was labelled with another profile, it has too few scenarios, recorded GPUs
+        cannot be used, or `output` cannot be written.
     """
     families, selection = _load("predictors.families"), _load("predictors.selection")
     unknown = [name for name in settings.families if name not in families.FAMILIES]
@@ -174,9 +187,9 @@ def train_surrogate(
     # Before minutes of work.
     for path in (file, card):
         require_writable(path, option="output")
-    rows, sources = _read(datasets, profile)
-    parts = [rows.select(mask) for mask in selection.split_scenarios(rows.scenario, seed=settings.seed)]
-    fitted, validation, test = parts
+    data = read_training_data(datasets, profile, recorded=rejections, workers=workers, observer=observer)
+    rows = data.rows
+    fitted, validation, test = _split(data, seed=settings.seed)
     domain = Domain.from_rows(rows.features)
     outcomes: list[tuple[Searched, FamilyReport]] = []
     for name in settings.families:
@@ -201,7 +214,8 @@ def train_surrogate(
         "validation_rows": len(validation),
         "test_rows": len(test),
         "seed": settings.seed,
-        "datasets": sources,
+        "datasets": data.datasets,
+        "recorded": data.recorded,
         "family": chosen.name,
         "settings": chosen.settings,
         "errors": chosen.errors,
@@ -215,25 +229,13 @@ def train_surrogate(
     return TrainingReport(file, card, chosen.name, tuple(report for _, report in outcomes), profile, domain, facts)
 
 
-def _read(datasets: Sequence[str | Path], profile: PerformanceProfile) -> tuple[TrainingRows, list[dict[str, Any]]]:
-    """Return the rows of all data sets, whose scenarios are numbered on, and what each is."""
-    tables, sources, first = [], [], 0
-    for dataset in datasets:
-        table, manifest = load_dataset(dataset)
-        _check_profile(manifest.settings.profile, profile, str(dataset))
-        tables.append(table.assign(scenario=table["scenario"].astype("int64") + first))
-        first = int(tables[-1]["scenario"].max()) + 1
-        sources.append({"rows": len(table), **manifest.settings.model_dump(mode="json")})
-    rows = training_rows(pd.concat(tables, ignore_index=True))
-    num_scenarios = len(np.unique(rows.scenario))
-    if num_scenarios < LEAST_SCENARIOS:
-        raise InputError(
-            f"a data set must have at least {LEAST_SCENARIOS} scenarios to be trained on. Got {num_scenarios}.",
-            field="rows",
-            value=num_scenarios,
-            hint="sample more rows with `placer dataset`",
-        )
-    return rows, sources
+def _split(data: TrainingData, *, seed: int) -> list[TrainingRows]:
+    """Return the rows to fit to, to validate with and to test on: the same ones of data sets, whatever was recorded."""
+    selection = _load("predictors.selection")
+    masks = np.zeros((3, len(data.rows)), dtype=np.bool_)
+    for group in (~data.is_recorded, data.is_recorded):
+        masks[:, group] = selection.split_scenarios(data.rows.scenario[group], seed=seed)
+    return [data.rows.select(mask) for mask in masks]
 
 
 def _numbered(observer: Observer) -> Callable[[Any], None]:
@@ -342,19 +344,6 @@ def _load(module: str) -> Any:
         raise SurrogateError(
             f"training needs the extra `train`. {error}.", hint="pip install 'lora-placer[train]'"
         ) from error
-
-
-def _check_profile(labelled_with: dict[str, str], profile: PerformanceProfile, dataset: str) -> None:
-    expected = {"name": profile.name, "fingerprint": profile_fingerprint(profile)}
-    if labelled_with != expected:
-        raise InputError(
-            f"a data set must have been labelled with the profile it is used for, {expected}. "
-            f"{dataset} was labelled with {labelled_with}.",
-            file=dataset,
-            field="profile",
-            value=labelled_with,
-            hint="sample a new data set: the profile is another one, or has been refitted since",
-        )
 
 
 def facts_to_json(report: TrainingReport) -> str:

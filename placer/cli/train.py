@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from placer.cli.exits import OK, print_hint, print_warning, print_written, reports_errors
-from placer.cli.options import JsonOption, VerboseOption
+from placer.cli.options import JsonOption, VerboseOption, WorkersOption
 
 if TYPE_CHECKING:
+    from predictors.recorded_rows import GpusLabelled
     from predictors.training import TrainingReport, TrialDone
 
 
@@ -24,6 +25,10 @@ def train(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="ONNX file to write; its cards are written beside it.")
     ],
+    from_rejections: Annotated[
+        list[Path] | None,
+        typer.Option("--from-rejections", help="Folder of `placer solve --record-rejections`; repeatable."),
+    ] = None,
     family: Annotated[
         list[str] | None,
         typer.Option("--family", help="Only these: neural, boosting, forest, tree; repeatable. Default: all."),
@@ -33,6 +38,7 @@ def train(
     ] = 600.0,
     trials: Annotated[int, typer.Option("--trials", min=1, help="Fits of each family at most.")] = 8,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the split, the searches and the fits.")] = 0,
+    workers: WorkersOption = None,
     json_output: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> int:
@@ -40,6 +46,7 @@ def train(
     from placer.cli.live_line import LiveLine
     from placer.files import write_atomically
     from placer.output_paths import check_outputs
+    from predictors.recorded_rows import GpusLabelled
     from predictors.training import FAMILY_NAMES, TrainingSettings, facts_to_json, train_surrogate
     from twin.profile import load_profile
 
@@ -47,7 +54,9 @@ def train(
     can_draw = _can_draw()
     check_outputs(
         {"--output": output, "card": output.with_suffix(".md"), "card in HTML": page},
-        inputs={f"DATA {number}": path for number, path in enumerate(data, start=1)} | {"--profile": profile},
+        inputs={f"DATA {number}": path for number, path in enumerate(data, start=1)}
+        | {f"--from-rejections {number}": path for number, path in enumerate(from_rejections or (), start=1)}
+        | {"--profile": profile},
         prints_json=json_output,
     )
     settings = TrainingSettings(
@@ -56,13 +65,24 @@ def train(
     with LiveLine() as line:
         line.update("loading rows")
 
-        def show(event: TrialDone) -> None:
+        def show(event: TrialDone | GpusLabelled) -> None:
+            if isinstance(event, GpusLabelled):
+                line.update(f"labelling recorded GPUs: {event.done:,} of {event.total:,}")
+                return
             text = f"{event.family}, fit {event.number}: score {event.score:.4f} after {event.seconds:.0f} s"
             line.update(text)
             if verbose or not line.is_live:
                 line.print(text)
 
-        report = train_surrogate(data, load_profile(profile), output=output, settings=settings, observer=show)
+        report = train_surrogate(
+            data,
+            load_profile(profile),
+            output=output,
+            rejections=from_rejections or (),
+            settings=settings,
+            workers=workers,
+            observer=show,
+        )
     print_written(report.file)
     print_written(report.card)
     if can_draw:

@@ -67,6 +67,7 @@ def _facts(**changes: Any) -> dict[str, Any]:
                 "families": ["zipf", "packed"],
             }
         ],
+        "recorded": None,
         "family": "boosting",
         "families": [{"name": "boosting"}, {"name": "tree"}],
         "errors": dict.fromkeys(("all", "near_border", "packed"), FIGURES),
