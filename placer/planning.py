@@ -15,7 +15,7 @@ from placer.plan_builder import PlanParts, build_plan
 from placer.plan_document import Plan, RepairSummary, SolutionName, TerminationName, Timings
 from placer.recording import GpuRecorder
 from placer.repair import DEFAULT_REPAIR_ROUNDS, Fleet, Repair
-from placer.surrogates import inflated, surrogate_for, uses_simulation
+from placer.surrogates import inflated, margin_for, surrogate_for, uses_simulation
 from placer.verify import DEFAULT_HORIZON_S, DEFAULT_WARMUP_S, TwinSettings, TwinVerifier
 from predictors.surrogate import Surrogate
 from solvers.bounds import adapter_work, unavoidable_costs, work_bound
@@ -61,6 +61,7 @@ def plan(
     verify: bool = True,
     improve: bool = True,
     margin: float = 0.0,
+    risk: float | None = None,
     engine: EngineName = "fast",
     horizon_s: float = DEFAULT_HORIZON_S,
     warmup_s: float = DEFAULT_WARMUP_S,
@@ -91,6 +92,9 @@ def plan(
         Afterwards, empty GPUs into others where the twin approves.
     margin
         Ask the surrogate to accept a GPU as if all rates were larger by this share, > -1.
+    risk
+        Take the margin at which the surrogate was found to be wrong about this share of the GPUs that it just accepts,
+        in (0, 1), instead of `margin`; with several GPU types the largest of theirs.
     engine, horizon_s, warmup_s, workers
         Of the simulations; see `placer.verify.TwinSettings`.
     repair_rounds
@@ -112,11 +116,11 @@ def plan(
     InputError
         When the arguments do not hold, or some adapter fits no GPU alone.
     SolverError, SurrogateError
-        When a solver or surrogate is unknown, unavailable or refused.
+        When a solver or surrogate is unknown, unavailable or refused, or the surrogate knows no margin for the risk.
     KeyboardInterrupt
         On Ctrl-C while there is no placement yet.
     """
-    _check_arguments(margin, repair_rounds)
+    _check_arguments(margin, risk, repair_rounds)
     settings = TwinSettings(engine=engine, horizon_s=horizon_s, warmup_s=warmup_s, seed=seed, workers=workers)
     recorder = _recorder(record_rejections, problem, is_verified=verify)
     planning = _Planning(
@@ -125,6 +129,7 @@ def plan(
         settings=settings,
         budget=Budget(budget, max_evaluations),
         margin=margin,
+        risk=risk,
         observer=observer or ignore,
         recorder=recorder,
     )
@@ -145,10 +150,16 @@ def _recorder(folder: str | Path | None, problem: Problem, *, is_verified: bool)
     return GpuRecorder.open(folder, problem.workload)
 
 
-def _check_arguments(margin: float, repair_rounds: int) -> None:
+def _check_arguments(margin: float, risk: float | None, repair_rounds: int) -> None:
     if not -1.0 < margin < 10.0:
         raise InputError(
             f"the margin must be a share of the rates such as 0.05. Got {margin}.", field="margin", value=margin
+        )
+    if risk is not None and not 0.0 < risk < 1.0:
+        raise InputError(f"the risk must be a share such as 0.05. Got {risk}.", field="risk", value=risk)
+    if risk is not None and margin:
+        raise InputError(
+            f"either the margin or the risk can be given. Got {margin} and {risk}.", field="risk", value=risk
         )
     if repair_rounds < 0:
         raise InputError(
@@ -190,6 +201,7 @@ class _Planning:
         settings: TwinSettings,
         budget: Budget,
         margin: float,
+        risk: float | None,
         observer: PlanObserver,
         recorder: GpuRecorder | None,
     ) -> None:
@@ -198,6 +210,7 @@ class _Planning:
         self.settings = settings
         self.budget = budget
         self.margin = margin
+        self.risk = risk
         self.observer = observer
         self.verifier = TwinVerifier(problem, settings, observer=observer, recorder=recorder)
         self.fleet = Fleet((), RepairSummary())
@@ -207,6 +220,8 @@ class _Planning:
         """Go through the phases; see `plan`."""
         self._begin("load", "surrogate")
         surrogate = self._surrogate(choice)
+        if self.risk is not None:
+            self.margin = margin_for(surrogate, self.risk)
         result: SolveResult | None = None
         is_interrupted = False
         bound: Bound | None = None

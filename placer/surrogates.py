@@ -10,12 +10,14 @@ from numpy.typing import NDArray
 from predictors.catalog import load_surrogate
 from predictors.exact import ExactSurrogate
 from predictors.features import inflate
+from predictors.onnx_surrogate import OnnxSurrogate
 from predictors.surrogate import InflatedSurrogate, Surrogate
 from solvers.acceptance import accepts
 from solvers.feasibility import FeasibilityModel
 from solvers.placement import GpuAssignment
 from solvers.problem import Problem
 from solvers.surrogate_per_gpu_type import SurrogatePerGpuType
+from twin.errors import SurrogateError
 
 # Tolerance of starvation for which surrogates are made.
 SURROGATE_TOLERANCE = 0.1
@@ -69,6 +71,28 @@ def inflated(surrogate: Surrogate, factor: float) -> Surrogate:
     if isinstance(surrogate, SurrogatePerGpuType):
         return SurrogatePerGpuType(tuple(InflatedSurrogate(part, factor) for part in surrogate.surrogates))
     return InflatedSurrogate(surrogate, factor)
+
+
+def margin_for(surrogate: Surrogate, risk: float) -> float:
+    """Return the margin that keeps the risk of a rejected GPU at `risk` for each part of a surrogate; 0 for the twin.
+
+    Raises
+    ------
+    SurrogateError
+        When a part has no margin for that risk.
+    """
+    margins = [0.0]
+    for part in parts_of(surrogate):
+        if isinstance(part, OnnxSurrogate):
+            margins.append(part.margin_for(risk))
+        elif not isinstance(part, ExactSurrogate):
+            raise SurrogateError(
+                f"a margin for a risk must come from a surrogate's file. {type(part).__name__} has none.",
+                field="risk",
+                value=risk,
+                hint="say the margin itself",
+            )
+    return max(margins)
 
 
 def parts_of(surrogate: Surrogate) -> tuple[Surrogate, ...]:

@@ -47,7 +47,7 @@ def export_model(
     training: dict[str, Any],
     producer: dict[str, str],
 ) -> onnx.ModelProto:
-    """Return the graph from `features` to the five outputs, with its metadata."""
+    """Return the graph from `features` to the outputs, with its metadata."""
     builder = GraphBuilder()
     raw = model.add_to(builder, features=INPUT_NAME)
     columns = np.zeros(len(FEATURE_SCHEMA.names), dtype=np.float32)
@@ -60,13 +60,14 @@ def export_model(
         "throughput_tps": builder.multiply(raw.ratio, offered),
         "itl_s": builder.node("Exp", raw.log_itl),
         "ttft_s": builder.node("Exp", raw.log_ttft),
+        "itl_mean_s": builder.node("Exp", raw.log_itl_mean),
     }
     builder.rename(values)
     graph = helper.make_graph(
         builder.nodes,
         "placer_surrogate",
         [helper.make_tensor_value_info(INPUT_NAME, TensorProto.FLOAT, ["N", len(FEATURE_SCHEMA.names)])],
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N"]) for name in OUTPUT_NAMES],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N"]) for name in values],
         builder.initializers,
     )
     exported = make_model(graph)

@@ -1,6 +1,6 @@
 """Families of models: what each is, what its search may choose, and how it goes into an ONNX graph.
 
-All are fitted to the same rows and predict the same four quantities; what they see differs. Trees split on one column
+All are fitted to the same rows and predict the same five quantities; what they see differs. Trees split on one column
 at a time and get the quotients of `predictors.derived`; networks get the logarithms of `predictors.physics`.
 """
 
@@ -45,14 +45,15 @@ class Raw:
         Throughput over offered load.
     log_odds
         Of starvation, before calibration.
-    log_itl, log_ttft
-        Natural logarithms of the 95th percentiles in seconds.
+    log_itl, log_ttft, log_itl_mean
+        Natural logarithms of the 95th percentiles, and of the mean inter-token latency, in seconds.
     """
 
     ratio: NDArray[np.float64]
     log_odds: NDArray[np.float64]
     log_itl: NDArray[np.float64]
     log_ttft: NDArray[np.float64]
+    log_itl_mean: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ class RawNames:
     log_odds: str
     log_itl: str
     log_ttft: str
+    log_itl_mean: str
 
 
 class FittedModel(Protocol):
@@ -109,12 +111,13 @@ class Family:
 
 @dataclass(frozen=True)
 class TreeModels:
-    """Four tree ensembles over the derived columns; that of starvation predicts log-odds, or the share itself."""
+    """Five tree ensembles over the derived columns; that of starvation predicts log-odds, or the share itself."""
 
     ratio: Any
     starvation: Any
     log_itl: Any
     log_ttft: Any
+    log_itl_mean: Any
     profile: PerformanceProfile
 
     def raw(self, features: NDArray[np.float32]) -> Raw:
@@ -126,7 +129,8 @@ class TreeModels:
             share = np.clip(self.starvation.predict(derived), _LEAST_SHARE, 1.0 - _LEAST_SHARE)
             log_odds = np.log(share) - np.log(1.0 - share)
         ratio = np.clip(self.ratio.predict(derived), 0.0, 1.0)
-        return Raw(ratio, log_odds, self.log_itl.predict(derived), self.log_ttft.predict(derived))
+        latencies = (model.predict(derived) for model in (self.log_itl, self.log_ttft, self.log_itl_mean))
+        return Raw(ratio, log_odds, *latencies)
 
     def add_to(self, builder: GraphBuilder, *, features: str) -> RawNames:
         """Add derived columns and trees to an ONNX graph."""
@@ -138,7 +142,11 @@ class TreeModels:
             rest = builder.node("Sub", 1.0, share)
             log_odds = builder.node("Sub", builder.node("Log", share), builder.node("Log", rest))
         return RawNames(
-            ratio, log_odds, _add_trees(builder, self.log_itl, "itl"), _add_trees(builder, self.log_ttft, "ttft")
+            ratio,
+            log_odds,
+            log_itl=_add_trees(builder, self.log_itl, "itl"),
+            log_ttft=_add_trees(builder, self.log_ttft, "ttft"),
+            log_itl_mean=_add_trees(builder, self.log_itl_mean, "itl_mean"),
         )
 
 
@@ -198,12 +206,12 @@ def _fit_plain(make: Callable[[], Any], rows: TrainingRows, profile: Performance
         return TreeModels(ratio, starvation, *_fit_latencies(make, derived, rows), profile)
 
 
-def _fit_latencies(make: Callable[[], Any], derived: NDArray[np.float32], rows: TrainingRows) -> tuple[Any, Any]:
+def _fit_latencies(make: Callable[[], Any], derived: NDArray[np.float32], rows: TrainingRows) -> list[Any]:
     models = []
-    for target in (rows.log_itl, rows.log_ttft):
+    for target in (rows.log_itl, rows.log_ttft, rows.log_itl_mean):
         known = np.isfinite(target)
         models.append(make().fit(derived[known], target[known], sample_weight=rows.weight[known]))
-    return models[0], models[1]
+    return models
 
 
 @dataclass(frozen=True)
@@ -214,7 +222,7 @@ class _NetworkModel:
 
     def raw(self, features: NDArray[np.float32]) -> Raw:
         outputs = self.network.raw(features)
-        return Raw(1.0 / (1.0 + np.exp(-outputs[:, 0])), outputs[:, 1], outputs[:, 2], outputs[:, 3])
+        return Raw(1.0 / (1.0 + np.exp(-outputs[:, 0])), *outputs[:, 1:].T)
 
     def add_to(self, builder: GraphBuilder, *, features: str) -> RawNames:
         ratio, *others = self.network.add_to(builder, features=features)

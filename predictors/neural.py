@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from predictors.onnx_graph import GraphBuilder
 
 # Order of the network's raw outputs.
-RATIO, STARVATION, ITL, TTFT = range(4)
-# Weights of the four losses, and the error from which on each grows linearly only: a row of a replica that has been
+RATIO, STARVATION, ITL, TTFT, ITL_MEAN = range(5)
+# Weights of the five losses, and the error from which on each grows linearly only: a row of a replica that has been
 # hopeless for minutes must not outweigh the many that decide plans.
-_LOSS_WEIGHTS = (10.0, 1.0, 0.3, 0.1)
-_LINEAR_FROM = (0.05, 0.0, 0.2, 0.5)
+_LOSS_WEIGHTS = (10.0, 1.0, 0.3, 0.1, 0.3)
+_LINEAR_FROM = (0.05, 0.0, 0.2, 0.5, 0.2)
 
 
 # Standard deviations of columns (natural logarithms): below the first a column counts as constant, and below the second
@@ -77,7 +77,7 @@ class NeuralNetwork:
     biases: tuple[NDArray[np.float32], ...]
 
     def raw(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Return the raw outputs of `features` [N, F], float64 [N, 4]."""
+        """Return the raw outputs of `features` [N, F], float64 [N, 5]."""
         values = self.layer.columns(features)
         for weights, biases in zip(self.weights[:-1], self.biases[:-1], strict=True):
             values = np.maximum(values @ weights + biases, 0.0)
@@ -85,7 +85,7 @@ class NeuralNetwork:
         return outputs
 
     def add_to(self, builder: GraphBuilder, *, features: str) -> list[str]:
-        """Add the nodes to an ONNX graph; return the names of the four raw outputs, float32 [N] each."""
+        """Add the nodes to an ONNX graph; return the names of the five raw outputs, float32 [N] each."""
         layer = self.layer
         bases = builder.gemm(features, layer.sums, layer.offsets)
         logs = builder.node("Log", builder.largest(bases, builder.tensor(layer.floors)))
@@ -161,7 +161,7 @@ def _train(
     network = torch.nn.Sequential(*parts, modules[-1])
     optimizer = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
     inputs = torch.tensor(np.asarray(columns, dtype=np.float32))
-    labels = np.stack([rows.ratio, rows.starved_share, rows.log_itl, rows.log_ttft], axis=1)
+    labels = np.stack([rows.ratio, rows.starved_share, rows.log_itl, rows.log_ttft, rows.log_itl_mean], axis=1)
     targets = torch.tensor(np.nan_to_num(labels).astype(np.float32))
     known = torch.tensor((np.isfinite(labels) * rows.weight[:, np.newaxis]).astype(np.float32))
     generator = np.random.default_rng(settings.seed)
@@ -200,7 +200,7 @@ def _loss(torch: Any, raw: Any, targets: Any, known: Any) -> Any:
         functional.binary_cross_entropy_with_logits(raw[:, STARVATION], targets[:, STARVATION], reduction="none"),
         *(
             functional.smooth_l1_loss(raw[:, k], targets[:, k], beta=_LINEAR_FROM[k], reduction="none")
-            for k in (ITL, TTFT)
+            for k in (ITL, TTFT, ITL_MEAN)
         ),
     ]
     means = [(error * known[:, k]).sum() / known[:, k].sum().clamp(min=1.0) for k, error in enumerate(errors)]

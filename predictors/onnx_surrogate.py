@@ -122,6 +122,18 @@ class OnnxSurrogate:
             answers[:, ~is_number.all(axis=0)] = _REFUSAL
         return SurrogateOutput(*answers)
 
+    def predict_itl_mean_s(self, features: NDArray[np.float32]) -> NDArray[np.float32] | None:
+        """Return the mean inter-token latency in seconds of `features` [N, F], float32 [N]; None if the file lacks it.
+
+        Raises
+        ------
+        SurrogateError
+            As `predict` does about its features.
+        """
+        if not self._source.has_output("itl_mean_s"):
+            return None
+        return self._source.run(_checked_rows(features), ("itl_mean_s",))[0]
+
     def predict_strictly(self, features: NDArray[np.float32]) -> SurrogateOutput:
         """Return the predictions; SurrogateError if any row is outside the domain."""
         require_domain(self, features)

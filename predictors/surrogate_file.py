@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from twin.errors import SurrogateError
 from twin.profile import PerformanceProfile
 
 INPUT_NAME = "features"
+# What a file may give besides `OUTPUT_NAMES`; no plan depends on it.
+OPTIONAL_OUTPUT_NAMES: tuple[str, ...] = ("itl_mean_s",)
 METADATA_KEYS: tuple[str, ...] = ("feature_schema", "domain", "profile", "training", "producer")
 
 # What the outputs are, for who reads the file's metadata.
@@ -29,6 +31,7 @@ OUTPUT_MEANINGS = {
     "throughput_tps": "tokens/s of completed requests",
     "itl_s": "95th percentile of the inter-token latency, seconds",
     "ttft_s": "95th percentile of the time to first token, seconds",
+    "itl_mean_s": "mean of the inter-token latency, seconds",
 }
 
 CHECK_HINT = "`placer surrogate FILE` says all that is wrong with a file; use `auto` or `exact` instead"
@@ -84,8 +87,12 @@ class SurrogateFile:
             return None
         return value if isinstance(value, dict) else None
 
-    def run(self, rows: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-        """Return the outputs for `rows`, float32 [N, F] with N >= 1, as the model gives them, by `OUTPUT_NAMES`.
+    def has_output(self, name: str) -> bool:
+        """Return whether the model gives an output of that name."""
+        return name in {entry.name for entry in self.session.get_outputs()}
+
+    def run(self, rows: NDArray[np.float32], outputs: Sequence[str] = OUTPUT_NAMES) -> list[NDArray[np.float32]]:
+        """Return the named outputs for `rows`, float32 [N, F] with N >= 1, as the model gives them.
 
         Raises
         ------
@@ -93,7 +100,7 @@ class SurrogateFile:
             When ONNX Runtime stops, such as at a shape inside the graph that holds for other N only.
         """
         try:
-            outputs: list[NDArray[np.float32]] = self.session.run(list(OUTPUT_NAMES), {INPUT_NAME: rows})
+            values: list[NDArray[np.float32]] = self.session.run(list(outputs), {INPUT_NAME: rows})
         except Exception as error:
             # As above: no base class but Exception.
             raise SurrogateError(
@@ -102,7 +109,7 @@ class SurrogateFile:
                 value=len(rows),
                 hint=CHECK_HINT,
             ) from error
-        return outputs
+        return values
 
 
 def surrogate_metadata(
@@ -263,14 +270,15 @@ def _wrong_input(file: SurrogateFile) -> Iterator[SurrogateError]:
 
 def _wrong_outputs(file: SurrogateFile) -> Iterator[SurrogateError]:
     outputs = {entry.name: entry for entry in file.session.get_outputs()}
-    if set(outputs) != set(OUTPUT_NAMES):
+    if set(outputs) - set(OPTIONAL_OUTPUT_NAMES) != set(OUTPUT_NAMES):
         yield SurrogateError(
-            f"a surrogate must have the outputs {', '.join(OUTPUT_NAMES)}. {file.path} has {', '.join(outputs)}.",
+            f"a surrogate must have the outputs {', '.join(OUTPUT_NAMES)}, and may have "
+            f"{', '.join(OPTIONAL_OUTPUT_NAMES)}. {file.path} has {', '.join(outputs)}.",
             file=file.path,
             field="output",
             value=list(outputs),
         )
-    for name in OUTPUT_NAMES:
+    for name in OUTPUT_NAMES + OPTIONAL_OUTPUT_NAMES:
         output = outputs.get(name)
         if output is None:
             continue

@@ -29,8 +29,9 @@ class TrainingRows:
         float64 [N], throughput over offered load, in [0, 1].
     starved_share
         float64 [N], share of the simulations in which the replica or an adapter starved.
-    log_itl, log_ttft
-        float64 [N], natural logarithms of the 95th percentiles in seconds; NaN where nothing completed.
+    log_itl, log_ttft, log_itl_mean
+        float64 [N], natural logarithms of the 95th percentiles, and of the mean inter-token latency, in seconds; NaN
+        where nothing completed.
     log_border
         float64 [N], natural logarithm of the load over the largest one that does not starve; NaN where unknown.
     scenario
@@ -48,6 +49,7 @@ class TrainingRows:
     starved_share: NDArray[np.float64]
     log_itl: NDArray[np.float64]
     log_ttft: NDArray[np.float64]
+    log_itl_mean: NDArray[np.float64]
     log_border: NDArray[np.float64]
     scenario: NDArray[np.int64]
     search_key: NDArray[np.int64]
@@ -78,6 +80,7 @@ def training_rows(table: pd.DataFrame) -> TrainingRows:
         starved_share=table["starved_share"].to_numpy(np.float64),
         log_itl=_log_latency(table["itl_p95_s"]),
         log_ttft=_log_latency(table["ttft_p95_s"]),
+        log_itl_mean=_log_latency(table["itl_mean_s"]),
         log_border=log_border,
         scenario=table["scenario"].to_numpy(np.int64),
         search_key=np.asarray(table.groupby(["scenario", "search"], sort=False).ngroup(), dtype=np.int64),

@@ -42,6 +42,12 @@ def solve(
     budget: Annotated[float, typer.Option("--budget", help="Seconds for the solver.")] = 60.0,
     seed: SeedOption = 0,
     margin: Annotated[float, typer.Option("--margin", help="Share by which rates are raised for the surrogate.")] = 0.0,
+    risk: Annotated[
+        float | None,
+        typer.Option(
+            "--risk", help="Margin at which the twin rejects this share of just accepted GPUs.", show_default=False
+        ),
+    ] = None,
     output: OutputOption = None,
     json_output: JsonOption = False,
     verify: Annotated[
@@ -74,6 +80,7 @@ def solve(
             verify=verify,
             improve=improve,
             margin=margin,
+            risk=risk,
             horizon_s=horizon,
             warmup_s=warmup,
             workers=workers,

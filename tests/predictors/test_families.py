@@ -18,6 +18,7 @@ from predictors.onnx_surrogate import OnnxSurrogate
 from predictors.risk import Calibration
 from predictors.selection import draw_settings, score_of, search_family, split_scenarios
 from predictors.surrogate import OUTPUT_NAMES
+from predictors.surrogate_file import OPTIONAL_OUTPUT_NAMES
 from predictors.targets import TrainingRows
 from twin.errors import SurrogateError
 from twin.profile import PerformanceProfile, load_profile
@@ -51,6 +52,7 @@ def known_rows(count: int = 1500, *, seed: int = 0) -> TrainingRows:
         starved_share=(ratio < 0.9).astype(np.float64),
         log_itl=np.log(0.02 + 1e-6 * offered),
         log_ttft=np.where(ratio < 0.2, np.nan, np.log(0.1 + 1e-5 * offered)),
+        log_itl_mean=np.where(ratio < 0.2, np.nan, np.log(0.005 + 1e-6 * offered)),
         log_border=np.log(offered / (8000.0 / 0.9)),
         scenario=np.arange(count) // 5,
         search_key=np.arange(count) // 5,
@@ -77,7 +79,9 @@ def test_a_family_learns_and_its_export_is_what_was_fitted(name: str, shipped: P
     )
     assert max(check_parity(exported, expected, test.features).values()) <= 0.005
     session = onnxruntime.InferenceSession(exported.SerializeToString(), providers=["CPUExecutionProvider"])
-    assert [output.name for output in session.get_outputs()] == list(OUTPUT_NAMES)
+    assert [output.name for output in session.get_outputs()] == [*OUTPUT_NAMES, *OPTIONAL_OUTPUT_NAMES]
+    (itl_mean_s,) = session.run(["itl_mean_s"], {"features": test.features})
+    assert np.mean(np.abs(itl_mean_s / np.exp(model.raw(test.features).log_itl_mean) - 1.0) > 1e-3) <= 0.005
     single = np.concatenate([session.run(["itl_s"], {"features": row[np.newaxis]})[0] for row in test.features[:20]])
     assert single == pytest.approx(expected.itl_s[:20], rel=1e-3)
 
@@ -145,7 +149,7 @@ class _Constant:
 
     def raw(self, features: np.ndarray) -> Raw:
         count = len(features)
-        return Raw(np.full(count, 0.8), np.zeros(count), np.zeros(count), np.zeros(count))
+        return Raw(np.full(count, 0.8), *(np.zeros(count) for _ in range(4)))
 
     def add_to(self, builder: GraphBuilder, *, features: str) -> RawNames:
         raise NotImplementedError

@@ -33,6 +33,7 @@ def rows_of(
         starved_share=starved_share,
         log_itl=np.zeros(count),
         log_ttft=np.zeros(count),
+        log_itl_mean=np.zeros(count),
         log_border=log_border,
         scenario=np.arange(count),
         search_key=np.arange(count),

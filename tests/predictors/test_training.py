@@ -198,6 +198,7 @@ def _rows(**columns: object) -> TrainingRows:
         "starved_share": np.zeros(count),
         "log_itl": np.zeros(count),
         "log_ttft": np.zeros(count),
+        "log_itl_mean": np.zeros(count),
         "log_border": np.zeros(count),
         "scenario": np.arange(count),
         "search_key": np.arange(count),
@@ -215,6 +216,7 @@ def test_error_figures_by_hand() -> None:
         ratio=[1.0, 1.0, 0.8, 0.5],
         log_itl=np.log([0.02, 0.04, 0.05, 0.05]),
         log_ttft=np.log([0.1, 0.2, 9.0, 1.0]),
+        log_itl_mean=np.log([0.1, 0.2, 9.0, 1.0]),
         family=["zipf", "packed", "zipf", "packed"],
     )
     column = np.array
