@@ -116,7 +116,7 @@ def sample_dataset(
     ClusterError
         When the cluster cannot be used.
     """
-    _check_numbers(rows=rows, seed=seed, seeds=seeds, horizon_s=horizon_s, warmup_s=warmup_s)
+    check_dataset_numbers(rows=rows, seed=seed, seeds=seeds, horizon_s=horizon_s, warmup_s=warmup_s)
     label_settings = LabelSettings(seed, seeds, horizon_s, warmup_s, _checked_families(families))
     folder = Path(output)
     settings = Settings(
@@ -130,15 +130,40 @@ def sample_dataset(
         families=label_settings.families,
         scenarios_per_shard=SCENARIOS_PER_SHARD,
     )
-    num_shards = math.ceil(rows / ROWS_PER_SHARD)
-    manifest = open_folder(folder, settings, num_shards=num_shards, versions=_versions())
+    manifest = open_folder(folder, settings, num_shards=math.ceil(rows / ROWS_PER_SHARD), versions=library_versions())
+    label = partial(label_shard, profile, label_settings)
+    return fill_folder(folder, manifest, label, workers=workers, cluster=cluster, observer=observer or ignore_progress)
+
+
+def fill_folder(
+    folder: Path,
+    manifest: Manifest,
+    label: Callable[[int], pd.DataFrame],
+    *,
+    workers: int | None,
+    cluster: str | None,
+    observer: Observer,
+) -> Manifest:
+    """Label the shards that a folder lacks, and write each as soon as it is done.
+
+    Parameters
+    ----------
+    manifest
+        Of the folder (`open_folder`).
+    label
+        The rows of a shard; of a module, so that processes find it.
+    workers, cluster, observer
+        See `sample_dataset`.
+
+    Returns
+    -------
+    The manifest as it was written.
+    """
     finished = {entry.shard for entry in manifest.shards}
     missing = [shard for shard in range(manifest.num_shards) if shard not in finished]
-    tell = observer or _ignore
-    tell(_progress(manifest))
+    observer(_progress(manifest))
     if not missing:
         return manifest
-    label = partial(label_shard, profile, label_settings)
     results = (
         each_in_parallel(label, missing, workers=workers, backend="loky")
         if cluster is None
@@ -146,11 +171,10 @@ def sample_dataset(
     )
     with closing(results):
         for position, table in results:
-            num_unstartable = int((table["memory_verdict"] != STARTS).sum())
-            entry = write_shard(folder, missing[position], table, num_unstartable=num_unstartable)
+            entry = write_shard(folder, missing[position], table, num_unstartable=_num_unstartable(table))
             manifest = manifest.with_shard(entry)
             manifest.write(folder)
-            tell(_progress(manifest))
+            observer(_progress(manifest))
     return manifest
 
 
@@ -177,6 +201,15 @@ def load_dataset(folder: str | Path, *, with_unstartable: bool = False) -> tuple
         )
     table = read_shards(path, manifest)
     if not with_unstartable:
+        if "memory_verdict" not in table:
+            raise InputError(
+                f"a data set must hold loads that `placer dataset` labelled. {path} holds "
+                f"{', '.join(manifest.settings.families)}.",
+                file=str(path),
+                field="families",
+                value=list(manifest.settings.families),
+                hint="make one with `placer dataset`",
+            )
         table = table[table["memory_verdict"] == STARTS].reset_index(drop=True)
     return table, manifest
 
@@ -194,7 +227,8 @@ def rows_table(rows: Sequence[Row]) -> pd.DataFrame:
     return table.astype(types | _COLUMN_TYPES)
 
 
-def _check_numbers(*, rows: int, seed: int, seeds: int, horizon_s: float, warmup_s: float) -> None:
+def check_dataset_numbers(*, rows: int, seed: int, seeds: int, horizon_s: float, warmup_s: float) -> None:
+    """Raise InputError for the first number outside of its range."""
     for name, value, least in (("rows", rows, 1), ("seed", seed, 0), ("seeds", seeds, 1)):
         if value < least:
             raise InputError(f"`{name}` must be at least {least}. Got {value}.", field=name, value=value)
@@ -221,7 +255,8 @@ def _checked_families(families: Sequence[str]) -> tuple[str, ...]:
     return tuple(family for family in FAMILIES if family in families)
 
 
-def _versions() -> dict[str, str]:
+def library_versions() -> dict[str, str]:
+    """Return the versions of the software that can change a row."""
     versions = {"python": platform.python_version()}
     for name in _LIBRARIES:
         try:
@@ -231,9 +266,14 @@ def _versions() -> dict[str, str]:
     return versions
 
 
+def _num_unstartable(table: pd.DataFrame) -> int:
+    """Return the rows that say that their replica does not start."""
+    return int((table["memory_verdict"] != STARTS).sum()) if "memory_verdict" in table else 0
+
+
 def _progress(manifest: Manifest) -> Progress:
     return Progress(len(manifest.shards), manifest.num_shards, manifest.num_rows)
 
 
-def _ignore(_: Progress) -> None:
+def ignore_progress(_: Progress) -> None:
     """Do nothing with progress that nobody asked for."""

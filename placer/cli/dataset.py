@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from placer.cli.exits import BAD_INPUT, INTERRUPTED, OK, print_error, print_hint, print_note, reports_errors
+from placer.cli.exits import BAD_INPUT, OK, print_error, print_hint, print_note, reports_errors
 from placer.cli.options import JsonOption, VerboseOption, WorkersOption
 
 if TYPE_CHECKING:
-    from placer.cli.dataset_progress import DatasetProgress
     from predictors.dataset_folder import Manifest
 
 
@@ -51,7 +50,7 @@ def dataset(
     """
     if check is not None:
         return _check(check, prints_json=json_output)
-    from placer.cli.dataset_progress import DatasetProgress
+    from placer.cli.dataset_progress import DatasetProgress, say_interrupted
     from predictors.dataset import sample_dataset
     from predictors.scenarios import FAMILIES
     from twin.profile import load_profile
@@ -77,18 +76,9 @@ def dataset(
                 observer=display,
             )
         except KeyboardInterrupt:
-            return _say_interrupted(output, display)
+            return say_interrupted(output, display)
     _print_summary(output, manifest, prints_json=json_output)
     return OK
-
-
-def _say_interrupted(output: Path, display: DatasetProgress) -> int:
-    latest = display.latest
-    if latest is None:
-        raise KeyboardInterrupt
-    print_error(f"interrupted. {latest.finished_shards} of {latest.num_shards} shards are kept in {output}.")
-    print_hint("run the same command again to continue")
-    return INTERRUPTED
 
 
 def _print_summary(output: Path, manifest: Manifest, *, prints_json: bool) -> None:

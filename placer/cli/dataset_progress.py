@@ -5,10 +5,13 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from placer.cli.exits import INTERRUPTED, print_error, print_hint
 from placer.cli.live_line import LiveLine
 from placer.wording import counted
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from predictors.dataset import Progress
 
 
@@ -42,6 +45,16 @@ class DatasetProgress(LiveLine):
         self.update(text)
         if self._is_verbose or not self.is_live:
             self.print(text)
+
+
+def say_interrupted(output: Path, display: DatasetProgress) -> int:
+    """Say what an interrupted command has kept, and return its exit code; raise again before there was anything."""
+    latest = display.latest
+    if latest is None:
+        raise KeyboardInterrupt
+    print_error(f"interrupted. {latest.finished_shards} of {latest.num_shards} shards are kept in {output}.")
+    print_hint("run the same command again to continue")
+    return INTERRUPTED
 
 
 def progress_text(first: Progress, progress: Progress, *, elapsed_s: float) -> str:

@@ -45,7 +45,7 @@ def test_the_search_is_as_good_as_trying_everything(adapters: tuple[Adapter, ...
     found = find_optimum(adapters, replica, SETTINGS)
     probe = TwinProbe(AdapterSequence(adapters), replica, SETTINGS)
     tried = {
-        (count, slots): probe.verdict(count, slots)
+        (count, slots): probe.verdict(count, slots, "adapter")
         for count in range(1, SETTINGS.most_adapters + 1)
         for slots in SETTINGS.slot_options
     }
