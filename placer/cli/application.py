@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 from placer.cli.calibrate import calibrate
 from placer.cli.dataset import dataset
 from placer.cli.exits import BAD_INPUT, OK, print_error
+from placer.cli.explain import explain
 from placer.cli.measure import measure
 from placer.cli.schema import schema
 from placer.cli.simulate import simulate
@@ -19,6 +20,7 @@ from placer.cli.solve import solve
 from placer.cli.solvers import solvers
 from placer.cli.surrogate import surrogate
 from placer.cli.train import train
+from placer.cli.train_configuration import train_configuration
 from placer.cli.validate import validate
 from placer.cli.verify import verify
 from placer.cli.workload import workload
@@ -55,12 +57,14 @@ app = typer.Typer(
 COMMANDS = (
     solve,
     verify,
+    explain,
     simulate,
     validate,
     calibrate,
     measure,
     dataset,
     train,
+    train_configuration,
     surrogate,
     workload,
     solvers,
