@@ -13,7 +13,7 @@ from typing import Literal
 from placer.events import FleetChanged, IncumbentFound, PhaseStarted, PlanObserver, announce_compilation, ignore
 from placer.plan_builder import PlanParts, build_plan
 from placer.plan_document import Plan, RepairSummary, SolutionName, TerminationName, Timings
-from placer.recording import GpuRecorder
+from placer.recording import GpuRecorder, recorder_for
 from placer.repair import DEFAULT_REPAIR_ROUNDS, Fleet, Repair
 from placer.surrogates import inflated, margin_for, surrogate_for, uses_simulation
 from placer.verify import DEFAULT_HORIZON_S, DEFAULT_WARMUP_S, TwinSettings, TwinVerifier
@@ -122,7 +122,7 @@ def plan(
     """
     _check_arguments(margin, risk, repair_rounds)
     settings = TwinSettings(engine=engine, horizon_s=horizon_s, warmup_s=warmup_s, seed=seed, workers=workers)
-    recorder = _recorder(record_rejections, problem, is_verified=verify)
+    recorder = recorder_for(record_rejections, problem.workload, is_verified=verify)
     planning = _Planning(
         problem,
         solver=get_solver(solver),
@@ -135,19 +135,6 @@ def plan(
     )
     made = planning.run(surrogate, is_verified=verify, is_improved=improve, repair_rounds=repair_rounds)
     return made if recorder is None else made.model_copy(update={"warnings": (*made.warnings, *recorder.warnings())})
-
-
-def _recorder(folder: str | Path | None, problem: Problem, *, is_verified: bool) -> GpuRecorder | None:
-    if folder is None:
-        return None
-    if not is_verified:
-        raise InputError(
-            "GPUs can only be recorded where the twin judges them. Got a folder for them, and no verification.",
-            field="record_rejections",
-            value=str(folder),
-            hint="leave out one of --record-rejections and --no-verify",
-        )
-    return GpuRecorder.open(folder, problem.workload)
 
 
 def _check_arguments(margin: float, risk: float | None, repair_rounds: int) -> None:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from placer.events import GpuVerified, PhaseStarted, PlanObserver
 from placer.files import ProblemFromFile, load_problem
 from placer.plan_document import Plan, PlannedGpu, Verification
-from placer.recording import GpuRecorder
+from placer.recording import recorder_for
 from placer.stability import confirm_verdicts, instabilities
 from placer.verify import TwinSettings, check_replicas
 from placer.verify_agreement import EngineAgreement
@@ -116,7 +116,7 @@ def recheck_plan(
         compares=compares,
     )
     replicas = [replica_of(problem, gpu) for gpu in gpus]
-    recorder = None if record_rejections is None else GpuRecorder.open(record_rejections, problem.workload)
+    recorder = recorder_for(record_rejections, problem.workload, is_verified=True)
     observer(PhaseStarted("verify", f"GPUs of the plan, {len(gpus)}"))
     checked = {}
     for index, outcome in check_replicas(replicas, problem.limits, settings, observer=observer):

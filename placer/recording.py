@@ -73,3 +73,23 @@ class GpuRecorder:
         if not self._num_lost:
             return ()
         return (f"{self._num_lost} GPUs that the twin judged could not be recorded in {self.folder}: {self._reason}",)
+
+
+def recorder_for(folder: str | Path | None, workload: Workload, *, is_verified: bool) -> GpuRecorder | None:
+    """Return who records GPUs of a problem in `folder`; ``None``: nobody is asked to.
+
+    Raises
+    ------
+    InputError
+        When the folder cannot be written, or the twin is not asked about any GPU.
+    """
+    if folder is None:
+        return None
+    if not is_verified:
+        raise InputError(
+            "GPUs can only be recorded where the twin judges them. Got a folder for them, and no verification.",
+            field="record_rejections",
+            value=str(folder),
+            hint="leave out one of --record-rejections and --no-verify",
+        )
+    return GpuRecorder.open(folder, workload)

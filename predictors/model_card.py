@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Sequence
 from typing import Any
 
 from predictors.errors import Table
@@ -35,10 +37,9 @@ every GPU of a plan is simulated by the twin before it is accepted.
 ## Training
 
 {rows} rows of {scenarios} sets of adapters, each the mean of {seeds} simulations of {horizon_s:g} s ({warmup_s:g} s
-of them not counted). What the sets are is in docs/dataset.md.{recorded} {fitted_rows} rows were fitted to,
-{validation_rows} chose settings and calibrated the probability, and {test_rows} rows of other sets gave the errors
-below.
-
+of them not counted). What the sets are is in docs/dataset.md. {fitted_rows} rows were fitted to, {validation_rows}
+chose settings and calibrated the probability, and {test_rows} rows of other sets gave the errors below.
+{recorded}
 | family | trials | score | ratio error | Brier score | F1 | KiB |
 |---|---|---|---|---|---|---|
 {families}
@@ -106,7 +107,7 @@ def model_card(profile: PerformanceProfile, training: dict[str, Any], parity: di
         seeds=data[0]["seeds"],
         horizon_s=data[0]["horizon_s"],
         warmup_s=data[0]["warmup_s"],
-        recorded="".join(f" {sentence}" for sentence in recorded_sentences(training)),
+        recorded=_paragraph(recorded_sentences(training)),
         fitted_rows=training["fitted_rows"],
         validation_rows=training["validation_rows"],
         test_rows=training["test_rows"],
@@ -156,6 +157,11 @@ def margin_cells(margins: dict[str, Any]) -> list[tuple[str, ...]]:
         for level, margin in margins["by_risk"].items()
         if margins["test_share_beyond"][level] is not None
     ]
+
+
+def _paragraph(sentences: Sequence[str]) -> str:
+    """Return a paragraph that begins below another one, and ends before an empty line; nothing without sentences."""
+    return f"\n{textwrap.fill(' '.join(sentences), 120)}\n" if sentences else ""
 
 
 def commands_to_repeat(name: str, training: dict[str, Any]) -> str:

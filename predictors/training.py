@@ -209,7 +209,7 @@ def train_surrogate(
     predicted = _predict(best, test.features)
     facts = {
         "rows": len(rows),
-        "scenarios": len(np.unique(rows.scenario)),
+        "scenarios": data.num_sets,
         "fitted_rows": len(fitted),
         "validation_rows": len(validation),
         "test_rows": len(test),

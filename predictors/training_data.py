@@ -44,6 +44,12 @@ class TrainingData:
     datasets: list[dict[str, Any]]
     recorded: dict[str, Any] | None
 
+    @property
+    def num_sets(self) -> int:
+        """Sets of adapters that the rows are of."""
+        num_sampled = len(np.unique(self.rows.scenario[~self.is_recorded]))
+        return num_sampled + (0 if self.recorded is None else int(self.recorded["gpus"]))
+
 
 def read_training_data(
     datasets: Sequence[str | Path],

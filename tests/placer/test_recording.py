@@ -135,11 +135,15 @@ def test_a_surrogate_learns_from_what_was_recorded(problem: ProblemFromFile, dat
     facts = taught.facts["recorded"]
     assert (facts["gpus"], facts["workloads"], facts["rows"]) == (len(gpus), 1, 8 * len(gpus))
     assert taught.facts["rows"] == plain.facts["rows"] + facts["rows"]
+    assert taught.facts["scenarios"] == plain.facts["scenarios"] + len(gpus)
     # One workload more: all of its rows are on one side.
     sizes = [taught.facts[name] - plain.facts[name] for name in ("fitted_rows", "validation_rows", "test_rows")]
     assert sorted(sizes) == [0, 0, facts["rows"]]
-    assert "--from-rejections recorded" in taught.card.read_text(encoding="utf-8")
-    assert f"{facts['gpus']} GPUs that were planned" in taught.card.read_text(encoding="utf-8")
+    card = taught.card.read_text(encoding="utf-8")
+    assert "--from-rejections recorded" in card
+    assert f"{facts['gpus']} GPUs that were planned" in " ".join(card.split())
+    assert max(len(line) for line in card.split("## Errors")[0].splitlines()) <= 120
+    assert "planned (workloads" not in plain.card.read_text(encoding="utf-8")
     assert json.loads(OnnxSurrogate.load(taught.file).metadata["training"])["recorded"] == facts
 
 
