@@ -1,6 +1,6 @@
 """How well the best number of adapters and slots of a GPU is predicted: the tables of docs/configuration.md.
 
-``python -m benchmarks.configuration_accuracy [DATA] [--update docs/configuration.md] [--populations 160] [--smoke]``
+``python -m benchmarks.configuration_accuracy [DATA] [--update docs/configuration.md] [--populations 100] [--smoke]``
 
 Populations that no model was trained with are searched in the twin, and what is predicted for them is simulated.
 DATA is the folder with the measured runs (``runs/``); without it the tables on those are left out. There the best
@@ -11,6 +11,7 @@ search in the twin, the trained model, its rules and bare arithmetic say.
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ import numpy as np
 from benchmarks.document_tables import number, print_or_update, table
 from benchmarks.measured_optimum import Choice, Grid, judge_freely, judge_on_grid, read_grids, replayed_best
 from predictors.adapter_sequence import AdapterSequence
-from predictors.configuration import ConfigurationModel, shipped_configuration_model
+from predictors.configuration import ConfigurationModel, Prediction, shipped_configuration_model
 from predictors.configuration_data import draw_population, search_settings
 from predictors.configuration_search import Configuration
 from predictors.optimum import STARVATION_TESTS, SearchSettings, StarvationTest, TwinProbe, find_optimum, search_twin
@@ -69,29 +70,37 @@ class _HeldOut:
     profile: PerformanceProfile
     model: ConfigurationModel
     settings: SearchSettings
-    test: StarvationTest
     number: int
 
 
-def judge_population(question: _HeldOut) -> dict[str, Judged] | None:
-    """Return what the twin says about the predictions for a population; None where it serves none of its adapters."""
+def judge_population(question: _HeldOut) -> dict[tuple[StarvationTest, str], Judged]:
+    """Return what the twin says about the predictions for a population, by test and method.
+
+    Nothing for a test by which not one adapter is served.
+    """
     population = draw_population(question.profile, question.number, seed=question.settings.seed)
     settings = search_settings(question.settings, question.number)
-    test = question.test
     twin = TwinProbe(AdapterSequence(population.adapters), population.replica, settings)
-    best = search_twin(twin, test).best
-    if best is None:
-        return None
-    predicted = question.model.predict(population.adapters, population.replica, test=test)
-    margin = float(question.model.training["fits"][test]["margins"][MARGIN_RISK])
+    judged: dict[tuple[StarvationTest, str], Judged] = {}
+    for test in STARVATION_TESTS:
+        best = search_twin(twin, test).best
+        if best is not None:
+            predicted = question.model.predict(population.adapters, population.replica, test=test)
+            margin = float(question.model.training["fits"][test]["margins"][MARGIN_RISK])
+            for name, chosen in _configurations(predicted, margin).items():
+                judged[test, name] = _judged(twin, test, best, chosen)
+    return judged
+
+
+def _configurations(predicted: Prediction, margin: float) -> dict[str, tuple[int, int]]:
+    """Return (adapters, slots) by method."""
     cautious = max(1, int(predicted.num_adapters / margin))
-    chosen = {
+    return {
         "model": (predicted.num_adapters, predicted.max_loras),
         "model with margin": (cautious, min(predicted.max_loras, cautious)),
         "rules": (predicted.rule.num_adapters, predicted.rule.max_loras),
         "arithmetic": (predicted.capacity.num_adapters, predicted.capacity.max_loras),
     }
-    return {name: _judged(twin, test, best, configuration) for name, configuration in chosen.items()}
 
 
 def _judged(twin: TwinProbe, test: StarvationTest, best: Configuration, chosen: tuple[int, int]) -> Judged:
@@ -108,14 +117,15 @@ def _judged(twin: TwinProbe, test: StarvationTest, best: Configuration, chosen: 
 def held_out_table(profile: PerformanceProfile, model: ConfigurationModel, *, count: int, num_seeds: int) -> list[str]:
     """Return the errors on populations that no model was trained with, by each test of starvation."""
     settings = SearchSettings(num_seeds=num_seeds, seed=HELD_OUT_SEED)
+    questions = [_HeldOut(profile, model, settings, number) for number in range(count)]
+    found = dict(each_in_parallel(judge_population, questions, workers=None, backend="loky"))
     rows = []
-    for test in STARVATION_TESTS:
-        questions = [_HeldOut(profile, model, settings, test, number) for number in range(count)]
-        found = dict(each_in_parallel(judge_population, questions, workers=None, backend="loky"))
-        answers = [answer for position in range(count) if (answer := found[position]) is not None]
-        rows += [_row_of(f"{test}: {name}", [answer[name] for answer in answers]) for name in METHODS]
+    for test, name in itertools.product(STARVATION_TESTS, METHODS):
+        judged = [found[position][test, name] for position in range(count) if (test, name) in found[position]]
+        rows.append(_row_of(f"{test}: {name}", judged))
     header = [
-        f"{count} populations",
+        "test: method",
+        "populations",
         "adapters: median error %",
         "mean %",
         "slots: median error %",
@@ -133,6 +143,7 @@ def _row_of(name: str, judged: Sequence[Judged]) -> list[str]:
     lost = np.array([entry.lost for entry in judged if not entry.starves])
     return [
         name,
+        str(len(judged)),
         number(float(np.median(adapters)), 1),
         number(float(np.mean(adapters)), 1),
         number(float(np.median(slots)), 1),
@@ -160,7 +171,7 @@ def measured_tables(
         cells = [f"{best.num_adapters}, {best.max_loras}" for best in bests]
         rows.append([grid.name, *cells, *(f"{adapters}, {slots}" for adapters, slots in free.values())])
     return (
-        table(["population", "measured best", ON_GRID, "measured border", *free], rows),
+        table(["population", "measured best", ON_GRID, "measured border", *list(choices)[1:]], rows),
         table(
             ["", "adapters %", "slots %", "both %", "slots, strictly %", "throughput lost %", "starve"],
             [_errors_row(name, chosen) for name, chosen in choices.items()],
@@ -247,7 +258,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("data", type=Path, nargs="?", help="folder with runs/")
     parser.add_argument("--update", type=Path, help="document whose tables are replaced")
-    parser.add_argument("--populations", type=int, default=160, help="held-out populations per profile")
+    parser.add_argument("--populations", type=int, default=100, help="held-out populations per profile")
     parser.add_argument("--seeds", type=int, default=3, help="simulations of a configuration")
     parser.add_argument("--smoke", action="store_true", help="few populations and minutes, to see that it runs")
     options = parser.parse_args(arguments)

@@ -51,9 +51,9 @@ class Tree(_Document):
     left, right
         Children; -1 for a leaf.
     value
-        What a leaf says, one number per output; of inner nodes the mean.
+        What a leaf says, one number per output.
     rows
-        Populations that it was fitted to.
+        Populations that a node was fitted to; 0 in the trees of an ensemble.
     """
 
     feature: tuple[int, ...]
