@@ -278,7 +278,7 @@ def tables(rounds: Sequence[Round], settings: Settings) -> Mapping[str, list[str
         "rejected, held out",
         "GPUs after repair",
     ]
-    header += ["twin calls", "Brier, packed"]
+    header += ["twin calls"]
     series = [one.held_out for one in rounds] + [one.control for one in rounds if one.control is not None]
     planned = {index for index in range(len(series[0])) if all(outcomes[index] is not None for outcomes in series)}
     has_control = any(one.control is not None for one in rounds)
@@ -296,7 +296,6 @@ def tables(rounds: Sequence[Round], settings: Settings) -> Mapping[str, list[str
             unseen.rejected_share,
             _gpus(unseen),
             str(unseen.twin_calls),
-            f"{one.report.errors['packed']['brier']:.3f}",
         ]
         if has_control and one.control is None:
             cells += ["-", "-"]
@@ -314,7 +313,11 @@ def tables(rounds: Sequence[Round], settings: Settings) -> Mapping[str, list[str
         f"{' '.join(f'--family {name}' for name in settings.families)}`"
     )
     base = rounds[0].report.facts
-    note = f"{command}, on {base['rows']:,} rows of {base['scenarios']:,} sets."
+    labels = base["datasets"][0]
+    note = (
+        f"{command}, on {base['rows']:,} rows of {base['scenarios']:,} sets, labelled with {labels['seeds']} "
+        f"{'simulation' if labels['seeds'] == 1 else 'simulations'} of {labels['horizon_s']:g} s each."
+    )
     if len(planned) < len(series[0]):
         note += f" Held out: {len(planned)} of {len(series[0])} problems, those of which every surrogate made a plan."
     return {f"active learning, {settings.profile}": [*table(header, rows), "", note]}
