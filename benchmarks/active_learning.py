@@ -335,7 +335,6 @@ def _smoke(settings: Settings, folder: Path) -> Settings:
     return replace(
         settings,
         rows=(rows,),
-        control_rows=rows if settings.control_rows is None else settings.control_rows,
         num_rounds=2,
         num_problems=1,
         num_held_out=1,
