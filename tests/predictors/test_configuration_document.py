@@ -1,0 +1,35 @@
+"""docs/configuration.md has a table for every shipped model, and on measured runs those of the benchmark."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.configuration_accuracy import METHODS, ON_GRID
+from predictors.optimum import STARVATION_TESTS
+from twin.profile import shipped_profiles
+
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "configuration.md"
+
+
+def _rows(name: str) -> dict[str, list[str]]:
+    """Return the cells of a table of the document by their first one."""
+    text = DOCUMENT.read_text(encoding="utf-8")
+    block = text.partition(f"<!-- {name}: begin -->")[2].partition(f"<!-- {name}: end -->")[0]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in block.strip().splitlines()]
+    return {row[0]: row[1:] for row in cells[2:]}
+
+
+@pytest.mark.parametrize("name", shipped_profiles())
+def test_every_shipped_model_has_its_errors(name: str) -> None:
+    """For both tests of starvation and every method, from dozens of populations."""
+    rows = _rows(f"held out {name}")
+    assert list(rows) == [f"{test}: {method}" for test in STARVATION_TESTS for method in METHODS]
+    assert all(int(cells[0]) >= 50 for cells in rows.values())
+
+
+def test_the_twin_meets_the_bound_on_measured_runs() -> None:
+    """The best (adapters, slots) of the measured grids within 5 %, where the paper has 7.2 %."""
+    assert len(_rows("measured choices")) == 4
+    adapters, slots, *_ = _rows("measured errors")[ON_GRID]
+    assert float(adapters) <= 5.0
+    assert float(slots) <= 5.0
