@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -9,8 +10,10 @@ import numpy as np
 
 from twin.engine import LoraRank
 from twin.lengths import LengthDistribution
+from twin.measurement.manifest import Clock
 from twin.workload import Adapter, Workload
 
+MAIN_CLOCK: Clock = "steady"
 NUM_ADAPTERS = 24
 RANKS: tuple[LoraRank, ...] = (8, 16)
 # Settings of all cases; vLLM's blocks on a CPU are of multiples of 32 tokens.
@@ -161,6 +164,28 @@ SMOKE_CASES = (
     Case("few", "few requests at a time", "calibration", 4.0, 3.0),
     Case("rate", "another rate: 7 requests/s", "prediction", 7.0, 3.0),
 )
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is measured, on which clock in process, and with which seed."""
+
+    cases: Sequence[Case]
+    clock: Clock
+    seed: int
+    is_short: bool = False
+
+    @property
+    def command(self) -> str:
+        """Return how to do it again."""
+        clock = "" if self.clock == MAIN_CLOCK else f" --clock {self.clock}"
+        short = " --short" if self.is_short else ""
+        return f"`python -m benchmarks.measured_loop --seed {self.seed}{short}{clock}`"
+
+
+def again(case: Case) -> str:
+    """Return the name of the second measurement of a case."""
+    return f"{case.name} again"
 
 
 def adapter_name(index: int) -> str:
