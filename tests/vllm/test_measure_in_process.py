@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks.measured_loop import MEMORY_GIB, replica_of
+from benchmarks.loop_prediction import MEMORY_GIB, replica_of
 from tests.vllm.demo_files import (
     MAX_LORAS,
     NUM_ADAPTERS,
