@@ -118,7 +118,7 @@ def make_problem(family: WorkloadFamily, profile: PerformanceProfile, *, load_gp
     """Return a problem whose unavoidable work is that of `load_gpus` GPUs; no adapter needs a quarter of one."""
     generator = np.random.default_rng([seed, FAMILIES.index(family)])
     shares = family.shares(family.num_adapters, generator)
-    ranks = generator.choice(RANKS, size=family.num_adapters)
+    ranks = generator.choice(len(RANKS), size=family.num_adapters)
     classes = generator.integers(len(family.lengths), size=family.num_adapters)
     weights = shares / shares.sum()
 
@@ -126,7 +126,7 @@ def make_problem(family: WorkloadFamily, profile: PerformanceProfile, *, load_gp
         adapters = tuple(
             Adapter(
                 name=f"{family.name}-{index}",
-                rank=int(ranks[index]),
+                rank=RANKS[ranks[index]],
                 rate_rps=float(rate),
                 prompt_tokens=family.lengths[classes[index]][0],
                 output_tokens=family.lengths[classes[index]][1],

@@ -178,8 +178,8 @@ def _fit_boosting(
         classifier = HistGradientBoostingClassifier(**options, monotonic_cst=_LOAD_SIGNS)
         classifier.fit(np.tile(derived, (2, 1))[counts], is_starved[counts], sample_weight=share[counts])
         ratio = regressor(-1).fit(derived, rows.ratio, sample_weight=rows.weight)
-        latencies = _fit_latencies(lambda: regressor(1), derived, rows)
-    return TreeModels(ratio, classifier, *latencies, profile)
+        log_itl, log_ttft, log_itl_mean = _fit_latencies(lambda: regressor(1), derived, rows)
+    return TreeModels(ratio, classifier, log_itl, log_ttft, log_itl_mean, profile)
 
 
 def _fit_forest(
@@ -203,7 +203,8 @@ def _fit_plain(make: Callable[[], Any], rows: TrainingRows, profile: Performance
     with threadpool_limits(limits=1):
         ratio = make().fit(derived, rows.ratio, sample_weight=rows.weight)
         starvation = make().fit(derived, rows.starved_share, sample_weight=rows.weight)
-        return TreeModels(ratio, starvation, *_fit_latencies(make, derived, rows), profile)
+        log_itl, log_ttft, log_itl_mean = _fit_latencies(make, derived, rows)
+    return TreeModels(ratio, starvation, log_itl, log_ttft, log_itl_mean, profile)
 
 
 def _fit_latencies(make: Callable[[], Any], derived: NDArray[np.float32], rows: TrainingRows) -> list[Any]:
