@@ -14,6 +14,7 @@ NEAR_DISTANCE = 0.15
 # Rows of a search that are kept for loads near the border, and for one far from it.
 NEAR_ROWS = 4
 FAR_ROWS = 1
+LEAST_LOADS = NEAR_ROWS + FAR_ROWS + 1
 FAR_LOADS = (0.04, 3.0)
 
 
@@ -27,7 +28,7 @@ class BorderSearch:
     largest_rps
         Load beyond which none is asked for: what no replica serves.
     num_rows
-        Loads that will be asked for, more than `NEAR_ROWS` + `FAR_ROWS`.
+        Loads that will be asked for, at least `LEAST_LOADS`.
     generator
         Of the loads that are not decided by verdicts.
     """
@@ -35,7 +36,7 @@ class BorderSearch:
     def __init__(
         self, first_rps: float, *, num_rows: int, generator: np.random.Generator, largest_rps: float = math.inf
     ) -> None:
-        assert num_rows > NEAR_ROWS + FAR_ROWS, num_rows
+        assert num_rows >= LEAST_LOADS, num_rows
         self._first_rps = min(first_rps, largest_rps)
         self._largest_rps = largest_rps
         self._num_rows = num_rows

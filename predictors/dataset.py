@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from predictors.border import LEAST_LOADS
 from predictors.cluster import each_on_cluster
 from predictors.dataset_folder import (
     MANIFEST_NAME,
@@ -27,7 +28,7 @@ from predictors.dataset_folder import (
     write_shard,
 )
 from predictors.features import FEATURE_SCHEMA
-from predictors.labelling import ROWS_PER_SCENARIO, STARTS, LabelSettings, Row, label_scenario
+from predictors.labelling import ROWS_PER_SEARCH, STARTS, LabelSettings, Row, label_scenario
 from predictors.provenance import profile_fingerprint
 from predictors.scenarios import FAMILIES
 from twin.errors import InputError
@@ -35,7 +36,8 @@ from twin.parallel import each_in_parallel
 from twin.profile import PerformanceProfile
 from twin.report import WAITING_GRACE_S
 
-ROWS_PER_SHARD = ROWS_PER_SCENARIO * SCENARIOS_PER_SHARD
+# Of a shard with the usual numbers of loads.
+ROWS_PER_SHARD = sum(ROWS_PER_SEARCH) * SCENARIOS_PER_SHARD
 # Raised whenever a number stands for another scenario, or a row for another load, than before.
 SAMPLER_VERSION = 1
 # Software that can change a row.
@@ -75,13 +77,14 @@ def sample_dataset(
     families: Sequence[str] = FAMILIES,
     horizon_s: float = 600.0,
     warmup_s: float = 100.0,
+    loads: tuple[int, int] = ROWS_PER_SEARCH,
     workers: int | None = None,
     cluster: str | None = None,
     observer: Observer | None = None,
 ) -> Manifest:
     """Sample and label at least `rows` rows into the folder `output`; what an interrupted call finished is kept.
 
-    Each scenario gives `ROWS_PER_SCENARIO` rows: loads around the border of starvation, on two engines. A shard depends
+    Each scenario gives ``sum(loads)`` rows: loads around the border of starvation, on two engines. A shard depends
     on the settings and its number only: neither workers, a cluster nor an interruption change the data.
 
     Parameters
@@ -98,6 +101,9 @@ def sample_dataset(
         Kinds of scenarios, of `FAMILIES`; in proportion to their shares.
     horizon_s, warmup_s
         Of each simulation, in seconds; the horizon is at least twice the grace of `twin.report`.
+    loads
+        Of each scenario's first and second replica, at least `predictors.border.LEAST_LOADS` each. With fewer loads a
+        data set of so many rows has more scenarios; with more, borders are known better.
     workers
         Processes; ``None``: one per core. Not used with a cluster.
     cluster
@@ -117,7 +123,8 @@ def sample_dataset(
         When the cluster cannot be used.
     """
     check_dataset_numbers(rows=rows, seed=seed, seeds=seeds, horizon_s=horizon_s, warmup_s=warmup_s)
-    label_settings = LabelSettings(seed, seeds, horizon_s, warmup_s, _checked_families(families))
+    _check_loads(loads)
+    label_settings = LabelSettings(seed, seeds, horizon_s, warmup_s, _checked_families(families), loads)
     folder = Path(output)
     settings = Settings(
         sampler_version=SAMPLER_VERSION,
@@ -129,8 +136,10 @@ def sample_dataset(
         warmup_s=warmup_s,
         families=label_settings.families,
         scenarios_per_shard=SCENARIOS_PER_SHARD,
+        rows_per_search=loads,
     )
-    manifest = open_folder(folder, settings, num_shards=math.ceil(rows / ROWS_PER_SHARD), versions=library_versions())
+    num_shards = math.ceil(rows / (sum(loads) * SCENARIOS_PER_SHARD))
+    manifest = open_folder(folder, settings, num_shards=num_shards, versions=library_versions())
     label = partial(label_shard, profile, label_settings)
     return fill_folder(folder, manifest, label, workers=workers, cluster=cluster, observer=observer or ignore_progress)
 
@@ -240,6 +249,15 @@ def check_dataset_numbers(*, rows: int, seed: int, seeds: int, horizon_s: float,
             f"Got {horizon_s:g} s and {warmup_s:g} s.",
             field="horizon_s",
             value=horizon_s,
+        )
+
+
+def _check_loads(loads: tuple[int, int]) -> None:
+    if min(loads) < LEAST_LOADS:
+        raise InputError(
+            f"`loads` must be at least {LEAST_LOADS} for each replica: fewer do not find the border. Got {loads}.",
+            field="loads",
+            value=loads,
         )
 
 

@@ -58,6 +58,8 @@ class Settings(BaseModel):
     warmup_s: float
     families: tuple[str, ...]
     scenarios_per_shard: int
+    # Of data sets from before it could be chosen.
+    rows_per_search: tuple[int, int] = (14, 8)
 
 
 class Manifest(BaseModel):

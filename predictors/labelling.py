@@ -22,7 +22,6 @@ from twin.workload import Workload
 
 # Rows per replica of a scenario: the first search has to find the border, the second starts at that of the first.
 ROWS_PER_SEARCH = (14, 8)
-ROWS_PER_SCENARIO = sum(ROWS_PER_SEARCH)
 # Search of a row whose replica does not start.
 NO_SEARCH = -1
 STARTS = "starts"
@@ -53,6 +52,8 @@ class LabelSettings:
         Of each simulation, in seconds.
     families
         Kinds of scenarios, of `predictors.scenarios.FAMILIES`.
+    rows_per_search
+        Loads at which each of the two replicas of a scenario is simulated, each at least `LEAST_LOADS`.
     """
 
     seed: int = 0
@@ -60,6 +61,7 @@ class LabelSettings:
     horizon_s: float = 600.0
     warmup_s: float = 100.0
     families: tuple[str, ...] = FAMILIES
+    rows_per_search: tuple[int, int] = ROWS_PER_SEARCH
 
 
 def _or_nan(value: float | None) -> float:
@@ -95,7 +97,7 @@ LABEL_NAMES: tuple[str, ...] = (*MEANS, *SPREADS, "log_border")
 
 
 def label_scenario(profile: PerformanceProfile, number: int, settings: LabelSettings) -> list[Row]:
-    """Return the rows of scenario `number`: `ROWS_PER_SCENARIO` that are labelled, and at most one that does not start.
+    """Return the rows of scenario `number`: those that are labelled, and at most one that does not start.
 
     They depend on the arguments only.
     """
@@ -105,7 +107,7 @@ def label_scenario(profile: PerformanceProfile, number: int, settings: LabelSett
     generator = np.random.default_rng(_seeds(settings, number, len(ROWS_PER_SEARCH) + 1))
     border_rps = _first_guess(scenario, generator)
     rows: list[Row] = []
-    for search, num_rows in enumerate(ROWS_PER_SEARCH):
+    for search, num_rows in enumerate(settings.rows_per_search):
         found = _label_search(scenario, number, search, settings, _Start(border_rps, num_rows, generator))
         rows += found
         border_rps = _border_in(found) or border_rps

@@ -30,6 +30,10 @@ def dataset(
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Simulations per row, with other arrivals each.")] = 3,
     horizon: Annotated[float, typer.Option("--horizon", help="Simulated seconds of each.")] = 600.0,
     warmup: Annotated[float, typer.Option("--warmup", help="Seconds at the start that are not measured.")] = 100.0,
+    loads: Annotated[
+        tuple[int, int],
+        typer.Option("--loads", metavar="N M", help="Rows of each scenario's first and second replica."),
+    ] = (14, 8),
     workers: WorkersOption = None,
     cluster: Annotated[
         str | None,
@@ -71,6 +75,7 @@ def dataset(
                 families=family or FAMILIES,
                 horizon_s=horizon,
                 warmup_s=warmup,
+                loads=loads,
                 workers=workers,
                 cluster=cluster,
                 observer=display,
