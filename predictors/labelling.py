@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from predictors.border import BorderSearch, most_served
+from predictors.border import NEAR_DISTANCE, BorderSearch, most_served
 from predictors.features import FEATURE_SCHEMA, build_features
 from predictors.populations import Population
 from predictors.scenarios import FAMILIES, Scenario, draw_scenario
@@ -101,9 +101,7 @@ def label_scenario(profile: PerformanceProfile, number: int, settings: LabelSett
 
     They depend on the arguments only.
     """
-    scenario = scenario_of(profile, number, settings)
-    if scenario.is_packed:
-        scenario = fill_to_border(scenario, number, settings)
+    scenario = _filled_scenario(profile, number, settings)
     generator = np.random.default_rng(_seeds(settings, number, len(ROWS_PER_SEARCH) + 1))
     border_rps = _first_guess(scenario, generator)
     rows: list[Row] = []
@@ -120,6 +118,31 @@ def label_scenario(profile: PerformanceProfile, number: int, settings: LabelSett
             | unlabelled
         )
     return rows
+
+
+def label_near_border(profile: PerformanceProfile, number: int, settings: LabelSettings, *, num_seeds: int) -> Row:
+    """Return one row of scenario `number`: its first replica at a load within `NEAR_DISTANCE` of the border.
+
+    The search for the border is the one that `settings` ask for; the row's labels are of `num_seeds` other simulations.
+    """
+    scenario = _filled_scenario(profile, number, settings)
+    generator = np.random.default_rng(_seeds(settings, number, len(ROWS_PER_SEARCH) + 1))
+    start = _Start(_first_guess(scenario, generator), settings.rows_per_search[0], generator)
+    found = _label_search(scenario, number, 0, settings, start)
+    distance = float(generator.uniform(-NEAR_DISTANCE, NEAR_DISTANCE))
+    border_rps = _border_in(found)
+    load_rps = math.exp(distance) * (float(found[-1]["load_rps"]) if border_rps is None else border_rps)
+    precise = replace(settings, num_seeds=num_seeds)
+    reports = simulate_row(scenario, precise, number=number, search=0, row=start.num_rows, load_rps=load_rps)
+    replica = scenario.replicas[0]
+    return {
+        **_facts(scenario, replica, number, precise),
+        "search": 0,
+        "row": start.num_rows,
+        **_inputs(scenario, replica, load_rps),
+        **summarise(reports),
+        "log_border": math.nan if border_rps is None else distance,
+    }
 
 
 def label_set(population: Population, replica: Replica, number: int, settings: LabelSettings) -> list[Row]:
@@ -141,6 +164,11 @@ def scenario_of(profile: PerformanceProfile, number: int, settings: LabelSetting
     gpu = GpuType(name=profile.gpu, memory_gib=profile.gpu_memory_gib, profile=profile.name)
     generator = np.random.default_rng(_seeds(settings, number))
     return draw_scenario(model, gpu, profile, generator=generator, families=settings.families)
+
+
+def _filled_scenario(profile: PerformanceProfile, number: int, settings: LabelSettings) -> Scenario:
+    scenario = scenario_of(profile, number, settings)
+    return fill_to_border(scenario, number, settings) if scenario.is_packed else scenario
 
 
 def fill_to_border(scenario: Scenario, number: int, settings: LabelSettings) -> Scenario:
