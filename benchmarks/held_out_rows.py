@@ -51,7 +51,7 @@ def sample_held_out(
 ) -> Manifest:
     """Label at least so many scenarios into a folder; what an interrupted call finished is kept."""
     settings = LabelSettings(
-        HELD_OUT_SEED, 1, horizon_s=horizon_s, warmup_s=warmup_s, rows_per_search=(SEARCH_LOADS, SEARCH_LOADS)
+        HELD_OUT_SEED, 1, horizon_s=horizon_s, warmup_s=warmup_s, loads=(SEARCH_LOADS, SEARCH_LOADS)
     )
     described = Settings(
         sampler_version=SAMPLER_VERSION,
@@ -64,7 +64,7 @@ def sample_held_out(
         families=settings.families,
         scenarios_per_shard=SCENARIOS_PER_SHARD,
         # One load of one replica, whatever was tried to find its border.
-        rows_per_search=(1, 0),
+        loads=(1, 0),
     )
     num_shards = -(-scenarios // SCENARIOS_PER_SHARD)
     manifest = open_folder(folder, described, num_shards=num_shards, versions=library_versions())

@@ -136,7 +136,7 @@ def sample_dataset(
         warmup_s=warmup_s,
         families=label_settings.families,
         scenarios_per_shard=SCENARIOS_PER_SHARD,
-        rows_per_search=loads,
+        loads=loads,
     )
     num_shards = math.ceil(rows / (sum(loads) * SCENARIOS_PER_SHARD))
     manifest = open_folder(folder, settings, num_shards=num_shards, versions=library_versions())

@@ -59,7 +59,7 @@ class Settings(BaseModel):
     families: tuple[str, ...]
     scenarios_per_shard: int
     # Of data sets from before it could be chosen.
-    rows_per_search: tuple[int, int] = (14, 8)
+    loads: tuple[int, int] = (14, 8)
 
 
 class Manifest(BaseModel):

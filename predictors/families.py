@@ -25,7 +25,7 @@ from predictors.derived import DERIVED_COLUMNS, DERIVED_NAMES, add_derived_colum
 from predictors.neural import NeuralSettings, fit_network
 from predictors.onnx_graph import ML_OPSET, OPSET, GraphBuilder
 from predictors.onnx_surrogate import INPUT_NAME
-from predictors.targets import TrainingRows
+from predictors.targets import MOST_RATIO, TrainingRows
 from twin.profile import PerformanceProfile
 
 # A share of 0 or 1 among few seeds is no certainty.
@@ -177,7 +177,7 @@ def _fit_boosting(
     with threadpool_limits(limits=1):
         classifier = HistGradientBoostingClassifier(**options, monotonic_cst=_LOAD_SIGNS)
         classifier.fit(np.tile(derived, (2, 1))[counts], is_starved[counts], sample_weight=share[counts])
-        ratio = regressor(-1).fit(derived, rows.ratio, sample_weight=rows.weight)
+        ratio = regressor(-1).fit(derived, rows.completed_ratio, sample_weight=rows.weight)
         log_itl, log_ttft, log_itl_mean = _fit_latencies(lambda: regressor(1), derived, rows)
     return TreeModels(ratio, classifier, log_itl, log_ttft, log_itl_mean, profile)
 
@@ -201,7 +201,7 @@ def _fit_tree(
 def _fit_plain(make: Callable[[], Any], rows: TrainingRows, profile: PerformanceProfile) -> FittedModel:
     derived = derive(rows.features, profile)
     with threadpool_limits(limits=1):
-        ratio = make().fit(derived, rows.ratio, sample_weight=rows.weight)
+        ratio = make().fit(derived, rows.completed_ratio, sample_weight=rows.weight)
         starvation = make().fit(derived, rows.starved_share, sample_weight=rows.weight)
         log_itl, log_ttft, log_itl_mean = _fit_latencies(make, derived, rows)
     return TreeModels(ratio, starvation, log_itl, log_ttft, log_itl_mean, profile)
@@ -217,17 +217,19 @@ def _fit_latencies(make: Callable[[], Any], derived: NDArray[np.float32], rows: 
 
 @dataclass(frozen=True)
 class _NetworkModel:
-    """A network as a fitted model: its ratio is a log-odds, too."""
+    """A network as a fitted model: its ratio is a share of `MOST_RATIO` as log-odds."""
 
     network: Any
 
     def raw(self, features: NDArray[np.float32]) -> Raw:
         outputs = self.network.raw(features)
-        return Raw(1.0 / (1.0 + np.exp(-outputs[:, 0])), *outputs[:, 1:].T)
+        ratio = np.minimum(MOST_RATIO / (1.0 + np.exp(-outputs[:, 0])), 1.0)
+        return Raw(ratio, *outputs[:, 1:].T)
 
     def add_to(self, builder: GraphBuilder, *, features: str) -> RawNames:
         ratio, *others = self.network.add_to(builder, features=features)
-        return RawNames(builder.node("Sigmoid", ratio), *others)
+        completed = builder.multiply(builder.node("Sigmoid", ratio), MOST_RATIO)
+        return RawNames(builder.smallest(completed, 1.0), *others)
 
 
 def _fit_neural(

@@ -52,7 +52,7 @@ class LabelSettings:
         Of each simulation, in seconds.
     families
         Kinds of scenarios, of `predictors.scenarios.FAMILIES`.
-    rows_per_search
+    loads
         Loads at which each of the two replicas of a scenario is simulated, each at least `LEAST_LOADS`.
     """
 
@@ -61,7 +61,7 @@ class LabelSettings:
     horizon_s: float = 600.0
     warmup_s: float = 100.0
     families: tuple[str, ...] = FAMILIES
-    rows_per_search: tuple[int, int] = ROWS_PER_SEARCH
+    loads: tuple[int, int] = ROWS_PER_SEARCH
 
 
 def _or_nan(value: float | None) -> float:
@@ -105,7 +105,7 @@ def label_scenario(profile: PerformanceProfile, number: int, settings: LabelSett
     generator = np.random.default_rng(_seeds(settings, number, len(ROWS_PER_SEARCH) + 1))
     border_rps = _first_guess(scenario, generator)
     rows: list[Row] = []
-    for search, num_rows in enumerate(settings.rows_per_search):
+    for search, num_rows in enumerate(settings.loads):
         found = _label_search(scenario, number, search, settings, _Start(border_rps, num_rows, generator))
         rows += found
         border_rps = _border_in(found) or border_rps
@@ -127,7 +127,7 @@ def label_near_border(profile: PerformanceProfile, number: int, settings: LabelS
     """
     scenario = _filled_scenario(profile, number, settings)
     generator = np.random.default_rng(_seeds(settings, number, len(ROWS_PER_SEARCH) + 1))
-    start = _Start(_first_guess(scenario, generator), settings.rows_per_search[0], generator)
+    start = _Start(_first_guess(scenario, generator), settings.loads[0], generator)
     found = _label_search(scenario, number, 0, settings, start)
     distance = float(generator.uniform(-NEAR_DISTANCE, NEAR_DISTANCE))
     border_rps = _border_in(found)

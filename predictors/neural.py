@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from predictors.physics import PhysicsLayer, physics_layer
-from predictors.targets import TrainingRows
+from predictors.targets import MOST_RATIO, TrainingRows
 from twin.errors import SurrogateError
 from twin.profile import PerformanceProfile
 
@@ -161,7 +161,9 @@ def _train(
     network = torch.nn.Sequential(*parts, modules[-1])
     optimizer = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
     inputs = torch.tensor(np.asarray(columns, dtype=np.float32))
-    labels = np.stack([rows.ratio, rows.starved_share, rows.log_itl, rows.log_ttft, rows.log_itl_mean], axis=1)
+    labels = np.stack(
+        [rows.completed_ratio, rows.starved_share, rows.log_itl, rows.log_ttft, rows.log_itl_mean], axis=1
+    )
     targets = torch.tensor(np.nan_to_num(labels).astype(np.float32))
     known = torch.tensor((np.isfinite(labels) * rows.weight[:, np.newaxis]).astype(np.float32))
     generator = np.random.default_rng(settings.seed)
@@ -195,7 +197,7 @@ def _loss(torch: Any, raw: Any, targets: Any, known: Any) -> Any:
     functional = torch.nn.functional
     errors = [
         functional.smooth_l1_loss(
-            torch.sigmoid(raw[:, RATIO]), targets[:, RATIO], beta=_LINEAR_FROM[RATIO], reduction="none"
+            MOST_RATIO * torch.sigmoid(raw[:, RATIO]), targets[:, RATIO], beta=_LINEAR_FROM[RATIO], reduction="none"
         ),
         functional.binary_cross_entropy_with_logits(raw[:, STARVATION], targets[:, STARVATION], reduction="none"),
         *(

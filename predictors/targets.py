@@ -12,6 +12,8 @@ from predictors.features import FEATURE_SCHEMA
 
 # Below the resolution of a step, and above what a simulation of some minutes can show.
 LATENCY_RANGE_S = (1e-3, 1e4)
+# Among few requests, more can complete in a window than arrive: how much more a fit is told.
+MOST_RATIO = 1.1
 # Rows within this distance of the border (natural logarithm of load over border) decide plans, and count more.
 NEAR_BORDER = 0.15
 NEAR_WEIGHT = 2.0
@@ -25,8 +27,9 @@ class TrainingRows:
     ----------
     features
         float32 [N, F], as `predictors.features.FEATURE_SCHEMA` orders them.
-    ratio
-        float64 [N], throughput over offered load, in [0, 1].
+    completed_ratio
+        float64 [N], throughput over offered load, in [0, `MOST_RATIO`]: above 1 where more completed than arrived. What
+        to fit to: cut off at 1, chance would lower the mean of rows near it.
     starved_share
         float64 [N], share of the simulations in which the replica or an adapter starved.
     log_itl, log_ttft, log_itl_mean
@@ -45,7 +48,7 @@ class TrainingRows:
     """
 
     features: NDArray[np.float32]
-    ratio: NDArray[np.float64]
+    completed_ratio: NDArray[np.float64]
     starved_share: NDArray[np.float64]
     log_itl: NDArray[np.float64]
     log_ttft: NDArray[np.float64]
@@ -58,7 +61,12 @@ class TrainingRows:
 
     def __len__(self) -> int:
         """Return N."""
-        return len(self.ratio)
+        return len(self.completed_ratio)
+
+    @property
+    def ratio(self) -> NDArray[np.float64]:
+        """Throughput over offered load as surrogates state it, in [0, 1]; float64 [N]."""
+        return np.minimum(self.completed_ratio, 1.0)
 
     @property
     def is_near(self) -> NDArray[np.bool_]:
@@ -76,7 +84,7 @@ def training_rows(table: pd.DataFrame) -> TrainingRows:
     is_near = np.abs(log_border) <= NEAR_BORDER
     return TrainingRows(
         features=table[list(FEATURE_SCHEMA.names)].to_numpy(np.float32),
-        ratio=np.clip(table["throughput_ratio"].to_numpy(np.float64), 0.0, 1.0),
+        completed_ratio=np.clip(table["throughput_ratio"].to_numpy(np.float64), 0.0, MOST_RATIO),
         starved_share=table["starved_share"].to_numpy(np.float64),
         log_itl=_log_latency(table["itl_p95_s"]),
         log_ttft=_log_latency(table["ttft_p95_s"]),

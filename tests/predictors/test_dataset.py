@@ -106,7 +106,15 @@ def test_the_manifest_says_what_the_data_is(whole: Path, profile: PerformancePro
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("seed", 8), ("seeds", 2), ("horizon_s", 99.0), ("warmup_s", 1.0), ("families", ("zipf",))]
+    ("name", "value"),
+    [
+        ("seed", 8),
+        ("seeds", 2),
+        ("horizon_s", 99.0),
+        ("warmup_s", 1.0),
+        ("families", ("zipf",)),
+        ("loads", (6, 6)),
+    ],
 )
 def test_another_data_set_is_not_continued(name: str, value: object, whole: Path, profile: PerformanceProfile) -> None:
     """Rows of two settings in one folder would poison the fit; the message names the setting and both values."""
@@ -139,7 +147,15 @@ def test_a_folder_that_cannot_be_made_is_named(profile: PerformanceProfile, tmp_
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("rows", 0), ("seed", -1), ("seeds", 0), ("warmup_s", 700.0), ("horizon_s", 9.0), ("families", ("none",))],
+    [
+        ("rows", 0),
+        ("seed", -1),
+        ("seeds", 0),
+        ("warmup_s", 700.0),
+        ("horizon_s", 9.0),
+        ("families", ("none",)),
+        ("loads", (14, 5)),
+    ],
 )
 def test_a_setting_out_of_range_is_named(name: str, value: object, profile: PerformanceProfile, tmp_path: Path) -> None:
     """Before anything is written."""
@@ -224,3 +240,21 @@ def test_a_shard_that_was_written_but_not_listed_is_made_again(folder: Path, pro
     assert "shard-00002.parquet is not in the manifest" in check_folder(folder).problems
     sample(profile, folder, shards=3)
     assert check_folder(folder).problems == ()
+
+
+def test_fewer_loads_are_more_scenarios(profile: PerformanceProfile, tmp_path: Path) -> None:
+    """A shard has the same scenarios, each at so many loads of its two replicas."""
+    sample_dataset(profile, output=tmp_path / "set", rows=1, seeds=1, loads=(7, 6), horizon_s=20.0, warmup_s=5.0)
+    table, manifest = load_dataset(tmp_path / "set")
+    assert manifest.settings.loads == (7, 6)
+    assert table.groupby(["scenario", "search"]).size().unstack().to_numpy().tolist() == [[7, 6]] * 8
+
+
+def test_a_data_set_from_before_loads_could_be_chosen_is_continued(whole: Path, tmp_path: Path) -> None:
+    """Its manifest does not name them: they were what is usual now."""
+    manifest = json.loads((whole / MANIFEST_NAME).read_text())
+    assert manifest["settings"].pop("loads") == [14, 8]
+    (tmp_path / MANIFEST_NAME).write_text(json.dumps(manifest))
+    read = Manifest.read(tmp_path)
+    assert read is not None
+    assert read.settings.loads == (14, 8)

@@ -48,7 +48,7 @@ def known_rows(count: int = 1500, *, seed: int = 0) -> TrainingRows:
     ratio = np.minimum(1.0, 8000.0 / offered)
     return TrainingRows(
         features=features,
-        ratio=ratio,
+        completed_ratio=ratio,
         starved_share=(ratio < 0.9).astype(np.float64),
         log_itl=np.log(0.02 + 1e-6 * offered),
         log_ttft=np.where(ratio < 0.2, np.nan, np.log(0.1 + 1e-5 * offered)),
@@ -162,7 +162,7 @@ def test_packed_sets_count_as_much_as_all_others() -> None:
     rows = TrainingRows(
         **{
             **{name: getattr(rows, name) for name in rows.__dataclass_fields__},
-            "ratio": np.array([0.3] + [0.8] * 9),
+            "completed_ratio": np.array([0.3] + [0.8] * 9),
             "starved_share": np.full(10, 0.5),
             "log_border": np.zeros(10),
             "family": np.array(["packed"] + ["zipf"] * 9),

@@ -18,6 +18,7 @@ from predictors.labelling import (
     Row,
     _seeds,
     fill_to_border,
+    label_near_border,
     label_scenario,
     scenario_of,
     simulate_row,
@@ -169,3 +170,15 @@ def test_a_shard_is_a_pure_function() -> None:
     assert first.equals(second)
     assert sorted(first["scenario"].unique()) == list(range(16, 24))
     assert set(first["family"]) == {"few"}
+
+
+@pytest.mark.parametrize("number", NUMBERS[:3])
+def test_a_row_near_the_border_has_seeds_of_its_own(number: int, labelled: dict[int, list[Row]]) -> None:
+    """It lies within 15 % of the border that the search found, and depends on its arguments only."""
+    row = label_near_border(PROFILE, number, SETTINGS, num_seeds=3)
+    assert row == label_near_border(PROFILE, number, SETTINGS, num_seeds=3)
+    assert row["num_seeds"] == 3
+    first = next(found for found in labelled[number] if found["search"] == 0)
+    border = float(first["load_rps"]) / math.exp(float(first["log_border"]))
+    assert abs(math.log(float(row["load_rps"]) / border)) == pytest.approx(abs(float(row["log_border"])))
+    assert abs(float(row["log_border"])) <= 0.15

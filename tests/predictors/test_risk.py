@@ -29,7 +29,7 @@ def rows_of(
     count = len(features)
     return TrainingRows(
         features=features,
-        ratio=np.ones(count),
+        completed_ratio=np.ones(count),
         starved_share=starved_share,
         log_itl=np.zeros(count),
         log_ttft=np.zeros(count),

@@ -194,7 +194,7 @@ def _rows(**columns: object) -> TrainingRows:
     count = len(np.asarray(next(iter(columns.values()))))
     values: dict[str, object] = {
         "features": np.zeros((count, len(FEATURE_SCHEMA.names)), dtype=np.float32),
-        "ratio": np.ones(count),
+        "completed_ratio": np.ones(count),
         "starved_share": np.zeros(count),
         "log_itl": np.zeros(count),
         "log_ttft": np.zeros(count),
@@ -213,7 +213,7 @@ def test_error_figures_by_hand() -> None:
     rows = _rows(
         log_border=np.log(np.array([1.0, 1.9, 2.1, 9.0]) / 2.0),
         starved_share=[0.0, 0.25, 0.75, 1.0],
-        ratio=[1.0, 1.0, 0.8, 0.5],
+        completed_ratio=[1.0, 1.0, 0.8, 0.5],
         log_itl=np.log([0.02, 0.04, 0.05, 0.05]),
         log_ttft=np.log([0.1, 0.2, 9.0, 1.0]),
         log_itl_mean=np.log([0.1, 0.2, 9.0, 1.0]),
@@ -250,7 +250,7 @@ def test_errors_by_distance_by_hand() -> None:
     """Rows fall into the bins of their load over the border; one without a border into none."""
     rows = _rows(
         log_border=np.log([0.1, 0.97, 0.98, 1.02, 5.0, np.nan]),
-        ratio=[1.0, 1.0, 1.0, 0.9, 0.3, 1.0],
+        completed_ratio=[1.0, 1.0, 1.0, 0.9, 0.3, 1.0],
         starved_share=[0.0, 0.5, 0.0, 1.0, 1.0, 0.0],
         family=["zipf", "packed", "zipf", "zipf", "packed", "packed"],
     )
