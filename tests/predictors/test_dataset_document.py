@@ -44,4 +44,4 @@ def test_every_family_is_described_with_its_share() -> None:
 
 def test_the_size_of_a_shard_is_the_one_that_is_written() -> None:
     """Rows are rounded up to it."""
-    assert f"whole shards of {ROWS_PER_SHARD}" in TEXT
+    assert f"whole shards, of {ROWS_PER_SHARD} with" in TEXT
