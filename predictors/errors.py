@@ -39,7 +39,7 @@ def error_table(rows: TrainingRows, output: SurrogateOutput) -> Table:
     """
     near = rows.is_near
     subsets = {"all": np.ones(len(rows), dtype=np.bool_), "near_border": near, "packed": near & (rows.family == PACKED)}
-    return {name: _errors(rows.select(mask), _select(output, mask)) for name, mask in subsets.items()}
+    return {name: _errors(rows.select(mask), select_output(output, mask)) for name, mask in subsets.items()}
 
 
 def reliability(rows: TrainingRows, output: SurrogateOutput) -> list[dict[str, float]]:
@@ -67,7 +67,7 @@ def error_over_distance(rows: TrainingRows, output: SurrogateOutput) -> dict[str
     """
     known = np.isfinite(rows.log_border)
     subsets = {"all": known, "packed": known & (rows.family == PACKED)}
-    return {name: _by_distance(rows.select(mask), _select(output, mask)) for name, mask in subsets.items()}
+    return {name: _by_distance(rows.select(mask), select_output(output, mask)) for name, mask in subsets.items()}
 
 
 def _by_distance(rows: TrainingRows, output: SurrogateOutput) -> list[dict[str, float]]:
@@ -89,7 +89,8 @@ def _by_distance(rows: TrainingRows, output: SurrogateOutput) -> list[dict[str, 
     return table
 
 
-def _select(output: SurrogateOutput, mask: NDArray[np.bool_]) -> SurrogateOutput:
+def select_output(output: SurrogateOutput, mask: NDArray[np.bool_]) -> SurrogateOutput:
+    """Return the answers of the chosen rows (bool [N])."""
     return SurrogateOutput(**{name: getattr(output, name)[mask] for name in output.__dataclass_fields__})
 
 
