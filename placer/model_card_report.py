@@ -8,7 +8,14 @@ from placer.html_page import render_page, require_report_libraries
 from placer.validation_tables import TextTable
 from predictors.domain import Domain
 from predictors.features import FEATURE_SCHEMA
-from predictors.model_card import SUBSETS, commands_to_repeat, error_cells, margin_cells, recorded_sentences
+from predictors.model_card import (
+    SUBSETS,
+    commands_to_repeat,
+    error_cells,
+    kin_sentences,
+    margin_cells,
+    recorded_sentences,
+)
 from predictors.targets import NEAR_BORDER
 from predictors.training import TrainingReport
 
@@ -40,7 +47,7 @@ def render_card(report: TrainingReport) -> str:
         {"margin": ""} | {name: svg_of(figure, name) for name, figure in figures.items()},
         profile=report.profile,
         facts=facts,
-        recorded=recorded_sentences(facts),
+        recorded=[*kin_sentences(facts), *recorded_sentences(facts)],
         near=f"{NEAR_BORDER:.0%}",
         parity=f"{max(report.best.parity.values()):.2%}",
         data=_data_table(facts),
@@ -58,19 +65,25 @@ def _rows(facts: dict[str, Any]) -> tuple[tuple[str, ...], ...]:
 
 
 def _data_table(facts: dict[str, Any]) -> TextTable:
-    headings = ("rows", "seed", "simulations per row", "horizon (s)", "warm-up (s)")
+    headings = ("rows", "seed", "simulations per row", "loads per replica", "horizon (s)", "warm-up (s)")
     rows = [
         (
             f"{one['rows']:,}",
             str(one["seed"]),
             str(one["seeds"]),
+            ", ".join(map(str, one["loads"])),
             f"{one['horizon_s']:g}",
             f"{one['warmup_s']:g}",
+            one["profile"]["name"],
             ", ".join(one["families"]),
         )
-        for one in facts["datasets"]
+        for one in (*facts["datasets"], *facts["kin"])
     ]
-    return TextTable("Data", (*((heading, True) for heading in headings), ("kinds of sets", False)), tuple(rows))
+    return TextTable(
+        "Data",
+        (*((heading, True) for heading in headings), ("labelled with", False), ("kinds of sets", False)),
+        tuple(rows),
+    )
 
 
 def _families_table(report: TrainingReport) -> TextTable:

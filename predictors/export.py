@@ -49,14 +49,13 @@ def export_model(
 ) -> onnx.ModelProto:
     """Return the graph from `features` to the outputs, with its metadata."""
     builder = GraphBuilder()
-    raw = model.add_to(builder, features=INPUT_NAME)
+    raw = model.add_to(builder, calibration, features=INPUT_NAME)
     columns = np.zeros(len(FEATURE_SCHEMA.names), dtype=np.float32)
     columns[[FEATURE_SCHEMA.index(name) for name in ("sum_prompt_tps", "sum_output_tps")]] = 1.0
     offered = builder.matrix_product(INPUT_NAME, columns)
-    log_odds = builder.add(builder.multiply(raw.log_odds, calibration.slope), calibration.offset)
     values = {
         "throughput_ratio": raw.ratio,
-        "starvation_probability": builder.node("Sigmoid", log_odds),
+        "starvation_probability": builder.node("Sigmoid", raw.log_odds),
         "throughput_tps": builder.multiply(raw.ratio, offered),
         "itl_s": builder.node("Exp", raw.log_itl),
         "ttft_s": builder.node("Exp", raw.log_ttft),

@@ -7,7 +7,7 @@ at a time and get the quotients of `predictors.derived`; networks get the logari
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -25,7 +25,8 @@ from predictors.derived import DERIVED_COLUMNS, DERIVED_NAMES, add_derived_colum
 from predictors.neural import NeuralSettings, fit_network
 from predictors.onnx_graph import ML_OPSET, OPSET, GraphBuilder
 from predictors.onnx_surrogate import INPUT_NAME
-from predictors.targets import MOST_RATIO, TrainingRows
+from predictors.risk import Calibration
+from predictors.targets import KinRows, TrainingRows, columns_to_fit
 from twin.profile import PerformanceProfile
 
 # A share of 0 or 1 among few seeds is no certainty.
@@ -58,7 +59,7 @@ class Raw:
 
 @dataclass(frozen=True)
 class RawNames:
-    """The same as names of float32 [N] in an ONNX graph."""
+    """The same as names of float32 [N] in an ONNX graph; the log-odds are calibrated."""
 
     ratio: str
     log_odds: str
@@ -74,7 +75,7 @@ class FittedModel(Protocol):
         """Return what it says about `features`, float32 [N, F]."""
         ...
 
-    def add_to(self, builder: GraphBuilder, *, features: str) -> RawNames:
+    def add_to(self, builder: GraphBuilder, calibration: Calibration, *, features: str) -> RawNames:
         """Add it to an ONNX graph with the input `features` [N, F]."""
         ...
 
@@ -83,9 +84,16 @@ class Fit(Protocol):
     """Fits a family."""
 
     def __call__(
-        self, rows: TrainingRows, profile: PerformanceProfile, settings: Settings, *, seed: int, time_limit_s: float
+        self,
+        rows: TrainingRows,
+        profile: PerformanceProfile,
+        settings: Settings,
+        *,
+        kin: Sequence[KinRows] = (),
+        seed: int,
+        time_limit_s: float,
     ) -> FittedModel:
-        """Return a model fitted to `rows`; iterative ones end within `time_limit_s` seconds."""
+        """Return a model fitted to `rows` and `kin`; iterative ones end within `time_limit_s` seconds."""
         ...
 
 
@@ -132,7 +140,7 @@ class TreeModels:
         latencies = (model.predict(derived) for model in (self.log_itl, self.log_ttft, self.log_itl_mean))
         return Raw(ratio, log_odds, *latencies)
 
-    def add_to(self, builder: GraphBuilder, *, features: str) -> RawNames:
+    def add_to(self, builder: GraphBuilder, calibration: Calibration, *, features: str) -> RawNames:
         """Add derived columns and trees to an ONNX graph."""
         add_derived_columns(builder, self.profile, features=features, output="derived")
         ratio = builder.smallest(builder.largest(_add_trees(builder, self.ratio, "ratio"), 0.0), 1.0)
@@ -141,6 +149,7 @@ class TreeModels:
             share = builder.smallest(builder.largest(log_odds, _LEAST_SHARE), 1.0 - _LEAST_SHARE)
             rest = builder.node("Sub", 1.0, share)
             log_odds = builder.node("Sub", builder.node("Log", share), builder.node("Log", rest))
+        log_odds = builder.add(builder.multiply(log_odds, calibration.slope), calibration.offset)
         return RawNames(
             ratio,
             log_odds,
@@ -160,7 +169,13 @@ def derive(features: NDArray[np.float32], profile: PerformanceProfile) -> NDArra
 
 
 def _fit_boosting(
-    rows: TrainingRows, profile: PerformanceProfile, settings: Settings, *, seed: int, time_limit_s: float
+    rows: TrainingRows,
+    profile: PerformanceProfile,
+    settings: Settings,
+    *,
+    kin: Sequence[KinRows] = (),
+    seed: int,
+    time_limit_s: float,
 ) -> FittedModel:
     """Fit gradient boosting whose ratio never rises with the load, and whose other outputs never fall."""
     del time_limit_s
@@ -169,7 +184,7 @@ def _fit_boosting(
     def regressor(sign: int) -> Any:
         return HistGradientBoostingRegressor(**options, monotonic_cst=sign * _LOAD_SIGNS)
 
-    derived = derive(rows.features, profile)
+    derived, rows = columns_to_fit(derive, rows, profile, kin)
     # Once as starved, with the share as weight, and once as healthy.
     share = np.concatenate([rows.starved_share, 1.0 - rows.starved_share]) * np.tile(rows.weight, 2)
     is_starved = np.repeat([True, False], len(rows))
@@ -183,23 +198,37 @@ def _fit_boosting(
 
 
 def _fit_forest(
-    rows: TrainingRows, profile: PerformanceProfile, settings: Settings, *, seed: int, time_limit_s: float
+    rows: TrainingRows,
+    profile: PerformanceProfile,
+    settings: Settings,
+    *,
+    kin: Sequence[KinRows] = (),
+    seed: int,
+    time_limit_s: float,
 ) -> FittedModel:
     """Fit random forests, as the published surrogates are."""
     del time_limit_s
-    return _fit_plain(lambda: RandomForestRegressor(random_state=seed, n_jobs=1, **settings), rows, profile)
+    return _fit_plain(lambda: RandomForestRegressor(random_state=seed, n_jobs=1, **settings), rows, profile, kin)
 
 
 def _fit_tree(
-    rows: TrainingRows, profile: PerformanceProfile, settings: Settings, *, seed: int, time_limit_s: float
+    rows: TrainingRows,
+    profile: PerformanceProfile,
+    settings: Settings,
+    *,
+    kin: Sequence[KinRows] = (),
+    seed: int,
+    time_limit_s: float,
 ) -> FittedModel:
     """Fit one small tree per quantity, as the published compiled ones are."""
     del time_limit_s
-    return _fit_plain(lambda: DecisionTreeRegressor(random_state=seed, **settings), rows, profile)
+    return _fit_plain(lambda: DecisionTreeRegressor(random_state=seed, **settings), rows, profile, kin)
 
 
-def _fit_plain(make: Callable[[], Any], rows: TrainingRows, profile: PerformanceProfile) -> FittedModel:
-    derived = derive(rows.features, profile)
+def _fit_plain(
+    make: Callable[[], Any], rows: TrainingRows, profile: PerformanceProfile, kin: Sequence[KinRows]
+) -> FittedModel:
+    derived, rows = columns_to_fit(derive, rows, profile, kin)
     with threadpool_limits(limits=1):
         ratio = make().fit(derived, rows.completed_ratio, sample_weight=rows.weight)
         starvation = make().fit(derived, rows.starved_share, sample_weight=rows.weight)
@@ -217,27 +246,34 @@ def _fit_latencies(make: Callable[[], Any], derived: NDArray[np.float32], rows: 
 
 @dataclass(frozen=True)
 class _NetworkModel:
-    """A network as a fitted model: its ratio is a share of `MOST_RATIO` as log-odds."""
+    """A network as a fitted model: its ratio is a logarithm, of up to as much as arrives."""
 
     network: Any
 
     def raw(self, features: NDArray[np.float32]) -> Raw:
         outputs = self.network.raw(features)
-        ratio = np.minimum(MOST_RATIO / (1.0 + np.exp(-outputs[:, 0])), 1.0)
+        ratio = np.minimum(np.exp(outputs[:, 0]), 1.0)
         return Raw(ratio, *outputs[:, 1:].T)
 
-    def add_to(self, builder: GraphBuilder, *, features: str) -> RawNames:
-        ratio, *others = self.network.add_to(builder, features=features)
-        completed = builder.multiply(builder.node("Sigmoid", ratio), MOST_RATIO)
-        return RawNames(builder.smallest(completed, 1.0), *others)
+    def add_to(self, builder: GraphBuilder, calibration: Calibration, *, features: str) -> RawNames:
+        # The calibration goes into the weights: each node less is half a microsecond of a question about one row.
+        calibrated = self.network.calibrated(calibration.slope, calibration.offset)
+        ratio, *others = calibrated.add_to(builder, features=features)
+        return RawNames(builder.smallest(builder.node("Exp", ratio), 1.0), *others)
 
 
 def _fit_neural(
-    rows: TrainingRows, profile: PerformanceProfile, settings: Settings, *, seed: int, time_limit_s: float
+    rows: TrainingRows,
+    profile: PerformanceProfile,
+    settings: Settings,
+    *,
+    kin: Sequence[KinRows] = (),
+    seed: int,
+    time_limit_s: float,
 ) -> FittedModel:
     """Fit a small neural network behind the physics of the step time."""
     options = NeuralSettings(**settings, seed=seed)
-    return _NetworkModel(fit_network(rows, profile, settings=options, time_limit_s=time_limit_s))
+    return _NetworkModel(fit_network(rows, profile, kin=kin, settings=options, time_limit_s=time_limit_s))
 
 
 def _add_trees(builder: GraphBuilder, model: Any, prefix: str) -> str:
@@ -289,10 +325,10 @@ FAMILIES: Mapping[str, Family] = {
             "network behind the physics",
             _fit_neural,
             {
-                "widths": ((96, 96), (64, 64), (128, 128), (128, 64)),
+                "widths": ((128, 128), (96, 96), (192, 192), (128, 64)),
                 "weight_decay": (1e-2, 1e-3, 1e-1),
                 "learning_rate": (4e-3, 2e-3, 8e-3),
-                "epochs": (60, 120),
+                "epochs": (40, 80),
             },
         ),
         Family(

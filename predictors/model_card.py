@@ -36,7 +36,7 @@ every GPU of a plan is simulated by the twin before it is accepted.
 
 ## Training
 
-{rows} rows of {scenarios} sets of adapters, each the mean of {seeds} simulations of {horizon_s:g} s ({warmup_s:g} s
+{rows} rows of {scenarios} sets of adapters, each the mean of {seeds} simulations of {horizon_s} s ({warmup_s} s
 of them not counted). What the sets are is in docs/dataset.md. {fitted_rows} rows were fitted to, {validation_rows}
 chose settings and calibrated the probability, and {test_rows} rows of other sets gave the errors below.
 {recorded}
@@ -104,10 +104,8 @@ def model_card(profile: PerformanceProfile, training: dict[str, Any], parity: di
         gpu=profile.gpu,
         rows=training["rows"],
         scenarios=training["scenarios"],
-        seeds=data[0]["seeds"],
-        horizon_s=data[0]["horizon_s"],
-        warmup_s=data[0]["warmup_s"],
-        recorded=_paragraph(recorded_sentences(training)),
+        **{name: _values(data, name) for name in ("seeds", "horizon_s", "warmup_s")},
+        recorded=_paragraph([*kin_sentences(training), *recorded_sentences(training)]),
         fitted_rows=training["fitted_rows"],
         validation_rows=training["validation_rows"],
         test_rows=training["test_rows"],
@@ -122,6 +120,13 @@ def model_card(profile: PerformanceProfile, training: dict[str, Any], parity: di
         margins="\n".join(levels),
         commands=commands_to_repeat(profile.name, training),
     )
+
+
+def kin_sentences(training: dict[str, Any]) -> list[str]:
+    """Return what there is to say about rows of other profiles; nothing without them."""
+    names = sorted({data["profile"]["name"] for data in training["kin"]})
+    rows = sum(data["rows"] for data in training["kin"])
+    return [f"{rows} rows that {', '.join(names)} labelled were fitted to as well."] if names else []
 
 
 def recorded_sentences(training: dict[str, Any]) -> list[str]:
@@ -159,6 +164,11 @@ def margin_cells(margins: dict[str, Any]) -> list[tuple[str, ...]]:
     ]
 
 
+def _values(datasets: Sequence[dict[str, Any]], name: str) -> str:
+    """Return the values that data sets have for a setting, as text."""
+    return " or ".join(f"{value:g}" for value in sorted({float(data[name]) for data in datasets}))
+
+
 def _paragraph(sentences: Sequence[str]) -> str:
     """Return a paragraph that begins below another one, and ends before an empty line; nothing without sentences."""
     return f"\n{textwrap.fill(' '.join(sentences), 120)}\n" if sentences else ""
@@ -166,12 +176,16 @@ def _paragraph(sentences: Sequence[str]) -> str:
 
 def commands_to_repeat(name: str, training: dict[str, Any]) -> str:
     """Return how to make the model again."""
-    folders = [f"rows{number}" for number in range(1, len(training["datasets"]) + 1)]
+    datasets = [*training["datasets"], *training["kin"]]
+    folders = [f"rows{number}" for number in range(1, len(datasets) + 1)]
     lines = [
-        f"placer dataset --profile {name} --output {folder} --rows {data['rows']} --seed {data['seed']} \\\n"
-        f"    --seeds {data['seeds']} --horizon {data['horizon_s']:g} --warmup {data['warmup_s']:g}"
-        for folder, data in zip(folders, training["datasets"], strict=True)
+        f"placer dataset --profile {data['profile']['name']} --output {folder} --rows {data['rows']} "
+        f"--seed {data['seed']} \\\n"
+        f"    --seeds {data['seeds']} --loads {' '.join(map(str, data['loads']))} "
+        f"--horizon {data['horizon_s']:g} --warmup {data['warmup_s']:g}"
+        for folder, data in zip(folders, datasets, strict=True)
     ]
+    folders += [f"--kin {kin}" for kin in sorted({data["profile"]["name"] for data in training["kin"]})]
     if training["recorded"] is not None:
         folders.append("--from-rejections recorded")
     families = " ".join(f"--family {family}" for family in sorted(one["name"] for one in training["families"]))

@@ -6,7 +6,8 @@ Needs the extra `neural` (PyTorch) to be fitted; an exported network runs in ONN
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from predictors.physics import PhysicsLayer, physics_layer
-from predictors.targets import MOST_RATIO, TrainingRows
+from predictors.targets import KinRows, TrainingRows, columns_to_fit
 from twin.errors import SurrogateError
 from twin.profile import PerformanceProfile
 
@@ -29,6 +30,8 @@ _LOSS_WEIGHTS = (10.0, 1.0, 0.3, 0.1, 0.3)
 _LINEAR_FROM = (0.05, 0.0, 0.2, 0.5, 0.2)
 
 
+# Largest logarithm of the ratio in a loss: more than arrives completes by chance only.
+_MOST_LOG_RATIO = 0.5
 # Standard deviations of columns (natural logarithms): below the first a column counts as constant, and below the second
 # it is not blown up further.
 VARIES = 1e-5
@@ -51,10 +54,10 @@ class NeuralSettings:
         Of the first weights and of the order of the rows.
     """
 
-    widths: tuple[int, ...] = (96, 96)
-    epochs: int = 60
+    widths: tuple[int, ...] = (128, 128)
+    epochs: int = 40
     learning_rate: float = 4e-3
-    weight_decay: float = 1e-3
+    weight_decay: float = 1e-2
     batch_rows: int = 512
     seed: int = 0
 
@@ -69,7 +72,8 @@ class NeuralNetwork:
         The physics in front of it.
     weights, biases
         Of each layer, float32 [in, out] and [out]; the first takes the physics as it is, the last gives the raw outputs
-        (log-odds of the ratio and of starvation, natural logarithms of the latencies in seconds).
+        (natural logarithm of the ratio, which may come out above 0; log-odds of starvation; natural logarithms of the
+        latencies in seconds).
     """
 
     layer: PhysicsLayer
@@ -83,6 +87,13 @@ class NeuralNetwork:
             values = np.maximum(values @ weights + biases, 0.0)
         outputs: NDArray[np.float64] = (values @ self.weights[-1] + self.biases[-1]).astype(np.float64)
         return outputs
+
+    def calibrated(self, slope: float, offset: float) -> NeuralNetwork:
+        """Return the same network with ``slope * log_odds + offset`` for the log-odds of starvation."""
+        weights, biases = self.weights[-1].copy(), self.biases[-1].copy()
+        weights[:, STARVATION] *= slope
+        biases[STARVATION] = slope * biases[STARVATION] + offset
+        return replace(self, weights=(*self.weights[:-1], weights), biases=(*self.biases[:-1], biases))
 
     def add_to(self, builder: GraphBuilder, *, features: str) -> list[str]:
         """Add the nodes to an ONNX graph; return the names of the five raw outputs, float32 [N] each."""
@@ -106,6 +117,7 @@ def fit_network(
     rows: TrainingRows,
     profile: PerformanceProfile,
     *,
+    kin: Sequence[KinRows] = (),
     settings: NeuralSettings = NeuralSettings(),
     time_limit_s: float = float("inf"),
 ) -> NeuralNetwork:
@@ -113,6 +125,8 @@ def fit_network(
 
     Parameters
     ----------
+    kin
+        Rows of other profiles that it learns from, too: under its own profile's physics each means the same.
     time_limit_s
         The learning rate is brought to 0 by then, whatever the epochs.
 
@@ -123,7 +137,7 @@ def fit_network(
     """
     torch = _torch()
     layer = physics_layer(profile)
-    columns = layer.columns(rows.features)
+    columns, rows = columns_to_fit(lambda features, of: physics_layer(of).columns(features), rows, profile, kin)
     mean, spread = columns.mean(axis=0), columns.std(axis=0)
     # Large weights of columns that hardly vary would magnify the rounding of their logarithms; one that does not vary
     # at all in the rows says nothing outside of them either.
@@ -197,7 +211,10 @@ def _loss(torch: Any, raw: Any, targets: Any, known: Any) -> Any:
     functional = torch.nn.functional
     errors = [
         functional.smooth_l1_loss(
-            MOST_RATIO * torch.sigmoid(raw[:, RATIO]), targets[:, RATIO], beta=_LINEAR_FROM[RATIO], reduction="none"
+            raw[:, RATIO].clamp(max=_MOST_LOG_RATIO).exp(),
+            targets[:, RATIO],
+            beta=_LINEAR_FROM[RATIO],
+            reduction="none",
         ),
         functional.binary_cross_entropy_with_logits(raw[:, STARVATION], targets[:, STARVATION], reduction="none"),
         *(

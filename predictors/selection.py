@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from predictors.errors import PACKED
 from predictors.families import Family, FittedModel, Raw
 from predictors.risk import Calibration, fit_calibration
-from predictors.targets import TrainingRows
+from predictors.targets import KinRows, TrainingRows
 from twin.profile import PerformanceProfile
 
 
@@ -72,6 +72,7 @@ def search_family(
     validation: TrainingRows,
     profile: PerformanceProfile,
     *,
+    kin: Sequence[KinRows] = (),
     seed: int,
     time_limit_s: float,
     max_trials: int,
@@ -86,6 +87,8 @@ def search_family(
     ----------
     rows, validation
         To fit to, and to judge and calibrate on.
+    kin
+        Rows of other profiles, to fit to as well.
     time_limit_s
         Wall time.
     """
@@ -98,7 +101,7 @@ def search_family(
         # Another fit is begun if it can be expected to end in time.
         if trials and left_s < max(trial.seconds for trial in trials):
             break
-        model = family.fit(rows, profile, settings, seed=seed, time_limit_s=left_s)
+        model = family.fit(rows, profile, settings, kin=kin, seed=seed, time_limit_s=left_s)
         raw = model.raw(validation.features)
         calibration = fit_calibration(raw.log_odds, validation)
         score = score_of(raw, calibration, validation)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from predictors.features import FEATURE_SCHEMA
+from twin.profile import PerformanceProfile
 
 # Below the resolution of a step, and above what a simulation of some minutes can show.
 LATENCY_RANGE_S = (1e-3, 1e4)
@@ -76,6 +78,29 @@ class TrainingRows:
     def select(self, mask: NDArray[np.bool_]) -> TrainingRows:
         """Return the chosen rows (bool [N])."""
         return TrainingRows(**{name: getattr(self, name)[mask] for name in self.__dataclass_fields__})
+
+
+@dataclass(frozen=True)
+class KinRows:
+    """Rows that another profile labelled: models that see what a load means under each learn from them, too."""
+
+    rows: TrainingRows
+    profile: PerformanceProfile
+
+
+def columns_to_fit(
+    columns_of: Callable[[NDArray[np.float32], PerformanceProfile], NDArray[np.float32]],
+    rows: TrainingRows,
+    profile: PerformanceProfile,
+    kin: Sequence[KinRows],
+) -> tuple[NDArray[np.float32], TrainingRows]:
+    """Return what a model sees of all rows, float32 [N, D], each under its own profile; and the rows, `kin` last."""
+    parts = [KinRows(rows, profile), *kin]
+    columns = np.concatenate([columns_of(part.rows.features, part.profile) for part in parts])
+    every = {
+        name: np.concatenate([getattr(part.rows, name) for part in parts]) for name in TrainingRows.__dataclass_fields__
+    }
+    return columns, TrainingRows(**every)
 
 
 def training_rows(table: pd.DataFrame) -> TrainingRows:

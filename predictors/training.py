@@ -142,6 +142,7 @@ def train_surrogate(
     profile: PerformanceProfile,
     *,
     output: str | Path,
+    kin: Sequence[PerformanceProfile] = (),
     rejections: Sequence[str | Path] = (),
     settings: TrainingSettings = TrainingSettings(),
     workers: int | None = None,
@@ -157,7 +158,10 @@ def train_surrogate(
     datasets
         Folders of `predictors.dataset.sample_dataset`, at least one.
     profile
-        That labelled them.
+        That labelled them, and that the surrogate is for.
+    kin
+        Profiles that labelled the other data sets. All families see what a load means under the profile that labelled
+        it, and so learn from those rows as well; errors, calibration and margins are of the surrogate's own profile.
     rejections
         Folders of GPUs that the twin was asked about while plans were made (`predictors.recorded_gpus`), rejected and
         accepted ones: their rows, labelled as the first data set is, count as packed ones. All GPUs of a workload are
@@ -187,7 +191,7 @@ def train_surrogate(
     # Before minutes of work.
     for path in (file, card):
         require_writable(path, option="output")
-    data = read_training_data(datasets, profile, recorded=rejections, workers=workers, observer=observer)
+    data = read_training_data(datasets, profile, kin=kin, recorded=rejections, workers=workers, observer=observer)
     rows = data.rows
     fitted, validation, test = _split(data, seed=settings.seed)
     domain = Domain.from_rows(rows.features)
@@ -198,6 +202,7 @@ def train_surrogate(
             fitted,
             validation,
             profile,
+            kin=data.kin,
             seed=settings.seed,
             time_limit_s=settings.time_limit_s,
             max_trials=settings.max_trials,
@@ -215,6 +220,7 @@ def train_surrogate(
         "test_rows": len(test),
         "seed": settings.seed,
         "datasets": data.datasets,
+        "kin": data.kin_datasets,
         "recorded": data.recorded,
         "family": chosen.name,
         "settings": chosen.settings,

@@ -16,7 +16,7 @@ from predictors.dataset_folder import Settings
 from predictors.labelling import LabelSettings
 from predictors.provenance import profile_identity
 from predictors.recorded_rows import GpusLabelled, recorded_rows
-from predictors.targets import TrainingRows, training_rows
+from predictors.targets import KinRows, TrainingRows, training_rows
 from twin.errors import InputError
 from twin.profile import PerformanceProfile
 
@@ -35,6 +35,8 @@ class TrainingData:
         Which rows those are, bool [N].
     datasets
         Of each data set the rows and the settings.
+    kin, kin_datasets
+        Rows that other profiles labelled, which are only fitted to; and the same of their data sets.
     recorded
         See `predictors.recorded_rows.RecordedRows`; ``None``: no folder of recorded GPUs was given.
     """
@@ -42,6 +44,8 @@ class TrainingData:
     rows: TrainingRows
     is_recorded: NDArray[np.bool_]
     datasets: list[dict[str, Any]]
+    kin: tuple[KinRows, ...]
+    kin_datasets: list[dict[str, Any]]
     recorded: dict[str, Any] | None
 
     @property
@@ -55,6 +59,7 @@ def read_training_data(
     datasets: Sequence[str | Path],
     profile: PerformanceProfile,
     *,
+    kin: Sequence[PerformanceProfile] = (),
     recorded: Sequence[str | Path] = (),
     workers: int | None = None,
     observer: Callable[[GpusLabelled], None] = lambda event: None,  # noqa: ARG005 - nobody watches
@@ -65,16 +70,20 @@ def read_training_data(
 
     Parameters
     ----------
+    kin
+        Other profiles that may have labelled some of the data sets.
     recorded, workers, observer
         See `predictors.recorded_rows.recorded_rows`.
 
     Raises
     ------
     InputError
-        When there is no such data set, it was labelled with another profile, all together have too few scenarios, or
-        recorded GPUs cannot be used.
+        When there is no such data set, it was labelled with none of the profiles, those of `profile` have too few
+        scenarios all together, or recorded GPUs cannot be used.
     """
-    tables, sources, settings = _read_datasets(datasets, profile)
+    read = [_read_dataset(dataset, [profile, *kin]) for dataset in datasets]
+    own = [one for one in read if one.profile is profile]
+    tables = [one.table for one in own]
     num_scenarios = sum(table["scenario"].nunique() for table in tables)
     if num_scenarios < LEAST_SCENARIOS:
         raise InputError(
@@ -86,26 +95,51 @@ def read_training_data(
     num_sampled = sum(map(len, tables))
     facts = None
     if recorded:
+        settings = own[0].settings
         labels = LabelSettings(settings.seed, settings.seeds, settings.horizon_s, settings.warmup_s)
         found = recorded_rows(recorded, profile, labels, workers=workers, observer=observer)
         facts = found.facts
         tables.append(found.table)
     rows = training_rows(pd.concat(_numbered_on(tables), ignore_index=True))
-    return TrainingData(rows, np.arange(len(rows)) >= num_sampled, sources, facts)
+    others = [one for one in read if one.profile is not profile]
+    return TrainingData(
+        rows,
+        np.arange(len(rows)) >= num_sampled,
+        [one.facts for one in own],
+        tuple(KinRows(training_rows(one.table), one.profile) for one in others),
+        [one.facts for one in others],
+        facts,
+    )
 
 
-def _read_datasets(
-    datasets: Sequence[str | Path], profile: PerformanceProfile
-) -> tuple[list[pd.DataFrame], list[dict[str, Any]], Settings]:
-    """Return the rows and the settings of all data sets, and the settings of the first."""
-    tables, sources, settings = [], [], []
-    for dataset in datasets:
-        table, manifest = load_dataset(dataset)
-        _check_profile(manifest.settings.profile, profile, str(dataset))
-        tables.append(table)
-        settings.append(manifest.settings)
-        sources.append({"rows": len(table), **manifest.settings.model_dump(mode="json")})
-    return tables, sources, settings[0]
+@dataclass(frozen=True)
+class _Dataset:
+    table: pd.DataFrame
+    settings: Settings
+    profile: PerformanceProfile
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return {"rows": len(self.table), **self.settings.model_dump(mode="json")}
+
+
+def _read_dataset(dataset: str | Path, profiles: Sequence[PerformanceProfile]) -> _Dataset:
+    """Return a data set and which of the profiles labelled it."""
+    table, manifest = load_dataset(dataset)
+    labelled_with = manifest.settings.profile
+    for profile in profiles:
+        if profile_identity(profile) == labelled_with:
+            return _Dataset(table, manifest.settings, profile)
+    expected = ", or ".join(str(profile_identity(profile)) for profile in profiles)
+    raise InputError(
+        f"a data set must have been labelled with a profile it is used for, {expected}. "
+        f"{dataset} was labelled with {labelled_with}.",
+        file=str(dataset),
+        field="profile",
+        value=labelled_with,
+        hint="sample a new data set: the profile is another one, or has been refitted since; name another profile that "
+        "labelled one with --kin",
+    )
 
 
 def _numbered_on(tables: Sequence[pd.DataFrame]) -> list[pd.DataFrame]:
@@ -115,16 +149,3 @@ def _numbered_on(tables: Sequence[pd.DataFrame]) -> list[pd.DataFrame]:
         numbered.append(table.assign(scenario=table["scenario"].astype("int64") + first))
         first = int(numbered[-1]["scenario"].max()) + 1
     return numbered
-
-
-def _check_profile(labelled_with: dict[str, str], profile: PerformanceProfile, dataset: str) -> None:
-    expected = profile_identity(profile)
-    if labelled_with != expected:
-        raise InputError(
-            f"a data set must have been labelled with the profile it is used for, {expected}. "
-            f"{dataset} was labelled with {labelled_with}.",
-            file=dataset,
-            field="profile",
-            value=labelled_with,
-            hint="sample a new data set: the profile is another one, or has been refitted since",
-        )

@@ -25,6 +25,12 @@ def train(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="ONNX file to write; its cards are written beside it.")
     ],
+    kin: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--kin", help="Another profile, which labelled some of the DATA: it is learned from, too; repeatable."
+        ),
+    ] = None,
     from_rejections: Annotated[
         list[Path] | None,
         typer.Option("--from-rejections", help="Folder of `placer solve --record-rejections`; repeatable."),
@@ -78,6 +84,7 @@ def train(
             data,
             load_profile(profile),
             output=output,
+            kin=[load_profile(name) for name in kin or ()],
             rejections=from_rejections or (),
             settings=settings,
             workers=workers,

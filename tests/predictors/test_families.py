@@ -151,7 +151,7 @@ class _Constant:
         count = len(features)
         return Raw(np.full(count, 0.8), *(np.zeros(count) for _ in range(4)))
 
-    def add_to(self, builder: GraphBuilder, *, features: str) -> RawNames:
+    def add_to(self, builder: GraphBuilder, calibration: Calibration, *, features: str) -> RawNames:
         raise NotImplementedError
 
 
