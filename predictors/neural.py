@@ -6,7 +6,9 @@ Needs the extra `neural` (PyTorch) to be fitted; an exported network runs in ONN
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -145,7 +147,7 @@ def fit_network(
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), _repeatable(torch):
             torch.manual_seed(settings.seed)
             modules = _train(torch, (columns - mean) / scale, rows, settings, time_limit_s)
     finally:
@@ -224,6 +226,16 @@ def _loss(torch: Any, raw: Any, targets: Any, known: Any) -> Any:
     ]
     means = [(error * known[:, k]).sum() / known[:, k].sum().clamp(min=1.0) for k, error in enumerate(errors)]
     return sum(weight * value for weight, value in zip(_LOSS_WEIGHTS, means, strict=True))
+
+
+@contextmanager
+def _repeatable(torch: Any) -> Iterator[None]:
+    """Compute without oneDNN, whose products of one and the same matrices may differ in the last place."""
+    with warnings.catch_warnings():
+        # Setting any flag of oneDNN warns that there is no Intel GPU.
+        warnings.simplefilter("ignore", UserWarning)
+        with torch.backends.mkldnn.flags(enabled=False):
+            yield
 
 
 def _torch() -> Any:

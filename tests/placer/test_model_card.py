@@ -65,6 +65,20 @@ def _facts(**changes: Any) -> dict[str, Any]:
                 "horizon_s": 600.0,
                 "warmup_s": 100.0,
                 "families": ["zipf", "packed"],
+                "profile": {"name": "own", "fingerprint": "1"},
+                "loads": [14, 8],
+            }
+        ],
+        "kin": [
+            {
+                "rows": 678,
+                "seed": 5,
+                "seeds": 1,
+                "horizon_s": 500.0,
+                "warmup_s": 100.0,
+                "families": ["few"],
+                "profile": {"name": "kin", "fingerprint": "2"},
+                "loads": [9, 7],
             }
         ],
         "recorded": None,

@@ -11,7 +11,7 @@ import pytest
 from predictors.contract import check_surrogate, probe_features
 from predictors.domain import Domain
 from predictors.export import check_parity, export_model, predict
-from predictors.families import FAMILIES, FittedModel, Raw, RawNames
+from predictors.families import FAMILIES, FittedModel, Raw, RawNames, derive
 from predictors.features import offered_tps
 from predictors.onnx_graph import GraphBuilder
 from predictors.onnx_surrogate import OnnxSurrogate
@@ -19,7 +19,7 @@ from predictors.risk import Calibration
 from predictors.selection import draw_settings, score_of, search_family, split_scenarios
 from predictors.surrogate import OUTPUT_NAMES
 from predictors.surrogate_file import OPTIONAL_OUTPUT_NAMES
-from predictors.targets import TrainingRows
+from predictors.targets import KinRows, TrainingRows, columns_to_fit
 from twin.errors import SurrogateError
 from twin.profile import PerformanceProfile, load_profile
 
@@ -107,6 +107,29 @@ def test_the_same_seed_gives_the_same_model(name: str, shipped: PerformanceProfi
     rows = known_rows(300)
     one, other = (FAMILIES[name].fit(rows, shipped, SMALL[name], seed=3, time_limit_s=1e9) for _ in range(2))
     assert np.array_equal(one.raw(rows.features).log_odds, other.raw(rows.features).log_odds)
+
+
+@pytest.mark.parametrize("name", FAMILY_CASES)
+def test_rows_of_kin_are_fitted_to_like_its_own(name: str, shipped: PerformanceProfile) -> None:
+    """Labelled under the same profile they are nothing but more rows."""
+    own, kin = known_rows(200), known_rows(150, seed=4)
+    _, together = columns_to_fit(derive, own, shipped, [KinRows(kin, shipped)])
+    apart = FAMILIES[name].fit(own, shipped, SMALL[name], kin=[KinRows(kin, shipped)], seed=0, time_limit_s=1e9)
+    joined = FAMILIES[name].fit(together, shipped, SMALL[name], seed=0, time_limit_s=1e9)
+    # Physics is computed for each profile, and matrix products round differently in batches of different sizes.
+    np.testing.assert_allclose(apart.raw(own.features).ratio, joined.raw(own.features).ratio, atol=1e-3)
+    alone = FAMILIES[name].fit(own, shipped, SMALL[name], seed=0, time_limit_s=1e9)
+    assert np.abs(apart.raw(own.features).ratio - alone.raw(own.features).ratio).max() > 0.01
+
+
+def test_kin_are_seen_under_their_own_profile(shipped: PerformanceProfile) -> None:
+    """The same load takes another share of a second under other step times."""
+    rows, other = known_rows(50), load_profile("qwen2.5-7b-h100-64gb")
+    columns, together = columns_to_fit(derive, rows, shipped, [KinRows(rows, other)])
+    assert len(columns) == len(together) == 100
+    assert np.array_equal(columns[:50], derive(rows.features, shipped))
+    assert np.array_equal(columns[50:], derive(rows.features, other))
+    assert not np.array_equal(columns[:50], columns[50:])
 
 
 def test_a_model_that_its_export_does_not_give_is_refused(shipped: PerformanceProfile) -> None:

@@ -120,6 +120,30 @@ def test_another_profile_is_refused(folder: Path, tmp_path: Path) -> None:
     assert caught.value.field == "profile"
 
 
+def test_rows_of_another_profile_are_learned_from(folder: Path, profile: PerformanceProfile, tmp_path: Path) -> None:
+    """If that profile is named: they are fitted to and no more, and the card and its commands say so."""
+    other = load_profile("qwen2.5-7b-h100-64gb")
+    sample_dataset(
+        other, rows=1, output=tmp_path / "kin", seeds=1, horizon_s=40.0, warmup_s=5.0, loads=(7, 6), workers=1
+    )
+    settings = TrainingSettings(families=("tree",), max_trials=1)
+    alone = train_surrogate([folder], profile, output=tmp_path / "alone.onnx", settings=settings)
+    taught = train_surrogate(
+        [tmp_path / "kin", folder], profile, output=tmp_path / "kin.onnx", kin=[other], settings=settings
+    )
+    assert [taught.facts[name] for name in ("rows", "test_rows", "validation_rows")] == [
+        alone.facts[name] for name in ("rows", "test_rows", "validation_rows")
+    ]
+    (kin,) = taught.facts["kin"]
+    assert (kin["rows"], kin["profile"]["name"], kin["loads"]) == (104, other.name, [7, 6])
+    assert taught.file.read_bytes() != alone.file.read_bytes()
+    card = taught.card.read_text(encoding="utf-8")
+    assert f"104 rows that {other.name} labelled were fitted to as well." in card
+    assert f"placer dataset --profile {other.name} --output rows2 --rows 104" in card
+    assert f"placer train rows1 rows2 --kin {other.name} --profile {NAME}" in card
+    assert "--kin" not in alone.card.read_text(encoding="utf-8")
+
+
 def test_an_unwritable_output_is_named(folder: Path, profile: PerformanceProfile, tmp_path: Path) -> None:
     """The path is in the message."""
     (tmp_path / "file").write_text("")
