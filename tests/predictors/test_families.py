@@ -119,7 +119,7 @@ def test_rows_of_kin_are_fitted_to_like_its_own(name: str, shipped: PerformanceP
     # Physics is computed for each profile, and matrix products round differently in batches of different sizes.
     np.testing.assert_allclose(apart.raw(own.features).ratio, joined.raw(own.features).ratio, atol=1e-3)
     alone = FAMILIES[name].fit(own, shipped, SMALL[name], seed=0, time_limit_s=1e9)
-    assert np.abs(apart.raw(own.features).ratio - alone.raw(own.features).ratio).max() > 0.01
+    assert np.abs(apart.raw(own.features).ratio - alone.raw(own.features).ratio).max() > 2e-3
 
 
 def test_kin_are_seen_under_their_own_profile(shipped: PerformanceProfile) -> None:
