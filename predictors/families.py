@@ -22,7 +22,7 @@ from sklearn.tree import DecisionTreeRegressor
 from threadpoolctl import threadpool_limits
 
 from predictors.derived import DERIVED_COLUMNS, DERIVED_NAMES, add_derived_columns, derived_model
-from predictors.neural import NeuralSettings, fit_network
+from predictors.neural_fit import NeuralSettings, fit_network
 from predictors.onnx_graph import ML_OPSET, OPSET, GraphBuilder
 from predictors.onnx_surrogate import INPUT_NAME
 from predictors.risk import Calibration
@@ -328,7 +328,8 @@ FAMILIES: Mapping[str, Family] = {
                 "widths": ((128, 128), (96, 96), (192, 192), (128, 64)),
                 "weight_decay": (1e-2, 1e-3, 1e-1),
                 "learning_rate": (4e-3, 2e-3, 8e-3),
-                "epochs": (40, 80),
+                "epochs": (25, 50),
+                "teachers": (3, 0),
             },
         ),
         Family(

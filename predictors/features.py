@@ -161,19 +161,21 @@ def build_features(aggregates: NDArray[np.float64], engine_rows: NDArray[np.floa
     return np.concatenate([rows, engines], axis=1).astype(np.float32)
 
 
-def inflate(features: NDArray[np.float32], factor: float) -> NDArray[np.float32]:
-    """Return `features` [N, F] as if every adapter's rate were `factor` (>= 0) times as large.
+def inflate(features: NDArray[np.float32], factor: float | NDArray[np.float64]) -> NDArray[np.float32]:
+    """Return `features` [N, F] as if every adapter's rate were `factor` (>= 0; or [N], by row) times as large.
 
     Rate-linear sums grow by the factor and the sum of squared rates by its square. The active adapters grow by the
     factor at most, up to all of them: exact for rare requests, otherwise an upper bound for factors above 1 and a lower
     one below.
     """
-    assert factor >= 0, factor
+    assert np.min(factor) >= 0, factor
+    exact = np.asarray(factor, dtype=np.float64).reshape(-1, 1)
+    factors = exact.astype(np.float32)
     inflated = np.array(features, dtype=np.float32, copy=True)
-    inflated[:, _RATE_LINEAR_COLUMNS] *= np.float32(factor)
-    inflated[:, _RATE_SQUARE_COLUMN] *= np.float32(factor * factor)
+    inflated[:, _RATE_LINEAR_COLUMNS] *= factors
+    inflated[:, [_RATE_SQUARE_COLUMN]] *= (exact * exact).astype(np.float32)
     cap = inflated[:, [_NUM_ADAPTERS_COLUMN]]
-    inflated[:, _ACTIVE_COLUMNS] = np.minimum(inflated[:, _ACTIVE_COLUMNS] * np.float32(factor), cap)
+    inflated[:, _ACTIVE_COLUMNS] = np.minimum(inflated[:, _ACTIVE_COLUMNS] * factors, cap)
     return inflated
 
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,8 @@ from predictors.domain import Domain
 from predictors.export import check_parity, export_model, predict
 from predictors.families import FAMILIES, FittedModel, Raw, RawNames, derive
 from predictors.features import offered_tps
+from predictors.neural import ITL
+from predictors.neural_fit import NeuralSettings, fit_network
 from predictors.onnx_graph import GraphBuilder
 from predictors.onnx_surrogate import OnnxSurrogate
 from predictors.risk import Calibration
@@ -28,7 +31,7 @@ NEEDS_TORCH = pytest.mark.skipif(
 )
 FAMILY_CASES = [pytest.param("neural", marks=NEEDS_TORCH), "boosting", "forest", "tree"]
 SMALL: dict[str, dict[str, Any]] = {
-    "neural": {"widths": (16,), "epochs": 40, "batch_rows": 64},
+    "neural": {"widths": (16,), "epochs": 40, "batch_rows": 64, "teachers": 1},
     "boosting": {"max_iter": 20},
     "forest": {"n_estimators": 5, "max_depth": 6},
     "tree": {"max_depth": 6},
@@ -113,13 +116,28 @@ def test_the_same_seed_gives_the_same_model(name: str, shipped: PerformanceProfi
 def test_rows_of_kin_are_fitted_to_like_its_own(name: str, shipped: PerformanceProfile) -> None:
     """Labelled under the same profile they are nothing but more rows."""
     own, kin = known_rows(200), known_rows(150, seed=4)
+    # Teachers are asked at loads that are drawn for each profile.
+    settings = SMALL[name] | ({"teachers": 0} if name == "neural" else {})
     _, together = columns_to_fit(derive, own, shipped, [KinRows(kin, shipped)])
-    apart = FAMILIES[name].fit(own, shipped, SMALL[name], kin=[KinRows(kin, shipped)], seed=0, time_limit_s=1e9)
-    joined = FAMILIES[name].fit(together, shipped, SMALL[name], seed=0, time_limit_s=1e9)
+    apart = FAMILIES[name].fit(own, shipped, settings, kin=[KinRows(kin, shipped)], seed=0, time_limit_s=1e9)
+    joined = FAMILIES[name].fit(together, shipped, settings, seed=0, time_limit_s=1e9)
     # Physics is computed for each profile, and matrix products round differently in batches of different sizes.
     np.testing.assert_allclose(apart.raw(own.features).ratio, joined.raw(own.features).ratio, atol=1e-3)
-    alone = FAMILIES[name].fit(own, shipped, SMALL[name], seed=0, time_limit_s=1e9)
+    alone = FAMILIES[name].fit(own, shipped, settings, seed=0, time_limit_s=1e9)
     assert np.abs(apart.raw(own.features).ratio - alone.raw(own.features).ratio).max() > 2e-3
+
+
+@NEEDS_TORCH
+def test_a_student_is_between_its_teachers(shipped: PerformanceProfile) -> None:
+    """It says about what they say together, and is repeatable like any network."""
+    rows, asked = known_rows(600), known_rows(200, seed=8)
+    settings = NeuralSettings(widths=(16,), epochs=40, batch_rows=64, teachers=2)
+    student, again = (fit_network(rows, shipped, settings=settings) for _ in range(2))
+    assert np.array_equal(student.raw(asked.features), again.raw(asked.features))
+    teachers = [fit_network(rows, shipped, settings=replace(settings, teachers=0, seed=seed)) for seed in (0, 1)]
+    together = np.mean([teacher.raw(asked.features) for teacher in teachers], axis=0)
+    apart = np.abs(teachers[0].raw(asked.features) - teachers[1].raw(asked.features))[:, ITL].mean()
+    assert np.abs(student.raw(asked.features) - together)[:, ITL].mean() < apart + 0.02
 
 
 def test_kin_are_seen_under_their_own_profile(shipped: PerformanceProfile) -> None:
