@@ -61,7 +61,9 @@ class NeuralNetwork:
         """Add the nodes to an ONNX graph; return the names of the five raw outputs, float32 [N] each."""
         layer = self.layer
         bases = builder.gemm(features, layer.sums, layer.offsets)
-        logs = builder.node("Log", builder.largest(bases, builder.tensor(layer.floors)))
+        if layer.floors is not None:
+            bases = builder.largest(bases, builder.tensor(layer.floors))
+        logs = builder.node("Log", bases)
         products = builder.node("Exp", builder.matrix_product(logs, layer.powers))
         values = builder.node("Log", builder.matrix_product(products, layer.coefficients))
         *inner, (last_weights, last_biases) = zip(self.weights[:-1], self.biases[:-1], strict=True)

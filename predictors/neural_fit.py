@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from predictors.features import inflate
 from predictors.neural import ITL, ITL_MEAN, RATIO, STARVATION, TTFT, NeuralNetwork
-from predictors.physics import PhysicsLayer, physics_layer
+from predictors.physics import PhysicsLayer, smooth_physics_layer
 from predictors.targets import MOST_RATIO, KinRows, TrainingRows, columns_to_fit
 from twin.errors import SurrogateError
 from twin.profile import PerformanceProfile
@@ -91,7 +91,7 @@ def fit_network(
         When PyTorch is not installed.
     """
     torch = _torch()
-    layer = physics_layer(profile)
+    layer = smooth_physics_layer(profile)
     columns, labelled = columns_to_fit(_physics, rows, profile, kin)
     labels = _Targets.of_labels(labelled)
     if not settings.teachers:
@@ -143,7 +143,7 @@ class _Targets:
 
 
 def _physics(features: NDArray[np.float32], profile: PerformanceProfile) -> NDArray[np.float32]:
-    return physics_layer(profile).columns(features)
+    return smooth_physics_layer(profile).columns(features)
 
 
 def _at_nearby_loads(rows: TrainingRows, seed: int) -> TrainingRows:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from predictors.bound_row import BoundRow
 from predictors.domain import Domain
 from predictors.features import FEATURE_SCHEMA, FeatureSchema, describe_row
 from predictors.surrogate import OUTPUT_NAMES, SurrogateOutput, empty_output, require_domain
@@ -37,6 +39,7 @@ class OnnxSurrogate:
 
     def __init__(self, source: SurrogateFile, domain: Domain) -> None:
         self._source = source
+        self._row: BoundRow | None = None
         self.file = source.path
         self.metadata = dict(source.metadata)
         self.domain = domain
@@ -161,12 +164,21 @@ class OnnxSurrogate:
             )
 
     def _probe(self) -> None:
-        """Ask for two rows: shapes that the file declares loosely are seen here."""
+        """Ask for two rows and for one: shapes that the file declares loosely are seen here."""
         corner = [self.domain.features[name][1] for name in FEATURE_SCHEMA.names]
-        self._ask(np.array([corner, corner], dtype=np.float32))
+        rows = np.array([corner, corner], dtype=np.float32)
+        self._ask(rows)
+        one = self._ask(rows[:1])
+        # A model that cannot be bound, because it copies memory or gives other shapes, is asked like any other.
+        with contextlib.suppress(Exception):
+            bound = BoundRow(self._source.session, OUTPUT_NAMES)
+            if np.array_equal(bound.ask(rows[:1]), one[:, 0], equal_nan=True):
+                self._row = bound
 
     def _ask(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the outputs as the model gives them, float32 [5, N]; SurrogateError if their shapes are others."""
+        if self._row is not None and len(rows) == 1:
+            return self._row.ask(rows)[:, np.newaxis]
         outputs = self._source.run(rows)
         for name, values in zip(OUTPUT_NAMES, outputs, strict=True):
             if values.shape != (len(rows),):

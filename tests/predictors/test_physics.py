@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from predictors.contract import probe_features
 from predictors.features import FEATURE_SCHEMA
-from predictors.physics import FLOOR, Posynomial, physics_layer
+from predictors.physics import FLOOR, Posynomial, physics_layer, smooth_physics_layer
 from twin.profile import load_profile
 from twin.step_time import EXPAND_TILE_TOKENS, LARGE_SPLIT_SHARE, SHRINK_TILE_RANKS, SHRINK_TILE_TOKENS
 
@@ -83,3 +83,18 @@ def test_every_column_is_finite_without_traffic_and_without_costs() -> None:
     features[:, FEATURE_SCHEMA.index("kv_tokens")] += 1.0
     for one in (profile, profile.model_copy(update={"step_time": nothing})):
         assert np.isfinite(physics_layer(one).columns(features)).all()
+        assert np.isfinite(smooth_physics_layer(one).columns(features)).all()
+
+
+def test_networks_see_the_same_but_for_what_is_next_to_nothing() -> None:
+    """`FLOOR` is added to each sum; slots of rank 16 or more cost what they cost."""
+    profile, features = load_profile("llama-3.1-8b-h100-64gb"), probe_features()
+    features[:, FEATURE_SCHEMA.index("max_lora_rank")] = np.maximum(
+        features[:, FEATURE_SCHEMA.index("max_lora_rank")], SHRINK_TILE_RANKS
+    )
+    layer = physics_layer(profile)
+    columns = np.exp(layer.columns(features).astype(np.float64))
+    smooth = np.exp(smooth_physics_layer(profile).columns(features).astype(np.float64))
+    num_features = len(FEATURE_SCHEMA.names)
+    assert smooth[:, :num_features] == pytest.approx(features + FLOOR, rel=1e-3, abs=1e-5)
+    assert smooth[:, num_features:] == pytest.approx(columns[:, num_features:], rel=0.02)
