@@ -21,15 +21,19 @@ import numpy as np
 
 from benchmarks.document_tables import number, print_or_update, table
 from benchmarks.measured_optimum import Choice, Grid, judge_freely, judge_on_grid, read_grids, replayed_best
+from benchmarks.surrogate_accuracy import predict
 from predictors.adapter_sequence import AdapterSequence
+from predictors.catalog import shipped_surrogate
 from predictors.configuration import ConfigurationModel, Prediction, shipped_configuration_model
 from predictors.configuration_data import draw_population, search_settings
-from predictors.configuration_search import Configuration
+from predictors.configuration_search import Configuration, best_of
+from predictors.onnx_surrogate import OnnxSurrogate
 from predictors.optimum import STARVATION_TESTS, SearchSettings, StarvationTest, TwinProbe, find_optimum, search_twin
 from twin.errors import InputError
 from twin.parallel import each_in_parallel
 from twin.profile import PerformanceProfile, load_profile, shipped_profiles
 from twin.replica import Replica
+from twin.validation.quantities import LEAST_GOODPUT_RATIO
 from twin.validation.regenerate import regenerate_traffic
 from twin.validation.replay import replica_of
 from twin.validation.runs import read_runs
@@ -40,7 +44,7 @@ HELD_OUT_SEED = 1_000_003
 METHODS = ("model", "model with margin", "rules", "arithmetic")
 # Risk of too many adapters that the margin is for.
 MARGIN_RISK = "0.1"
-ON_GRID = "twin on the grid"
+SEARCHED = "twin"
 
 
 @dataclass(frozen=True)
@@ -155,7 +159,13 @@ def _row_of(name: str, judged: Sequence[Judged]) -> list[str]:
 
 
 def measured_tables(
-    grids: Sequence[Grid], profile: PerformanceProfile, model: ConfigurationModel, *, num_seeds: int, horizon_s: float
+    grids: Sequence[Grid],
+    profile: PerformanceProfile,
+    model: ConfigurationModel,
+    surrogate: OnnxSurrogate,
+    *,
+    num_seeds: int,
+    horizon_s: float,
 ) -> tuple[list[str], list[str]]:
     """Return the configurations chosen for each grid of runs, and the errors of each way to choose."""
     choices: dict[str, list[Choice]] = {}
@@ -163,15 +173,20 @@ def measured_tables(
     for grid in grids:
         print(f"choosing for {grid.name}", file=sys.stderr)
         replayed = replayed_best(grid, profile, num_seeds=num_seeds, horizon_s=horizon_s)
-        choices.setdefault(ON_GRID, []).append(judge_on_grid(grid, replayed))
         free = free_choices(grid, profile, model, num_seeds=num_seeds, horizon_s=horizon_s)
+        chosen = {"twin": replayed, "surrogate": predicted_best(grid, profile, surrogate)}
+        chosen |= {name: grid.snapped(cell) for name, cell in free.items() if name != SEARCHED}
+        for name, configuration in chosen.items():
+            choices.setdefault(f"{name} on the grid", []).append(judge_on_grid(grid, configuration))
         for name, cell in free.items():
-            choices.setdefault(name, []).append(judge_freely(grid, cell))
-        bests = [grid.measured, replayed, grid.best_border]
+            choices.setdefault(f"{name}, free", []).append(judge_freely(grid, cell))
+        bests = [grid.measured, *chosen.values(), grid.best_border]
         cells = [f"{best.num_adapters}, {best.max_loras}" for best in bests]
         rows.append([grid.name, *cells, *(f"{adapters}, {slots}" for adapters, slots in free.values())])
+    on_grid = [name for name in choices if name.endswith("on the grid")]
+    freely = [name for name in choices if name not in on_grid]
     return (
-        table(["population", "measured best", ON_GRID, "measured border", *list(choices)[1:]], rows),
+        table(["population", "measured best", *on_grid, "measured border", *freely], rows),
         table(
             ["", "adapters %", "slots %", "both %", "slots, strictly %", "throughput lost %", "starve"],
             [_errors_row(name, chosen) for name, chosen in choices.items()],
@@ -196,11 +211,24 @@ def free_choices(
     predicted = model.predict(adapters, replica, test="replica", slot_options=grid.slots)
     assert searched is not None, grid.name
     return {
-        "twin, free": (searched.num_adapters, searched.max_loras),
+        SEARCHED: (searched.num_adapters, searched.max_loras),
         "model": (predicted.num_adapters, predicted.max_loras),
         "rules": (predicted.rule.num_adapters, predicted.rule.max_loras),
         "arithmetic": (predicted.capacity.num_adapters, predicted.capacity.max_loras),
     }
+
+
+def predicted_best(grid: Grid, profile: PerformanceProfile, surrogate: OnnxSurrogate) -> Configuration:
+    """Return the best cell of the grid as a surrogate sees it, with the papers' test of starvation."""
+    said = {cell: predict(run, surrogate, profile).quantities for cell, run in grid.runs.items()}
+    served = [
+        Configuration(*cell, quantities.tok_per_s or 0.0)
+        for cell, quantities in said.items()
+        if (quantities.goodput_ratio or 0.0) >= LEAST_GOODPUT_RATIO
+    ]
+    best = best_of(served)
+    assert best is not None, grid.name
+    return best
 
 
 def population_of(grid: Grid, profile: PerformanceProfile) -> tuple[tuple[Adapter, ...], Replica]:
@@ -241,11 +269,14 @@ def sections(data: Path | None, *, count: int, num_seeds: int, horizon_s: float)
         runs = read_runs(data / "runs" / "real_runs.csv", split="valid").runs
         name = next(name for name in shipped_profiles() if load_profile(name).model == runs[0].model)
         path = shipped_configuration_model(name)
+        surrogate = shipped_surrogate(name)
         assert path is not None, name
+        assert surrogate is not None, name
         choices, errors = measured_tables(
             read_grids(runs),
             load_profile(name),
             ConfigurationModel.load(path),
+            OnnxSurrogate.load(surrogate),
             num_seeds=num_seeds,
             horizon_s=horizon_s,
         )

@@ -73,6 +73,17 @@ class Grid:
         """The best of `borders`."""
         return _best(self, list(self.borders.values()))
 
+    def snapped(self, cell: Cell) -> Configuration:
+        """Return the run that a free choice comes to: the nearest slots, with as many adapters as were measured of it.
+
+        Rounded up only where no fewer were measured.
+        """
+        adapters, wanted = cell
+        slots = min(self.slots, key=lambda option: abs(math.log(option / wanted)))
+        measured = sorted(count for count, option in self.runs if option == slots)
+        fewer = [count for count in measured if count <= adapters]
+        return Configuration(fewer[-1] if fewer else measured[0], slots, 0.0)
+
     def _border(self, slots: int) -> Configuration | None:
         cells = sorted((cell, run) for cell, run in self.runs.items() if cell[1] == slots)
         for (_, before), (_, after) in itertools.pairwise(cells):

@@ -85,6 +85,15 @@ def test_choices_are_judged_by_distance_and_by_what_they_lose(grid: Grid) -> Non
     assert judge_freely(grid, (24, 8)).strict_slots_error == 100.0
 
 
+@pytest.mark.parametrize(
+    ("cell", "snapped"), [((25, 4), (20, 4)), ((20, 7), (20, 8)), ((700, 5), (30, 4)), ((3, 8), (10, 8))]
+)
+def test_free_choices_come_to_a_run(grid: Grid, cell: tuple[int, int], snapped: tuple[int, int]) -> None:
+    """Nearest slots, and no more adapters than were chosen unless fewer were not measured."""
+    found = grid.snapped(cell)
+    assert (found.num_adapters, found.max_loras) == snapped
+
+
 def test_slots_that_complete_as_much_are_no_error(tmp_path: Path) -> None:
     """Within 1 % of the best; strictly, they are."""
     grid = _grid(tmp_path, CELLS | {(20, 8): (1_899.0, 0.95), (30, 8): (2_549.0, 0.8497)})
