@@ -39,7 +39,6 @@ def rows_of(
         log_itl_mean=np.zeros(count),
         log_border=log_border,
         scenario=np.arange(count),
-        search_key=np.arange(count),
         family=np.full(count, "packed"),
         weight=np.ones(count),
     )

@@ -258,7 +258,6 @@ def _rows(**columns: object) -> TrainingRows:
         "log_itl_mean": np.zeros(count),
         "log_border": np.zeros(count),
         "scenario": np.arange(count),
-        "search_key": np.arange(count),
         "family": np.full(count, "zipf"),
         "weight": np.ones(count),
     }
