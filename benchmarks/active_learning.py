@@ -246,6 +246,9 @@ def _train(
     recorded: Sequence[Path],
 ) -> TrainingReport:
     training = TrainingSettings(settings.families, max_trials=settings.trials, seed=settings.seed)
+    if settings.risk is None:
+        # Nobody asks for the margin of its file.
+        training = replace(training, margin_gpus=0)
     return train_surrogate(rows, profile, output=output, rejections=recorded, settings=training)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import numpy as np
@@ -79,30 +79,40 @@ def distance_figure(distance: Mapping[str, Bins]) -> Figure:
         return figure
 
 
-def margin_figure(curve: Sequence[Mapping[str, float | None]]) -> Figure:
-    """Return the margin for each risk, and what share of other sets lay beyond it."""
-    risks = [100.0 * (one["risk"] or 0.0) for one in curve]
-    seen = [None if (share := one["seen"]) is None else 100.0 * share for one in curve]
+def margin_figure(margins: Mapping[str, Any]) -> Figure:
+    """Return the rejected share over the margin with the margin for each risk, and the share that was seen over risk.
+
+    Parameters
+    ----------
+    margins
+        What a surrogate's metadata say about its margins, with a curve.
+    """
+    curve = margins["curve"]
+    risks = [100.0 * one["risk"] for one in curve]
     with mpl.rc_context(FIGURE_SETTINGS):
-        figure = Figure(figsize=(7.2, 3.4), layout="constrained")
-        margin, beyond = figure.subplots(1, 2)
-        margins = [100.0 * (one["margin"] or 0.0) for one in curve]
-        margin.plot(risks, margins, "o-", color=_BLUE, markersize=4, linewidth=1.0, label="validation sets")
-        margin.set_ylim(bottom=0.0)
-        margin.set_ylabel("margin on the rates")
-        margin.yaxis.set_major_formatter(_PERCENT)
-        known = [(risk, share) for risk, share in zip(risks, seen, strict=True) if share is not None]
+        figure = Figure(figsize=(7.2, 3.6), layout="constrained")
+        share, seen = figure.subplots(1, 2)
+        places = [100.0 * one["margin"] for one in margins["rejected"]]
+        shares = [100.0 * one["share"] for one in margins["rejected"]]
+        share.plot(places, shares, "o", color=_BLUE, markersize=4, label="rejected")
+        # From the largest risk on that asks for none, the line would only go up.
+        needed = [one for one in curve if one["margin"] > 0.0]
+        line = [[100.0 * one[name] for one in needed] for name in ("margin", "risk")]
+        share.plot(*line, color=_BLUE, linewidth=1.0, label="margin for a risk")
+        share.set_xlabel("margin on the rates")
+        share.set_ylabel("share of packed GPUs")
+        share.set_ylim(bottom=0.0)
+        known = [(100.0 * one["risk"], 100.0 * one["seen"]) for one in curve if one["seen"] is not None]
         if known:
-            beyond.plot(*zip(*known, strict=True), "^-", color=_RED, markersize=4, linewidth=1.0, label="test sets")
-        beyond.plot(risks, risks, color=LIMIT_COLOR, linewidth=0.8, linestyle="--", label="as asked for")
-        beyond.set_ylabel("sets beyond the margin")
-        beyond.yaxis.set_major_formatter(_PERCENT)
-        for axes in (margin, beyond):
-            axes.set_xscale("log")
-            axes.xaxis.set_major_locator(FixedLocator([0.5, 1, 2, 5, 10, 20, 50]))
-            axes.xaxis.set_minor_locator(NullLocator())
-            axes.xaxis.set_major_formatter(_PERCENT)
-            axes.set_xlabel("risk: share of sets that may starve")
+            seen.plot(*zip(*known, strict=True), "^-", color=_RED, markersize=4, linewidth=1.0, label="seen")
+        seen.plot(risks, risks, color=LIMIT_COLOR, linewidth=0.8, linestyle="--", label="as asked for")
+        seen.set_xscale("log")
+        seen.xaxis.set_major_locator(FixedLocator([0.5, 1, 2, 5, 10, 20, 50]))
+        seen.xaxis.set_minor_locator(NullLocator())
+        seen.set_xlabel("risk")
+        seen.set_ylabel("rejected with the margin of others")
+        for axis in (share.xaxis, share.yaxis, seen.xaxis, seen.yaxis):
+            axis.set_major_formatter(_PERCENT)
         add_legend_below(figure)
         return figure
 

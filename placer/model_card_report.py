@@ -14,6 +14,7 @@ from predictors.model_card import (
     error_cells,
     kin_sentences,
     margin_cells,
+    margin_sentences,
     recorded_sentences,
 )
 from predictors.targets import NEAR_BORDER
@@ -41,7 +42,7 @@ def render_card(report: TrainingReport) -> str:
         "latency": drawings.latency_figure(report.families),
     }
     if facts["margins"]["curve"]:
-        figures["margin"] = drawings.margin_figure(facts["margins"]["curve"])
+        figures["margin"] = drawings.margin_figure(facts["margins"])
     return render_page(
         TEMPLATE,
         {"margin": ""} | {name: svg_of(figure, name) for name, figure in figures.items()},
@@ -53,6 +54,7 @@ def render_card(report: TrainingReport) -> str:
         data=_data_table(facts),
         families=_families_table(report),
         errors=TextTable("Errors", (("", False), *((name, True) for name in SUBSETS.values())), _rows(facts)),
+        margin_text=" ".join(margin_sentences(facts["margins"])),
         margins=_margins_table(facts["margins"]),
         domain=_domain_table(report.domain),
         ratios=_ratios_table(report.domain),

@@ -16,7 +16,7 @@ from placer.plan_document import Plan, RepairSummary, SolutionName, TerminationN
 from placer.recording import GpuRecorder, recorder_for
 from placer.repair import DEFAULT_REPAIR_ROUNDS, Fleet, Repair
 from placer.surrogates import inflated, margin_for, surrogate_for, uses_simulation
-from placer.verify import DEFAULT_HORIZON_S, DEFAULT_WARMUP_S, TwinSettings, TwinVerifier
+from placer.verify import TwinSettings, TwinVerifier
 from predictors.surrogate import Surrogate
 from solvers.bounds import adapter_work, unavoidable_costs, work_bound
 from solvers.budget import Budget
@@ -29,6 +29,7 @@ from solvers.registry import get_solver
 from solvers.result import Bound, Incumbent, Solution, SolveResult, Termination
 from solvers.surrogate_per_gpu_type import SurrogatePerGpuType
 from twin.errors import InputError, SurrogateError
+from twin.judging_window import DEFAULT_HORIZON_S, DEFAULT_WARMUP_S
 from twin.parallel import available_cores
 from twin.simulate import EngineName
 

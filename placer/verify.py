@@ -13,20 +13,16 @@ from placer.plan_document import Verification
 from placer.recording import GpuRecorder
 from placer.stability import confirm_verdicts
 from placer.verify_agreement import EngineAgreement, compare_with_fast
-from placer.verify_notes import MIN_EXPECTED_REQUESTS
 from placer.verify_progress import SimulatedTime
 from solvers.placement import GpuAssignment
 from solvers.problem import Problem
 from solvers.problem_file import Limits
 from twin.errors import InputError, TwinError, VllmError
+from twin.judging_window import DEFAULT_HORIZON_S, DEFAULT_WARMUP_S, LONGEST_HORIZON_S, long_enough_s
 from twin.parallel import each_in_parallel
 from twin.replica import Replica
 from twin.simulate import EngineName, Progress, simulate_in_detail
 from twin.workload import Workload
-
-DEFAULT_HORIZON_S = 1800.0
-DEFAULT_WARMUP_S = 300.0
-LONGEST_HORIZON_S = 30.0 * 86400.0
 
 
 @dataclass(frozen=True)
@@ -39,8 +35,8 @@ class TwinSettings:
         ``fast`` (threads: it releases the interpreter lock), ``simpy`` (processes), or ``vllm`` (threads, each with a
         process of vLLM's own).
     horizon_s, warmup_s
-        Simulated seconds, and those at the start that are not measured. A GPU on which fewer than
-        `MIN_EXPECTED_REQUESTS` would arrive is simulated for longer.
+        Simulated seconds, and those at the start that are not measured. A GPU on which few requests
+        would arrive is simulated for longer (`twin.judging_window`).
     seed
         Of the traffic.
     compares
@@ -324,9 +320,8 @@ def _rejection(workload: Workload, settings: TwinSettings, horizon_s: float, err
 def effective_horizon_s(workload: Workload, settings: TwinSettings) -> float:
     """Return the horizon for a workload.
 
-    Longer when fewer than `MIN_EXPECTED_REQUESTS` are expected after the warm-up, up to `LONGEST_HORIZON_S`, unless its
-    rates are not constant; and not beyond the end of a replayed trace, where queues would drain and an overloaded GPU
-    would catch up.
+    Long enough for its load (`twin.judging_window`), unless its rates are not constant; and not beyond the end of a
+    replayed trace, where queues would drain and an overloaded GPU would catch up.
 
     Raises
     ------
@@ -345,5 +340,4 @@ def effective_horizon_s(workload: Workload, settings: TwinSettings) -> float:
     rate_rps = sum(adapter.rate_rps for adapter in workload.adapters)
     if workload.trace is not None or workload.phases or rate_rps <= 0.0:
         return min(settings.horizon_s, longest_s)
-    needed_s = settings.warmup_s + MIN_EXPECTED_REQUESTS / rate_rps
-    return max(settings.horizon_s, min(needed_s, LONGEST_HORIZON_S))
+    return long_enough_s(rate_rps, horizon_s=settings.horizon_s, warmup_s=settings.warmup_s)

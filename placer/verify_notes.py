@@ -6,11 +6,9 @@ from collections.abc import Sequence
 
 from placer.plan_document import Verification
 from placer.wording import counted
+from twin.judging_window import MIN_EXPECTED_REQUESTS
 from twin.report import WAITING_GRACE_S
 
-# A replica's throughput ratio is a share of completed requests. With fewer than this many expected in the window, the
-# few that are still being served at its end would decide; the horizon is then longer.
-MIN_EXPECTED_REQUESTS = 200.0
 # From here on, tenths of a second say enough.
 LONG_S = 10.0
 

@@ -161,6 +161,45 @@ def build_features(aggregates: NDArray[np.float64], engine_rows: NDArray[np.floa
     return np.concatenate([rows, engines], axis=1).astype(np.float32)
 
 
+def planned_features(
+    aggregates: NDArray[np.float64],
+    engine: EngineConfig,
+    *,
+    max_loras: NDArray[np.int64],
+    max_lora_rank: NDArray[np.int64],
+    kv_tokens: NDArray[np.int64],
+) -> NDArray[np.float32]:
+    """Return the features of sets on GPUs as plans have them: all adapters of a GPU stay in CPU memory.
+
+    Parameters
+    ----------
+    aggregates
+        Of N sets, float64 [N, K].
+    engine
+        Template of the settings; `EngineConfig.with_slots` makes the engine of a planned GPU from it.
+    max_loras, max_lora_rank, kv_tokens
+        Of each GPU, int64 [N].
+
+    Returns
+    -------
+    float32 [N, K + E].
+    """
+    num_adapters = aggregates[:, AGGREGATE_NAMES.index("num_adapters")].astype(np.int64)
+    columns: dict[str, NDArray[np.int64] | int] = {
+        "max_loras": max_loras,
+        "max_lora_rank": max_lora_rank,
+        "max_num_seqs": engine.max_num_seqs,
+        "max_num_batched_tokens": engine.max_num_batched_tokens,
+        "kv_tokens": kv_tokens,
+        "max_cpu_loras": np.maximum(num_adapters, max_loras),
+        "reserves_full_sequence": int(engine.scheduler_reserve_full_isl),
+    }
+    rows = np.empty((len(aggregates), len(ENGINE_NAMES)), dtype=np.float64)
+    for column, name in enumerate(ENGINE_NAMES):
+        rows[:, column] = columns[name]
+    return build_features(aggregates, rows)
+
+
 def inflate(features: NDArray[np.float32], factor: float | NDArray[np.float64]) -> NDArray[np.float32]:
     """Return `features` [N, F] as if every adapter's rate were `factor` (>= 0; or [N], by row) times as large.
 

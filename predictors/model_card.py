@@ -26,6 +26,20 @@ _ROWS: tuple[tuple[str, str, str], ...] = (
 # Subsets of the rows of which errors are told, and what they are called.
 SUBSETS = {"all": "all", "near_border": "near the border", "packed": "packed"}
 
+# About the margin.
+_PACKED = (
+    "By how much rates must be inflated so that of the GPUs that are packed to the brim against the surrogate the twin "
+    "rejects at most a share. It comes from {gpus} GPUs, each packed with adapters and settings that were drawn for it "
+    "alone, with more and more margin, and simulated as those of plans are: {horizon_s:g} s, {warmup_s:g} s of them "
+    "not counted."
+)
+_LEFT_OUT = (
+    "Others say nothing: on {took_all} the surrogate accepts all adapters that were drawn, on {took_none} not one of "
+    "them."
+)
+_NOTHING_FULL = "There is none: of {left_out} GPUs, the surrogate accepts all adapters that were drawn, or not one."
+_SEEN = "Seen: what share of each tenth of the GPUs was rejected with the margin that the others gave."
+
 _TEMPLATE = """\
 # Surrogate {name}
 
@@ -66,11 +80,6 @@ The exported and the fitted model differ by more than 0.1 % on at most {parity:.
 
 ### Margin
 
-By how much rates must be inflated so that of the sets which just fit at most a share starves, from {borders} borders of
-validation sets; and what share of {test_borders} borders of test sets lies beyond.
-
-| risk | margin | seen |
-|---|---|---|
 {margins}
 
 ## Limits
@@ -96,8 +105,6 @@ def model_card(profile: PerformanceProfile, training: dict[str, Any], parity: di
         for one in training["families"]
     ]
     bins = [f"| {one['predicted']:.3f} | {one['starved']:.3f} | {one['rows']:.0f} |" for one in training["reliability"]]
-    margins = training["margins"]
-    levels = [f"| {' | '.join(cells)} |" for cells in margin_cells(margins)]
     return _TEMPLATE.format(
         name=profile.name,
         model=profile.model,
@@ -115,9 +122,7 @@ def model_card(profile: PerformanceProfile, training: dict[str, Any], parity: di
         table="\n".join(rows),
         parity=max(parity.values()),
         reliability="\n".join(bins),
-        borders=margins["borders"],
-        test_borders=margins["test_borders"],
-        margins="\n".join(levels),
+        margins=_margin_section(training["margins"]),
         commands=commands_to_repeat(profile.name, training),
     )
 
@@ -157,11 +162,29 @@ def error_cells(errors: Table) -> list[tuple[str, ...]]:
 
 def margin_cells(margins: dict[str, Any]) -> list[tuple[str, ...]]:
     """Return the lines of the table of margins: risk, margin, and what was seen (where something was)."""
+    seen = {f"{one['risk']:g}": one["seen"] for one in margins["curve"]}
     return [
-        (f"{float(level):.0%}", f"{margin:.1%}", f"{margins['test_share_beyond'][level]:.1%}")
+        (f"{float(level):.0%}", f"{margin:.1%}", "-" if seen[level] is None else f"{seen[level]:.1%}")
         for level, margin in margins["by_risk"].items()
-        if margins["test_share_beyond"][level] is not None
     ]
+
+
+def margin_sentences(margins: dict[str, Any]) -> list[str]:
+    """Return what was done for the margins, before the table of them."""
+    left_out = margins["took_all"] + margins["took_none"]
+    if not margins["gpus"]:
+        return ["No GPU was packed to calibrate a margin." if not left_out else _NOTHING_FULL.format(left_out=left_out)]
+    return [
+        _PACKED.format(gpus=margins["gpus"], horizon_s=margins["horizon_s"], warmup_s=margins["warmup_s"]),
+        *([_LEFT_OUT.format(**margins)] if left_out else []),
+        _SEEN if margins["by_risk"] else "They are too few, or too many of them are rejected, to tell a margin.",
+    ]
+
+
+def _margin_section(margins: dict[str, Any]) -> str:
+    text = textwrap.fill(" ".join(margin_sentences(margins)), 120)
+    rows = [f"| {' | '.join(cells)} |" for cells in margin_cells(margins)]
+    return "\n".join([text, "", "| risk | margin | seen |", "|---|---|---|", *rows]) if rows else text
 
 
 def _values(datasets: Sequence[dict[str, Any]], name: str) -> str:
@@ -188,9 +211,10 @@ def commands_to_repeat(name: str, training: dict[str, Any]) -> str:
     folders += [f"--kin {kin}" for kin in sorted({data["profile"]["name"] for data in training["kin"]})]
     if training["recorded"] is not None:
         folders.append("--from-rejections recorded")
+    gpus = training["margins"]["gpus"] + training["margins"]["took_all"] + training["margins"]["took_none"]
     families = " ".join(f"--family {family}" for family in sorted(one["name"] for one in training["families"]))
     lines.append(
         f"placer train {' '.join(folders)} --profile {name} --output {name}.onnx --seed {training['seed']} \\\n"
-        f"    {families}"
+        f"    {families} --margin-gpus {gpus}"
     )
     return "\n".join(lines)

@@ -78,9 +78,10 @@ class OnnxSurrogate:
         return str(value) if value is not None else None
 
     def margin_for(self, risk: float) -> float:
-        """Return by what share rates must be raised so that of the sets it just accepts at most a share `risk` starves.
+        """Return by what share rates must be raised so that the twin rejects at most a share `risk` of packed GPUs.
 
-        The margin of the largest risk that its file has and that is not above `risk` (`predictors.risk`).
+        The margin of the largest risk that its file has and that is not above `risk`
+        (`predictors.risk.fit_margins`).
 
         Raises
         ------

@@ -1,27 +1,30 @@
 """How far a surrogate can be believed: a calibrated probability of starvation, and the margin that a risk asks for.
 
-Both come from scenarios that the fit has not seen.
+Both come from sets that the fit has not seen.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
-from predictors.features import inflate
+from predictors.packed_margin import MARGINS, PackedVerdicts
 from predictors.targets import TrainingRows
+from twin.judging_window import DEFAULT_HORIZON_S, DEFAULT_WARMUP_S
 
-# Risks of which a model's file tells the margin.
-RISKS = (0.01, 0.02, 0.05, 0.1, 0.2)
-# Risks between which the curve of the margin is drawn.
+# Risks between which the curve of the margin is drawn, and those of them of which a model's file tells the margin.
 CURVE_RISKS = (0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)
-# Factors on the rates between which a surrogate's own border is looked for.
-_FACTORS = np.exp(np.linspace(-0.7, 0.7, 57))
+RISKS = (0.01, 0.02, 0.05, 0.1, 0.2)
+# Parts of which each is judged with the margin of the others.
+_PARTS = 10
+# Of a share of GPUs, as a number.
+_ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
@@ -51,74 +54,82 @@ def fit_calibration(log_odds: NDArray[np.float64], rows: TrainingRows) -> Calibr
     return Calibration(max(float(line.coef_[0, 0]), 1e-3), float(line.intercept_[0]))
 
 
-@dataclass(frozen=True)
-class Margins:
-    """By what factor rates must be inflated so that at most a share `risk` of the sets that just fit starve.
+def fit_margins(rejected: NDArray[np.bool_], risks: Sequence[float] = RISKS) -> dict[float, float]:
+    """Return by risk the margin at which at most that share of packed GPUs is rejected: 0.05 raises all rates by 5 %.
 
-    Attributes
-    ----------
-    num_borders
-        Borders of searches, of scenarios that the fit has not seen, that the margins come from.
-    by_risk
-        Margin for each risk: 0.05 asks as if all rates were 5 % higher.
-    median
-        Half of the borders lie above this (log) error: what the surrogate is off by without risk or caution.
-    """
-
-    num_borders: int
-    by_risk: dict[float, float]
-    median: float
-
-
-def border_errors(
-    is_feasible: Callable[[NDArray[np.float32]], NDArray[np.bool_]], rows: TrainingRows
-) -> NDArray[np.float64]:
-    """Return by how much a surrogate places the border of starvation too high, natural logarithm, one per search.
-
-    Of each search one row is asked under all factors on its rates; the largest load below all that the surrogate
-    refuses is its border. Searches without a known border, or without one of the surrogate's, are left out.
+    Conformal risk control (Angelopoulos et al., arXiv 2208.02814): among N GPUs, the expected share is at most the risk
+    where one more rejected GPU among N + 1 would keep it. Because a larger set may by chance be served where a smaller
+    one is not, neighbouring shares are first pooled until they fall with the margin (isotonic regression); between
+    two margins they are interpolated.
 
     Parameters
     ----------
-    is_feasible
-        Says for float32 [N, F] which rows planning would accept, bool [N].
+    rejected
+        bool [N, len(MARGINS)], as `predictors.packed_margin.judge_packed_gpus` returns it.
+
+    Returns
+    -------
+    Margins >= 0, without the risks that are not reached with the largest of `MARGINS`, or about which so few GPUs say
+    nothing.
     """
-    nearest = _rows_nearest_to_borders(rows)
-    errors = []
-    for index in nearest.tolist():
-        features = np.concatenate([inflate(rows.features[[index]], float(factor)) for factor in _FACTORS])
-        accepted = is_feasible(features)
-        if accepted.all() or not accepted[0]:
-            continue
-        border = 0.5 * (math.log(_FACTORS[int(np.argmin(accepted)) - 1]) + math.log(_FACTORS[int(np.argmin(accepted))]))
-        errors.append(border + float(rows.log_border[index]))
-    return np.array(errors)
-
-
-def _rows_nearest_to_borders(rows: TrainingRows) -> NDArray[np.int64]:
-    """Return the index of the row of each search that is nearest to its border; int64."""
-    known = np.flatnonzero(np.isfinite(rows.log_border))
-    order = known[np.argsort(np.abs(rows.log_border[known]), kind="stable")]
-    _, first = np.unique(rows.search_key[order], return_index=True)
-    return np.sort(order[first])
-
-
-def fit_margins(errors: NDArray[np.float64], risks: Sequence[float] = RISKS) -> Margins:
-    """Return the margins for `risks` from `border_errors` (split conformal: the ceil((n + 1)(1 - risk))-th smallest).
-
-    Risks that so few borders say nothing about are left out.
-    """
-    ordered = np.sort(errors)
+    count = len(rejected)
+    if not count:
+        return {}
+    pooled = IsotonicRegression(increasing=False).fit(MARGINS, rejected.mean(axis=0)).predict(MARGINS)
+    bounds = (count * pooled + 1.0) / (count + 1)
     by_risk = {}
     for risk in risks:
-        rank = math.ceil((len(ordered) + 1) * (1.0 - risk))
-        if rank <= len(ordered):
-            by_risk[risk] = max(0.0, math.expm1(float(ordered[rank - 1])))
-    return Margins(len(ordered), by_risk, float(np.median(ordered)) if len(ordered) else 0.0)
+        kept = np.flatnonzero(bounds <= risk + _ROUNDING)
+        if len(kept):
+            first = int(kept[0])
+            pair = slice(max(first - 1, 0), first + 1)
+            # Bounds fall, and `interp` wants them to rise.
+            by_risk[risk] = float(np.interp(-risk, -bounds[pair], MARGINS[pair]))
+    return by_risk
 
 
-def shares_beyond(margins: Mapping[float, float], errors: NDArray[np.float64]) -> dict[float, float]:
-    """Return what share of `border_errors` of other sets lies beyond the margin of each risk; empty without errors."""
-    if not len(errors):
-        return {}
-    return {risk: float(np.mean(errors > np.log1p(margin))) for risk, margin in margins.items()}
+def seen_shares(rejected: NDArray[np.bool_], risks: Sequence[float] = RISKS) -> dict[float, float]:
+    """Return by risk what share of GPUs was rejected with a margin that others gave.
+
+    Each tenth of the GPUs is judged with the margin of the other nine; without the risks for which some of them give
+    none.
+
+    Parameters
+    ----------
+    rejected
+        See `fit_margins`.
+    """
+    tenth = np.arange(len(rejected)) % _PARTS
+    sums = dict.fromkeys(risks, 0.0)
+    for part in np.unique(tenth):
+        margins = fit_margins(rejected[tenth != part], risks)
+        own = rejected[tenth == part].sum(axis=0)
+        sums = {
+            risk: total + float(np.interp(margins[risk], MARGINS, own))
+            for risk, total in sums.items()
+            if risk in margins
+        }
+    return {risk: total / len(rejected) for risk, total in sums.items()} if len(rejected) else {}
+
+
+def margin_facts(verdicts: PackedVerdicts) -> dict[str, Any]:
+    """Return what a surrogate's metadata say about its margins: see docs/training.md."""
+    rejected = verdicts.rejected
+    curve = fit_margins(rejected, CURVE_RISKS)
+    seen = seen_shares(rejected, CURVE_RISKS)
+    shares = rejected.mean(axis=0).tolist() if len(rejected) else []
+    return {
+        "gpus": len(rejected),
+        "took_all": verdicts.took_all,
+        "took_none": verdicts.took_none,
+        "horizon_s": DEFAULT_HORIZON_S,
+        "warmup_s": DEFAULT_WARMUP_S,
+        "by_risk": {f"{risk:g}": round(margin, 5) for risk, margin in curve.items() if risk in RISKS},
+        "curve": [
+            {"risk": risk, "margin": round(margin, 5), "seen": round(seen[risk], 5) if risk in seen else None}
+            for risk, margin in curve.items()
+        ],
+        "rejected": [
+            {"margin": margin, "share": round(share, 5)} for margin, share in zip(MARGINS, shares, strict=False)
+        ],
+    }

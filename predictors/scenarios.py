@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from predictors.features import engine_row
 from predictors.populations import MAX_ADAPTERS, MAX_RANK, RATE_LAWS, AdapterColumns, Population, draw_adapters
+from predictors.slots import GRID
 from twin.engine import EngineConfig
 from twin.hardware import GpuType, ModelArchitecture
 from twin.memory import check_memory
@@ -32,7 +33,7 @@ FAMILIES: tuple[str, ...] = tuple(FAMILY_SHARES)
 NUM_REPLICAS = 2
 
 # Candidate slots of the published greedy (arXiv 2602.24044) and fewer; the number of adapters itself is added to them.
-SLOT_GRID = (1, 2, 4, 8, 16, 32, 64, 96, 128, 160, 192, 256, 320, 384, 448, 512, 576)
+SLOT_GRID = (1, 2, 4, *GRID)
 MAX_SLOTS = SLOT_GRID[-1]
 NUM_SEQS = (32, 64, 128, 256, 512, 1024, 2048)
 BATCHED_TOKENS = (512, 1024, 2048, 4096, 8192, 16384)

@@ -41,8 +41,6 @@ class TrainingRows:
         float64 [N], natural logarithm of the load over the largest one that does not starve; NaN where unknown.
     scenario
         int64 [N], number of the scenario: rows of one are alike, and are held out together.
-    search_key
-        int64 [N], rows of one key are loads of the same set on the same replica.
     family
         str [N], kind of the scenario.
     weight
@@ -57,7 +55,6 @@ class TrainingRows:
     log_itl_mean: NDArray[np.float64]
     log_border: NDArray[np.float64]
     scenario: NDArray[np.int64]
-    search_key: NDArray[np.int64]
     family: NDArray[np.str_]
     weight: NDArray[np.float64]
 
@@ -116,7 +113,6 @@ def training_rows(table: pd.DataFrame) -> TrainingRows:
         log_itl_mean=_log_latency(table["itl_mean_s"]),
         log_border=log_border,
         scenario=table["scenario"].to_numpy(np.int64),
-        search_key=np.asarray(table.groupby(["scenario", "search"], sort=False).ngroup(), dtype=np.int64),
         family=table["family"].to_numpy(np.str_),
         weight=np.where(is_near, NEAR_WEIGHT, 1.0),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -15,8 +16,10 @@ from numpy.typing import NDArray
 
 from predictors.bound_row import BoundRow
 from predictors.domain import Domain
-from predictors.errors import Table, error_over_distance, error_table, is_feasible, reliability
+from predictors.errors import Table, error_over_distance, error_table, reliability
 from predictors.model_card import model_card
+from predictors.onnx_surrogate import OnnxSurrogate
+from predictors.packed_margin import DEFAULT_NUM_GPUS, GpusPacked, judge_packed_gpus
 from predictors.recorded_rows import GpusLabelled
 from predictors.surrogate import OUTPUT_NAMES
 from predictors.surrogate_file import INPUT_NAME
@@ -29,7 +32,6 @@ from twin.profile import PerformanceProfile
 if TYPE_CHECKING:
     import onnx
 
-    from predictors.risk import Margins
     from predictors.selection import Searched
 
 FAMILY_NAMES = ("neural", "boosting", "forest", "tree")
@@ -50,13 +52,16 @@ class TrainingSettings:
     max_trials
         Fits per family at most: what makes a search repeatable where the time does not.
     seed
-        Of the split, the searches and the fits.
+        Of the split, the searches, the fits, and the GPUs that are packed for the margin.
+    margin_gpus
+        GPUs that are packed and simulated to calibrate the margin; 0: the file gives none.
     """
 
     families: tuple[str, ...] = FAMILY_NAMES
     time_limit_s: float = 600.0
     max_trials: int = 8
     seed: int = 0
+    margin_gpus: int = DEFAULT_NUM_GPUS
 
 
 @dataclass(frozen=True)
@@ -137,7 +142,7 @@ class TrialDone:
     seconds: float
 
 
-Observer = Callable[[TrialDone | GpusLabelled], None]
+Observer = Callable[[TrialDone | GpusLabelled | GpusPacked], None]
 
 
 def train_surrogate(
@@ -153,8 +158,9 @@ def train_surrogate(
 ) -> TrainingReport:
     """Fit surrogates to data sets and write the best one, with its card, to `output` (``*.onnx``).
 
-    Scenarios are split in three: most are fitted to, a tenth judges settings and calibrates, a tenth is touched by
-    nothing but the errors that are reported.
+    Scenarios are split in three: most are fitted to, a tenth judges settings and calibrates the probability, a tenth is
+    touched by nothing but the errors that are reported. The margin is calibrated with the exported model, on GPUs that
+    are packed against it and simulated as plans are.
 
     Parameters
     ----------
@@ -170,7 +176,7 @@ def train_surrogate(
         accepted ones: their rows, labelled as the first data set is, count as packed ones. All GPUs of a workload are
         on one side of the split, and the data sets are split as they are without them.
     workers
-        Processes that label recorded GPUs; ``None``: one per core. Fits use one.
+        Processes that label recorded GPUs, and threads that pack GPUs; ``None``: one per core. Fits use one.
 
     Raises
     ------
@@ -231,8 +237,8 @@ def train_surrogate(
         "families": [_family_facts(report) for _, report in outcomes],
         "reliability": reliability(test, predicted),
         "distance": error_over_distance(test, predicted),
-        "margins": _margins(best, validation, test),
     }
+    facts["margins"] = _margins(_export(best, profile, domain, facts), profile, settings, workers, observer)
     write_atomically(file, _export(best, profile, domain, facts).SerializeToString())
     write_atomically(card, model_card(profile, facts, chosen.parity))
     return TrainingReport(file, card, chosen.name, tuple(report for _, report in outcomes), profile, domain, facts)
@@ -306,30 +312,27 @@ def _latency_us(content: bytes, features: NDArray[np.float32]) -> dict[int, floa
     return medians
 
 
-def _margins(best: Searched, validation: TrainingRows, test: TrainingRows) -> dict[str, Any]:
-    """Return the margins by risk from validation rows, and what share of the test's borders lies beyond each."""
-    risk = _load("predictors.risk")
-
-    def accepts(features: NDArray[np.float32]) -> NDArray[np.bool_]:
-        return is_feasible(_predict(best, features))
-
-    errors, seen = (risk.border_errors(accepts, rows) for rows in (validation, test))
-    margins: Margins = risk.fit_margins(errors)
-    curve: dict[float, float] = risk.fit_margins(errors, risk.CURVE_RISKS).by_risk
-    beyond: dict[float, float] = risk.shares_beyond(margins.by_risk | curve, seen)
-    return {
-        "borders": margins.num_borders,
-        "median_error": round(margins.median, 5),
-        "by_risk": {f"{level:g}": round(margin, 5) for level, margin in margins.by_risk.items()},
-        "test_borders": len(seen),
-        "test_share_beyond": {
-            f"{level:g}": round(beyond[level], 5) if level in beyond else None for level in margins.by_risk
-        },
-        "curve": [
-            {"risk": level, "margin": round(margin, 5), "seen": round(beyond[level], 5) if level in beyond else None}
-            for level, margin in curve.items()
-        ],
-    }
+def _margins(
+    exported: onnx.ModelProto,
+    profile: PerformanceProfile,
+    settings: TrainingSettings,
+    workers: int | None,
+    observer: Observer,
+) -> dict[str, Any]:
+    """Return what is known about the margins of a model, asked as plans will ask it: as a file."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "surrogate.onnx"
+        file.write_bytes(exported.SerializeToString())
+        verdicts = judge_packed_gpus(
+            OnnxSurrogate.load(file),
+            profile,
+            num_gpus=settings.margin_gpus,
+            seed=settings.seed,
+            workers=workers,
+            observer=observer,
+        )
+    facts: dict[str, Any] = _load("predictors.risk").margin_facts(verdicts)
+    return facts
 
 
 def _family_facts(report: FamilyReport) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from predictors.features import AGGREGATE_NAMES, ENGINE_NAMES, build_features
+from predictors.features import AGGREGATE_NAMES, planned_features
+from predictors.slots import best_options
 from predictors.surrogate import (
     OUTPUT_NAMES,
     InflatedSurrogate,
@@ -131,15 +132,7 @@ class FeasibilityModel:
         repeated = None if members is None else [members[int(index)] for index in owner]
         output = self.predict(rows[owner], settings, members=repeated)
         accepted, pressure = acceptance.judge(self.problem.limits, output)
-        # Ascending: the first option of each set is its best one.
-        order = np.lexsort(
-            (settings.max_loras, output.starvation_probability, -output.throughput_ratio, ~accepted, owner)
-        )
-        sorted_owner = owner[order]
-        is_first = np.empty(len(order), dtype=np.bool_)
-        is_first[:1] = True
-        np.not_equal(sorted_owner[1:], sorted_owner[:-1], out=is_first[1:])
-        chosen = order[is_first]
+        chosen = best_options(owner, settings.max_loras, accepted, output)
         choices = no_choices(len(rows))
         sets = owner[chosen]
         choices.feasible[sets] = accepted[chosen]
@@ -179,21 +172,13 @@ class FeasibilityModel:
 
     def features(self, rows: NDArray[np.float64], settings: Settings) -> NDArray[np.float32]:
         """Return the features of N sets under given settings, float32 [N, F]."""
-        engine = self.problem.engine
-        columns: dict[str, NDArray[np.int64] | int] = {
-            "max_loras": settings.max_loras,
-            "max_lora_rank": settings.max_lora_rank,
-            "max_num_seqs": engine.max_num_seqs,
-            "max_num_batched_tokens": engine.max_num_batched_tokens,
-            "kv_tokens": settings.kv_tokens,
-            # As `Problem.replica` sets it: all adapters stay in CPU memory.
-            "max_cpu_loras": np.maximum(rows[:, NUM_ADAPTERS_COLUMN].astype(np.int64), settings.max_loras),
-            "reserves_full_sequence": int(engine.scheduler_reserve_full_isl),
-        }
-        engine_rows = np.empty((len(rows), len(ENGINE_NAMES)), dtype=np.float64)
-        for column, name in enumerate(ENGINE_NAMES):
-            engine_rows[:, column] = columns[name]
-        return build_features(rows, engine_rows)
+        return planned_features(
+            rows,
+            self.problem.engine,
+            max_loras=settings.max_loras,
+            max_lora_rank=settings.max_lora_rank,
+            kv_tokens=settings.kv_tokens,
+        )
 
     def outside_domain(self, rows: NDArray[np.float64], settings: Settings) -> NDArray[np.bool_]:
         """Return for each of N sets whether the surrogate is asked outside of what it was fitted on, bool [N]."""

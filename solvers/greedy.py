@@ -30,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from predictors.features import ACTIVE_WINDOWS_S, AGGREGATE_NAMES
+from predictors.slots import GRID
 from predictors.surrogate import Surrogate
 from solvers import acceptance
 from solvers.budget import Budget
@@ -39,7 +40,6 @@ from solvers.placement import GpuAssignment, Placement
 from solvers.problem import Problem
 from solvers.result import SolveResult, Termination
 from solvers.run import SolverRun
-from solvers.slots import GRID
 
 PaddingName = Literal["published", "intended"]
 

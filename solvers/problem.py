@@ -81,15 +81,10 @@ class Problem:
 
     def replica(self, gpu_type_index: int, max_loras: int, max_lora_rank: int, num_adapters: int) -> Replica:
         """Return the replica that serves `num_adapters` adapters under these settings; all stay in CPU memory."""
-        settings = {
-            "max_loras": max_loras,
-            "max_lora_rank": max_lora_rank,
-            "max_cpu_loras": max(num_adapters, max_loras),
-        }
         return Replica(
             model=self.model,
             gpu=self.gpu_types[gpu_type_index],
-            engine=self.engine.model_copy(update=settings),
+            engine=self.engine.with_slots(max_loras, max_lora_rank=max_lora_rank, num_adapters=num_adapters),
             profile=self.profiles[gpu_type_index],
         )
 

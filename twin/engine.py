@@ -136,6 +136,16 @@ class EngineConfig(BaseModel):
             )
         return self
 
+    def with_slots(self, max_loras: int, *, max_lora_rank: int, num_adapters: int) -> EngineConfig:
+        """Return these settings with other slots, and a CPU cache that holds all adapters: a GPU as plans have it."""
+        return self.model_copy(
+            update={
+                "max_loras": max_loras,
+                "max_lora_rank": max_lora_rank,
+                "max_cpu_loras": max(num_adapters, max_loras),
+            }
+        )
+
     @property
     def num_slots(self) -> int:
         """Slots that are allocated: `max_loras`, or 0 without LoRA."""

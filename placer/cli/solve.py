@@ -27,6 +27,7 @@ from placer.cli.options import (
     WarmupOption,
     WorkersOption,
 )
+from twin.judging_window import DEFAULT_HORIZON_S, DEFAULT_WARMUP_S
 
 if TYPE_CHECKING:
     from placer.plan_document import Plan
@@ -57,8 +58,8 @@ def solve(
         bool, typer.Option("--improve/--no-improve", help="Afterwards, empty GPUs into others if the twin approves.")
     ] = True,
     record_rejections: RecordRejectionsOption = None,
-    horizon: HorizonOption = 1800.0,
-    warmup: WarmupOption = 300.0,
+    horizon: HorizonOption = DEFAULT_HORIZON_S,
+    warmup: WarmupOption = DEFAULT_WARMUP_S,
     workers: WorkersOption = None,
     verbose: VerboseOption = False,
 ) -> int:

@@ -11,6 +11,7 @@ from placer.cli.exits import OK, print_hint, print_warning, print_written, repor
 from placer.cli.options import JsonOption, VerboseOption, WorkersOption
 
 if TYPE_CHECKING:
+    from predictors.packed_margin import GpusPacked
     from predictors.recorded_rows import GpusLabelled
     from predictors.training import TrainingReport, TrialDone
 
@@ -44,6 +45,9 @@ def train(
     ] = 600.0,
     trials: Annotated[int, typer.Option("--trials", min=1, help="Fits of each family at most.")] = 8,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the split, the searches and the fits.")] = 0,
+    margin_gpus: Annotated[
+        int, typer.Option("--margin-gpus", min=0, help="GPUs to pack and simulate for the margin; 0: no margin.")
+    ] = 400,
     workers: WorkersOption = None,
     json_output: JsonOption = False,
     verbose: VerboseOption = False,
@@ -52,6 +56,7 @@ def train(
     from placer.cli.live_line import LiveLine
     from placer.files import write_atomically
     from placer.output_paths import check_outputs
+    from predictors.packed_margin import GpusPacked
     from predictors.recorded_rows import GpusLabelled
     from predictors.training import FAMILY_NAMES, TrainingSettings, facts_to_json, train_surrogate
     from twin.profile import load_profile
@@ -66,14 +71,21 @@ def train(
         prints_json=json_output,
     )
     settings = TrainingSettings(
-        families=tuple(family or FAMILY_NAMES), time_limit_s=time_limit, max_trials=trials, seed=seed
+        families=tuple(family or FAMILY_NAMES),
+        time_limit_s=time_limit,
+        max_trials=trials,
+        seed=seed,
+        margin_gpus=margin_gpus,
     )
     with LiveLine() as line:
         line.update("loading rows")
 
-        def show(event: TrialDone | GpusLabelled) -> None:
+        def show(event: TrialDone | GpusLabelled | GpusPacked) -> None:
             if isinstance(event, GpusLabelled):
                 line.update(f"labelling recorded GPUs: {event.done:,} of {event.total:,}")
+                return
+            if isinstance(event, GpusPacked):
+                line.update(f"packing GPUs for the margin: {event.done:,} of {event.total:,}")
                 return
             text = f"{event.family}, fit {event.number}: score {event.score:.4f} after {event.seconds:.0f} s"
             line.update(text)
@@ -139,5 +151,4 @@ def _print_report(report: TrainingReport) -> None:
     print_table(columns, rows)
     margins = report.facts["margins"]
     levels = ", ".join(f"{margin:.1%} at {float(risk):.0%} risk" for risk, margin in margins["by_risk"].items())
-    borders = f"{margins['borders']} borders of validation sets"
-    print_lines(["", f"* written. Margin on the rates: {levels or 'not known'} ({borders})."])
+    print_lines(["", f"* written. Margin on the rates: {levels or 'not known'} ({margins['gpus']} packed GPUs)."])

@@ -94,10 +94,13 @@ def _facts(**changes: Any) -> dict[str, Any]:
             "packed": [BIN],
         },
         "margins": {
-            "borders": 321,
+            "gpus": 321,
+            "took_all": 77,
+            "took_none": 2,
+            "horizon_s": 1800.0,
+            "warmup_s": 300.0,
             "by_risk": {"0.05": 0.123, "0.1": 0.045},
-            "test_borders": 77,
-            "test_share_beyond": {"0.05": 0.04, "0.1": 0.08},
+            "rejected": [{"margin": 0.0, "share": 0.45}, {"margin": 0.1, "share": 0.06}],
             "curve": [
                 {"risk": 0.05, "margin": 0.123, "seen": 0.04},
                 {"risk": 0.1, "margin": 0.045, "seen": 0.08},
@@ -126,7 +129,14 @@ def test_the_page_has_the_numbers_of_the_training() -> None:
     page = render_card(_report())
     for text in ("12,345 rows", "600 sets", "0.0123", "0.987", "boosting (chosen)", ">20<", ">4.0<", ">2<"):
         assert text in page, text
-    for text in ("12.3%", "321 borders", "77 borders", "sum_kv_token_steps", "adapters_per_slot", "placer train rows1"):
+    for text in (
+        "12.3%",
+        "321 GPUs",
+        "on 77 the surrogate",
+        "sum_kv_token_steps",
+        "adapters_per_slot",
+        "placer train rows1",
+    ):
         assert text in page, text
     assert page.count("<svg") == 4
 
@@ -144,13 +154,13 @@ def test_the_same_training_gives_the_same_page() -> None:
 
 
 def test_a_training_that_tells_no_margin_still_has_a_page() -> None:
-    """Few borders give no curve, test sets without a border no share, and a test without packed sets no line."""
-    margins = _facts()["margins"] | {"curve": [], "by_risk": {}, "test_share_beyond": {}}
+    """Few GPUs give no curve, or nothing that was seen, and a test without packed sets no line."""
+    margins = _facts()["margins"] | {"curve": [], "by_risk": {}}
     page = render_card(_report(margins=margins, distance={"all": [BIN], "packed": []}))
-    assert "too few borders" in page
+    assert "too few" in page
     assert page.count("<svg") == 3
     unseen = [{"risk": 0.1, "margin": 0.05, "seen": None}]
-    margins = _facts()["margins"] | {"curve": unseen, "by_risk": {"0.1": 0.05}, "test_share_beyond": {"0.1": None}}
+    margins = _facts()["margins"] | {"curve": unseen, "by_risk": {"0.1": 0.05}}
     assert render_card(_report(margins=margins)).count("<svg") == 4
 
 
@@ -174,7 +184,7 @@ def test_the_border_is_where_loads_are_equal() -> None:
 
 def test_legends_are_whole() -> None:
     """All that is named lies in the picture."""
-    assert_whole(margin_figure(_facts()["margins"]["curve"]), 3)
+    assert_whole(margin_figure(_facts()["margins"]), 4)
     families = [_family(name, 0.1) for name in ("neural", "boosting", "forest", "tree")]
     assert_whole(latency_figure(families), 4)
 

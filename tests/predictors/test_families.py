@@ -58,7 +58,6 @@ def known_rows(count: int = 1500, *, seed: int = 0) -> TrainingRows:
         log_itl_mean=np.where(ratio < 0.2, np.nan, np.log(0.005 + 1e-6 * offered)),
         log_border=np.log(offered / (8000.0 / 0.9)),
         scenario=np.arange(count) // 5,
-        search_key=np.arange(count) // 5,
         family=np.where(np.arange(count) % 2 == 0, "packed", "zipf"),
         weight=np.ones(count),
     )

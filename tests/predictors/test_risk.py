@@ -1,25 +1,28 @@
 """Calibrated probabilities and margins: what is fitted to known errors gives them back."""
 
-from collections.abc import Callable
+import json
+import math
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from predictors.contract import probe_features
-from predictors.features import FEATURE_SCHEMA, inflate
+from predictors.features import FEATURE_SCHEMA
+from predictors.packed_margin import MARGINS, PackedVerdicts
 from predictors.risk import (
     CURVE_RISKS,
     RISKS,
     Calibration,
-    border_errors,
     fit_calibration,
     fit_margins,
-    shares_beyond,
+    margin_facts,
+    seen_shares,
 )
 from predictors.targets import TrainingRows
-
-RATE = FEATURE_SCHEMA.index("sum_rate_rps")
+from twin.judging_window import DEFAULT_HORIZON_S, DEFAULT_WARMUP_S
 
 
 def rows_of(
@@ -36,15 +39,9 @@ def rows_of(
         log_itl_mean=np.zeros(count),
         log_border=log_border,
         scenario=np.arange(count),
-        search_key=np.arange(count),
         family=np.full(count, "packed"),
         weight=np.ones(count),
     )
-
-
-def up_to(most: float) -> Callable[[NDArray[np.float32]], NDArray[np.bool_]]:
-    """Return a surrogate's verdict that accepts rates up to `most`."""
-    return lambda asked: np.asarray(asked[:, RATE] <= most)
 
 
 def test_calibration_finds_slope_and_offset() -> None:
@@ -66,64 +63,93 @@ def test_labels_of_one_kind_calibrate_nothing(share: float) -> None:
     assert fit_calibration(np.arange(10.0), rows) == Calibration()
 
 
-def test_the_border_of_a_surrogate_is_found_where_it_is() -> None:
-    """A surrogate that accepts up to a rate, and rows whose true border is known: its error is the difference."""
-    features = probe_features(40)[:-1]
-    limits = features[:, RATE].astype(np.float64)
-    # Rows lie at log_border of their true border, so the true border is at rate * exp(-log_border).
-    log_border = np.linspace(-0.1, 0.1, len(features))
-    optimism = 0.05
-
-    for index in range(0, len(features), 7):
-        true_border = limits[index] * np.exp(-log_border[index])
-        most = float(true_border * np.exp(optimism))
-        one = rows_of(features[[index]], starved_share=np.zeros(1), log_border=log_border[[index]])
-        (error,) = border_errors(up_to(most), one)
-        # Half a step of the factors that are tried.
-        assert error == pytest.approx(optimism, abs=0.0126)
+def drawn_verdicts(shares: NDArray[np.float64], count: int, generator: np.random.Generator) -> NDArray[np.bool_]:
+    """Return verdicts on `count` GPUs, each margin's by chance and for itself, rejected with the given shares."""
+    return np.asarray(generator.random((count, len(MARGINS))) < shares)
 
 
-def test_surrogates_without_a_border_are_left_out() -> None:
-    """One that accepts all, or nothing, has none within a factor of two."""
-    rows = rows_of(probe_features(5), starved_share=np.zeros(5), log_border=np.zeros(5))
-    for most in (np.inf, 0.0):
-        assert len(border_errors(up_to(most), rows)) == 0
+def falling_shares(*, optimism: float = 0.0) -> NDArray[np.float64]:
+    """Return shares that fall with the margin: 30 % without any, and by half with each 2 %; of a surrogate too hopeful.
+
+    One that claims `optimism` more capacity packs with a margin what the other packs with that much less.
+    """
+    margins = np.maximum((1.0 + np.array(MARGINS)) / (1.0 + optimism) - 1.0, -0.1)
+    return np.minimum(0.3 * 0.5 ** (margins / 0.02), 1.0)
 
 
-def test_only_the_row_nearest_to_a_border_speaks_for_its_search() -> None:
-    """Five loads of one set are one border."""
-    features = np.concatenate([inflate(probe_features(2)[:1], factor) for factor in (0.5, 0.9, 1.0, 1.1, 2.0)])
-    rows = rows_of(features, starved_share=np.zeros(5), log_border=np.log([0.5, 0.9, 1.0, 1.1, 2.0]))
-    rows = TrainingRows(**{**{n: getattr(rows, n) for n in rows.__dataclass_fields__}, "search_key": np.zeros(5, int)})
-    border = float(features[2, RATE])
-    (error,) = border_errors(up_to(border * 1.001), rows)
-    assert error == pytest.approx(0.0, abs=0.0126)
+def test_margins_are_where_the_shares_are_known_to_fall_to_the_risk() -> None:
+    """Half as many are rejected with each 2 % of margin: the inverse has a closed form."""
+    margins = fit_margins(drawn_verdicts(falling_shares(), 20_000, np.random.default_rng(0)))
+    assert set(margins) == set(RISKS)
+    for risk, margin in margins.items():
+        assert margin == pytest.approx(0.02 * np.log2(0.3 / risk), abs=0.006)
 
 
-def test_margins_keep_their_risk_on_new_borders() -> None:
-    """Split conformal: of other borders of the same law, about the share of the risk lies beyond."""
-    generator = np.random.default_rng(1)
-    margins = fit_margins(generator.normal(-0.02, 0.05, size=2000))
-    fresh = generator.normal(-0.02, 0.05, size=20_000)
-    assert set(margins.by_risk) == set(RISKS)
-    for risk, margin in margins.by_risk.items():
-        beyond = float(np.mean(fresh > np.log1p(margin)))
-        assert beyond <= risk * 1.3 + 0.005
-    assert margins.median == pytest.approx(-0.02, abs=0.005)
+def test_a_surrogate_that_claims_a_tenth_more_needs_ten_points_more() -> None:
+    """What it packs with a margin of 10 % is what the other packs with none."""
+    margins, hopeful = (
+        fit_margins(drawn_verdicts(falling_shares(optimism=optimism), 5_000, np.random.default_rng(1)))
+        for optimism in (0.0, 0.1)
+    )
+    for risk in (0.05, 0.1, 0.2):
+        assert hopeful[risk] == pytest.approx(1.1 * (1.0 + margins[risk]) - 1.0, abs=0.015)
 
 
-def test_the_curve_of_the_margin_falls_with_the_risk() -> None:
-    """More risk never asks for more margin, and of the errors themselves no more than the risk lies beyond."""
-    errors = np.random.default_rng(2).normal(0.01, 0.05, size=500)
-    curve = fit_margins(errors, CURVE_RISKS).by_risk
-    assert list(curve) == list(CURVE_RISKS)
+@given(seed=st.integers(0, 10_000), count=st.integers(0, 300), worst=st.floats(0.0, 1.0))
+def test_the_curve_of_the_margin_falls_with_the_risk(seed: int, count: int, worst: float) -> None:
+    """More risk never asks for more margin, and a risk that has one is followed by larger ones that have one."""
+    generator = np.random.default_rng(seed)
+    rejected = drawn_verdicts(worst * generator.random(len(MARGINS)), count, generator)
+    curve = fit_margins(rejected, CURVE_RISKS)
+    assert list(curve) == list(CURVE_RISKS[len(CURVE_RISKS) - len(curve) :])
     assert list(curve.values()) == sorted(curve.values(), reverse=True)
-    beyond = shares_beyond(curve, errors)
-    assert all(beyond[risk] <= risk for risk in CURVE_RISKS)
-    assert shares_beyond(curve, np.zeros(0)) == {}
+    assert all(0.0 <= margin <= MARGINS[-1] for margin in curve.values())
 
 
-def test_risks_that_few_borders_say_nothing_about_have_no_margin() -> None:
-    """The largest of twenty errors bounds a risk of five per cent, and no smaller one."""
-    assert set(fit_margins(np.linspace(-0.1, 0.1, 20)).by_risk) == {0.05, 0.1, 0.2}
-    assert fit_margins(np.zeros(0)).by_risk == {}
+@given(needed=st.lists(st.sampled_from(range(len(MARGINS))), min_size=10, max_size=300))
+def test_where_verdicts_never_contradict_each_other_it_is_the_quantile_of_split_conformal(needed: list[int]) -> None:
+    """GPUs that need a margin each: the ceil((n + 1)(1 - risk))-th smallest, or between it and the margin before."""
+    rejected = np.arange(len(MARGINS)) < np.array(needed)[:, np.newaxis]
+    margins = fit_margins(rejected)
+    for risk in RISKS:
+        rank = math.ceil((len(needed) + 1) * (1.0 - risk) - 1e-9)
+        if rank > len(needed):
+            assert risk not in margins
+            continue
+        place = sorted(needed)[rank - 1]
+        assert MARGINS[max(place - 1, 0)] <= margins[risk] <= MARGINS[place]
+
+
+def test_the_shares_that_were_seen_are_those_that_were_asked_for() -> None:
+    """GPUs that had no part in a margin are rejected as often as it says, up to chance."""
+    generator = np.random.default_rng(3)
+    seen = seen_shares(drawn_verdicts(falling_shares(), 4_000, generator))
+    assert set(seen) == set(RISKS)
+    for risk, share in seen.items():
+        assert share == pytest.approx(risk, abs=0.25 * risk + 0.003)
+
+
+def test_risks_about_which_nothing_can_be_said_have_no_margin() -> None:
+    """Nineteen GPUs that are never rejected say something about 5 %, none anything, and some are always rejected."""
+    served = np.zeros((19, len(MARGINS)), dtype=np.bool_)
+    assert fit_margins(served) == {0.05: 0.0, 0.1: 0.0, 0.2: 0.0}
+    assert fit_margins(served[:0]) == seen_shares(served[:0]) == {}
+    hopeless = np.zeros((200, len(MARGINS)), dtype=np.bool_)
+    hopeless[:30] = True
+    assert fit_margins(hopeless) == {0.2: 0.0}
+
+
+def test_the_facts_of_a_file_are_json_and_complete() -> None:
+    """Margins by risk, what was seen, and the shares that they come from."""
+    rejected = drawn_verdicts(falling_shares(), 400, np.random.default_rng(4))
+    facts = margin_facts(PackedVerdicts(rejected, took_all=3, took_none=1))
+    assert json.loads(json.dumps(facts)) == facts
+    assert (facts["gpus"], facts["took_all"], facts["took_none"]) == (400, 3, 1)
+    assert (facts["horizon_s"], facts["warmup_s"]) == (DEFAULT_HORIZON_S, DEFAULT_WARMUP_S)
+    by_curve = {f"{one['risk']:g}": one["margin"] for one in facts["curve"]}
+    assert facts["by_risk"]
+    assert all(by_curve[level] == margin for level, margin in facts["by_risk"].items())
+    assert [one["margin"] for one in facts["rejected"]] == list(MARGINS)
+    assert facts["rejected"][0]["share"] == pytest.approx(rejected[:, 0].mean(), abs=1e-5)
+    empty = margin_facts(PackedVerdicts(rejected[:0], took_all=0, took_none=0))
+    assert (empty["by_risk"], empty["curve"], empty["rejected"]) == ({}, [], [])

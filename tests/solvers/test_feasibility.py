@@ -7,11 +7,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from predictors.features import FEATURE_SCHEMA, FeatureSchema
+from predictors.slots import GRID
 from predictors.surrogate import InflatedSurrogate, SurrogateOutput
 from solvers import acceptance
 from solvers.feasibility import FeasibilityModel
 from solvers.problem import Limits
-from solvers.slots import GRID, SlotTables
+from solvers.slots import SlotTables
 from solvers.surrogate_per_gpu_type import SurrogatePerGpuType
 from tests.solvers.analytic import AnalyticSurrogate
 from tests.solvers.problems import GPU, make_adapter, make_problem, random_problem, with_objective

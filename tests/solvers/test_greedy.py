@@ -8,12 +8,13 @@ import pytest
 from numpy.typing import NDArray
 
 from predictors.features import FEATURE_SCHEMA, FeatureSchema
+from predictors.slots import GRID
 from predictors.surrogate import SurrogateOutput
 from solvers.budget import Budget
 from solvers.greedy import GreedySolver, PaddingName, alternating_order
 from solvers.problem import Problem
 from solvers.result import Solution, SolveResult, Termination
-from solvers.slots import GRID, SlotTables
+from solvers.slots import SlotTables
 from tests.solvers.problems import GPU, make_adapter, make_problem, with_objective
 from twin.engine import LoraRank
 
