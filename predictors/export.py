@@ -57,9 +57,9 @@ def export_model(
         "throughput_ratio": raw.ratio,
         "starvation_probability": builder.node("Sigmoid", raw.log_odds),
         "throughput_tps": builder.multiply(raw.ratio, offered),
-        "itl_s": builder.node("Exp", raw.log_itl),
-        "ttft_s": builder.node("Exp", raw.log_ttft),
-        "itl_mean_s": builder.node("Exp", raw.log_itl_mean),
+        "itl_s": raw.itl_s,
+        "ttft_s": raw.ttft_s,
+        "itl_mean_s": raw.itl_mean_s,
     }
     builder.rename(values)
     graph = helper.make_graph(

@@ -58,7 +58,11 @@ class NeuralNetwork:
         return replace(self, weights=(*self.weights[:-1], weights), biases=(*self.biases[:-1], biases))
 
     def add_to(self, builder: GraphBuilder, *, features: str) -> list[str]:
-        """Add the nodes to an ONNX graph; return the names of the five raw outputs, float32 [N] each."""
+        """Add the nodes to an ONNX graph; return the names of the outputs, float32 [N] each.
+
+        They are the raw ones, exponentiated but for the log-odds. Each node saved is half a microsecond of a question
+        about one row, and a product with a vector in place of a column of a matrix costs twice that.
+        """
         layer = self.layer
         bases = builder.gemm(features, layer.sums, layer.offsets)
         if layer.floors is not None:
@@ -66,12 +70,8 @@ class NeuralNetwork:
         logs = builder.node("Log", bases)
         products = builder.node("Exp", builder.matrix_product(logs, layer.powers))
         values = builder.node("Log", builder.matrix_product(products, layer.coefficients))
-        *inner, (last_weights, last_biases) = zip(self.weights[:-1], self.biases[:-1], strict=True)
-        for weights, biases in inner:
+        for weights, biases in zip(self.weights[:-1], self.biases[:-1], strict=True):
             values = builder.node("Relu", builder.gemm(values, weights, biases))
-        # One more unit, which is always 1, has the heads' biases as weights. A product with a vector is [N]: no column
-        # has to be cut out of a matrix. Each node saved is a microsecond of a question about one row.
-        widened = np.pad(last_weights, ((0, 0), (0, 1)))
-        values = builder.node("Relu", builder.gemm(values, widened, np.append(last_biases, np.float32(1.0))))
-        heads = np.vstack([self.weights[-1], self.biases[-1]])
-        return [builder.matrix_product(values, column) for column in np.ascontiguousarray(heads.T)]
+        raw = builder.gemm(values, self.weights[-1], self.biases[-1])
+        powers = builder.node("Exp", raw)
+        return [builder.column(raw if index == STARVATION else powers, index) for index in range(len(self.biases[-1]))]

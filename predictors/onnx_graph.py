@@ -73,6 +73,14 @@ class GraphBuilder:
         """Return the columns from `start` to before `stop` of `value`."""
         return self.node("Slice", value, self._integers([start]), self._integers([stop]), self._integers([1]))
 
+    def column(self, value: str, index: int) -> str:
+        """Return the column `index` of `value` [N, K] as [N]."""
+        name = f"column_{len(self.nodes)}"
+        place = f"place_{len(self.initializers)}"
+        self.initializers.append(numpy_helper.from_array(np.array(index, dtype=np.int64), place))
+        self.nodes.append(helper.make_node("Gather", [value, place], [name], axis=1))
+        return name
+
     def concat(self, values: list[str]) -> str:
         """Return the rows of `values`, one below the other."""
         name = f"concat_{len(self.nodes)}"
