@@ -50,13 +50,10 @@ def export_model(
     """Return the graph from `features` to the outputs, with its metadata."""
     builder = GraphBuilder()
     raw = model.add_to(builder, calibration, features=INPUT_NAME)
-    columns = np.zeros(len(FEATURE_SCHEMA.names), dtype=np.float32)
-    columns[[FEATURE_SCHEMA.index(name) for name in ("sum_prompt_tps", "sum_output_tps")]] = 1.0
-    offered = builder.matrix_product(INPUT_NAME, columns)
     values = {
         "throughput_ratio": raw.ratio,
         "starvation_probability": builder.node("Sigmoid", raw.log_odds),
-        "throughput_tps": builder.multiply(raw.ratio, offered),
+        "throughput_tps": builder.multiply(raw.ratio, raw.offered_tps),
         "itl_s": raw.itl_s,
         "ttft_s": raw.ttft_s,
         "itl_mean_s": raw.itl_mean_s,

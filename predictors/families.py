@@ -22,6 +22,7 @@ from sklearn.tree import DecisionTreeRegressor
 from threadpoolctl import threadpool_limits
 
 from predictors.derived import DERIVED_COLUMNS, DERIVED_NAMES, add_derived_columns, derived_model
+from predictors.features import FEATURE_SCHEMA
 from predictors.neural_fit import NeuralSettings, fit_network
 from predictors.onnx_graph import ML_OPSET, OPSET, GraphBuilder
 from predictors.onnx_surrogate import INPUT_NAME
@@ -31,6 +32,8 @@ from twin.profile import PerformanceProfile
 
 # A share of 0 or 1 among few seeds is no certainty.
 _LEAST_SHARE = 1e-3
+# The offered load in tokens/s, as a product with the features.
+_OFFERED = np.isin(FEATURE_SCHEMA.names, ("sum_prompt_tps", "sum_output_tps")).astype(np.float32)
 _LOAD_SIGNS = np.array([sign for _, sign in DERIVED_COLUMNS])
 
 Settings = Mapping[str, Any]
@@ -59,8 +62,12 @@ class Raw:
 
 @dataclass(frozen=True)
 class RawNames:
-    """The same as names of float32 [N] in an ONNX graph: log-odds are calibrated, latencies in seconds."""
+    """The same as names of float32 [N] in an ONNX graph: log-odds are calibrated, latencies in seconds.
 
+    Beside them, the offered load in tokens/s.
+    """
+
+    offered_tps: str
     ratio: str
     log_odds: str
     itl_s: str
@@ -151,6 +158,7 @@ class TreeModels:
             log_odds = builder.node("Sub", builder.node("Log", share), builder.node("Log", rest))
         log_odds = builder.add(builder.multiply(log_odds, calibration.slope), calibration.offset)
         return RawNames(
+            builder.matrix_product(features, _OFFERED),
             ratio,
             log_odds,
             itl_s=builder.node("Exp", _add_trees(builder, self.log_itl, "itl")),
@@ -258,8 +266,8 @@ class _NetworkModel:
     def add_to(self, builder: GraphBuilder, calibration: Calibration, *, features: str) -> RawNames:
         # The calibration goes into the weights: two nodes less.
         calibrated = self.network.calibrated(calibration.slope, calibration.offset)
-        ratio, *others = calibrated.add_to(builder, features=features)
-        return RawNames(builder.smallest(ratio, 1.0), *others)
+        (ratio, *others), offered = calibrated.add_to(builder, features=features)
+        return RawNames(offered, builder.smallest(ratio, 1.0), *others)
 
 
 def _fit_neural(
@@ -325,7 +333,7 @@ FAMILIES: Mapping[str, Family] = {
             "network behind the physics",
             _fit_neural,
             {
-                "widths": ((128, 128), (96, 96), (192, 192), (128, 64)),
+                "widths": ((96, 96), (128, 128), (192, 192), (128, 64)),
                 "weight_decay": (1e-2, 1e-3, 1e-1),
                 "learning_rate": (4e-3, 2e-3, 8e-3),
                 "epochs": (25, 50),

@@ -57,16 +57,18 @@ class NeuralNetwork:
         biases[STARVATION] = slope * biases[STARVATION] + offset
         return replace(self, weights=(*self.weights[:-1], weights), biases=(*self.biases[:-1], biases))
 
-    def add_to(self, builder: GraphBuilder, *, features: str) -> list[str]:
-        """Add the nodes to an ONNX graph; return the names of the outputs, float32 [N] each.
+    def add_to(self, builder: GraphBuilder, *, features: str) -> tuple[list[str], str]:
+        """Add the nodes to an ONNX graph; return the names of the outputs and of the offered load, float32 [N] each.
 
-        They are the raw ones, exponentiated but for the log-odds. Each node saved is half a microsecond of a question
-        about one row, and a product with a vector in place of a column of a matrix costs twice that.
+        Outputs are the raw ones, exponentiated but for the log-odds; the load is in tokens/s. Each node saved is half a
+        microsecond of a question about one row, and a product with a vector in place of a column of a matrix costs
+        twice that.
         """
         layer = self.layer
         bases = builder.gemm(features, layer.sums, layer.offsets)
         if layer.floors is not None:
             bases = builder.largest(bases, builder.tensor(layer.floors))
+        offered = builder.column(bases, layer.offered)
         logs = builder.node("Log", bases)
         products = builder.node("Exp", builder.matrix_product(logs, layer.powers))
         values = builder.node("Log", builder.matrix_product(products, layer.coefficients))
@@ -74,4 +76,5 @@ class NeuralNetwork:
             values = builder.node("Relu", builder.gemm(values, weights, biases))
         raw = builder.gemm(values, self.weights[-1], self.biases[-1])
         powers = builder.node("Exp", raw)
-        return [builder.column(raw if index == STARVATION else powers, index) for index in range(len(self.biases[-1]))]
+        matrices = [raw if index == STARVATION else powers for index in range(len(self.biases[-1]))]
+        return [builder.column(matrix, index) for index, matrix in enumerate(matrices)], offered

@@ -49,19 +49,20 @@ class NeuralSettings:
         Units of each hidden layer.
     epochs
         Passes over the rows, unless the time is up.
-    teachers
+    teachers, teacher_widths
         Networks that are fitted to the rows first: the one that is returned learns from their mean, at the loads of the
         rows and at others near them. It comes close to the error of the mean, which is less than that of any network,
-        in the time of one question. 0: it is fitted to the rows itself.
+        in the time of one question. No teachers: it is fitted to the rows itself.
     learning_rate, weight_decay, batch_rows
         Of AdamW, with a warm-up and a decay to 0 (one cycle).
     seed
         Of the first weights and of the order of the rows.
     """
 
-    widths: tuple[int, ...] = (128, 128)
+    widths: tuple[int, ...] = (96, 96)
     epochs: int = 25
     teachers: int = 3
+    teacher_widths: tuple[int, ...] = (192, 192)
     learning_rate: float = 4e-3
     weight_decay: float = 1e-2
     batch_rows: int = 512
@@ -102,7 +103,8 @@ def fit_network(
     seeds = [settings.seed + number for number in range(settings.teachers + 1)]
     with _repeatable(torch):
         *teachers, pupil = (replace(settings, seed=seed) for seed in seeds)
-        taught = [_fit(torch, layer, columns, labels, teacher, time_limit_s=share_s) for teacher in teachers]
+        wide = [replace(teacher, widths=settings.teacher_widths) for teacher in teachers]
+        taught = [_fit(torch, layer, columns, labels, teacher, time_limit_s=share_s) for teacher in wide]
         nearby = [KinRows(_at_nearby_loads(part.rows, settings.seed), part.profile) for part in kin]
         others, _ = columns_to_fit(_physics, _at_nearby_loads(rows, settings.seed), profile, nearby)
         columns = np.concatenate([columns, others])

@@ -88,6 +88,8 @@ class PhysicsLayer:
         W float32 [B, M].
     coefficients
         C float32 [M, D], >= 0.
+    offered
+        Which of the sums is the offered load, in tokens/s.
     """
 
     names: tuple[str, ...]
@@ -96,6 +98,7 @@ class PhysicsLayer:
     floors: NDArray[np.float32] | None
     powers: NDArray[np.float32]
     coefficients: NDArray[np.float32]
+    offered: int
 
     def columns(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the columns of `features` [N, F], float32 [N, D]."""
@@ -106,13 +109,14 @@ class PhysicsLayer:
 
 
 def smooth_physics_layer(profile: PerformanceProfile) -> PhysicsLayer:
-    """Return the layer as networks see it: with `FLOOR` added to every sum, in place of cutting it off there.
+    """Return the layer as networks see it: to every sum its floor is added, at most `FLOOR`, instead of cutting it off.
 
     That is one operation less in a question. Slots of a rank below a tile cost as much as their rank says then, where
     they take a whole tile; a network sees the rank as well.
     """
     layer = physics_layer(profile)
-    return replace(layer, offsets=layer.offsets + np.float32(FLOOR), floors=None)
+    assert layer.floors is not None
+    return replace(layer, offsets=layer.offsets + np.minimum(layer.floors, np.float32(FLOOR)), floors=None)
 
 
 def physics_layer(profile: PerformanceProfile) -> PhysicsLayer:
@@ -144,7 +148,7 @@ def physics_layer(profile: PerformanceProfile) -> PhysicsLayer:
         offsets[index], floors[index] = base.offset, base.floor
         for name, weight in base.weights.items():
             sums[FEATURE_SCHEMA.index(name), index] = weight
-    return PhysicsLayer(tuple(columns), sums, offsets, floors, powers, coefficients)
+    return PhysicsLayer(tuple(columns), sums, offsets, floors, powers, coefficients, offered=row["tokens"])
 
 
 @dataclass(frozen=True)
@@ -159,7 +163,8 @@ class _Base:
 def _bases() -> dict[str, _Base]:
     """Return the sums by name: each feature, and three that are none."""
     return {name: _Base({name: 1.0}) for name in FEATURE_SCHEMA.names} | {
-        "tokens": _Base({"sum_prompt_tps": 1.0, "sum_output_tps": 1.0}),
+        # Not raised by more than rounding: graphs take the offered load from here.
+        "tokens": _Base({"sum_prompt_tps": 1.0, "sum_output_tps": 1.0}, floor=1e-6),
         "grid_slots": _Base({"max_loras": 1.0}, offset=1.0),
         # Ranks below a tile take a whole one.
         "rank_tiles": _Base({"max_lora_rank": 1.0 / SHRINK_TILE_RANKS}, floor=1.0),

@@ -31,7 +31,7 @@ NEEDS_TORCH = pytest.mark.skipif(
 )
 FAMILY_CASES = [pytest.param("neural", marks=NEEDS_TORCH), "boosting", "forest", "tree"]
 SMALL: dict[str, dict[str, Any]] = {
-    "neural": {"widths": (16,), "epochs": 40, "batch_rows": 64, "teachers": 1},
+    "neural": {"widths": (16,), "epochs": 40, "batch_rows": 64, "teachers": 1, "teacher_widths": (24,)},
     "boosting": {"max_iter": 20},
     "forest": {"n_estimators": 5, "max_depth": 6},
     "tree": {"max_depth": 6},
@@ -130,7 +130,7 @@ def test_rows_of_kin_are_fitted_to_like_its_own(name: str, shipped: PerformanceP
 def test_a_student_is_between_its_teachers(shipped: PerformanceProfile) -> None:
     """It says about what they say together, and is repeatable like any network."""
     rows, asked = known_rows(600), known_rows(200, seed=8)
-    settings = NeuralSettings(widths=(16,), epochs=40, batch_rows=64, teachers=2)
+    settings = NeuralSettings(widths=(16,), epochs=40, batch_rows=64, teachers=2, teacher_widths=(16,))
     student, again = (fit_network(rows, shipped, settings=settings) for _ in range(2))
     assert np.array_equal(student.raw(asked.features), again.raw(asked.features))
     teachers = [fit_network(rows, shipped, settings=replace(settings, teachers=0, seed=seed)) for seed in (0, 1)]
