@@ -52,5 +52,9 @@ class BoundRow:
         """Return the outputs for a row of features [1, F], float32 [K]."""
         with self._lock:
             self._features[:] = row
-            self._session.run_with_iobinding(self._binding, self._options)
+            self.run()
             return self._outputs.copy()
+
+    def run(self) -> None:
+        """Ask about the row that was asked about last, again."""
+        self._session.run_with_iobinding(self._binding, self._options)
