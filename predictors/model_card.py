@@ -213,8 +213,9 @@ def commands_to_repeat(name: str, training: dict[str, Any]) -> str:
         folders.append("--from-rejections recorded")
     gpus = training["margins"]["gpus"] + training["margins"]["took_all"] + training["margins"]["took_none"]
     families = " ".join(f"--family {family}" for family in sorted(one["name"] for one in training["families"]))
+    trials = max(one["trials"] for one in training["families"])
     lines.append(
         f"placer train {' '.join(folders)} --profile {name} --output {name}.onnx --seed {training['seed']} \\\n"
-        f"    {families} --margin-gpus {gpus}"
+        f"    {families} --trials {trials} --margin-gpus {gpus}"
     )
     return "\n".join(lines)
