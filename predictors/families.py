@@ -337,7 +337,7 @@ FAMILIES: Mapping[str, Family] = {
                 "weight_decay": (1e-2, 1e-3, 1e-1),
                 "learning_rate": (4e-3, 2e-3, 8e-3),
                 "epochs": (25, 50),
-                "teachers": (3, 0),
+                "teachers": (5, 0),
             },
         ),
         Family(

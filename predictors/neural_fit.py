@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -37,6 +38,10 @@ VARIES = 1e-5
 LEAST_SCALE = 0.1
 # How far from the loads of the rows teachers are asked as well: standard deviation, natural logarithm.
 _LESSON_DISTANCE = 0.1
+# Multiples of the rows' loads, up to hopeless ones, at which the student is shown that more load never helps, and how
+# much such a lesson counts: plans are decided elsewhere.
+_HEAVIER = (1.5, 2.2, 3.3, 5.0, 8.0)
+_HEAVIER_WEIGHT = 0.3
 
 
 @dataclass(frozen=True)
@@ -51,8 +56,8 @@ class NeuralSettings:
         Passes over the rows, unless the time is up.
     teachers, teacher_widths
         Networks that are fitted to the rows first: the one that is returned learns from their mean, at the loads of the
-        rows and at others near them. It comes close to the error of the mean, which is less than that of any network,
-        in the time of one question. No teachers: it is fitted to the rows itself.
+        rows, at others near them, and at heavier ones. It comes close to the error of the mean, which is less than that
+        of any network, in the time of one question. No teachers: it is fitted to the rows itself.
     learning_rate, weight_decay, batch_rows
         Of AdamW, with a warm-up and a decay to 0 (one cycle).
     seed
@@ -61,7 +66,7 @@ class NeuralSettings:
 
     widths: tuple[int, ...] = (96, 96)
     epochs: int = 25
-    teachers: int = 3
+    teachers: int = 5
     teacher_widths: tuple[int, ...] = (192, 192)
     learning_rate: float = 4e-3
     weight_decay: float = 1e-2
@@ -105,11 +110,11 @@ def fit_network(
         *teachers, pupil = (replace(settings, seed=seed) for seed in seeds)
         wide = [replace(teacher, widths=settings.teacher_widths) for teacher in teachers]
         taught = [_fit(torch, layer, columns, labels, teacher, time_limit_s=share_s) for teacher in wide]
-        nearby = [KinRows(_at_nearby_loads(part.rows, settings.seed), part.profile) for part in kin]
-        others, _ = columns_to_fit(_physics, _at_nearby_loads(rows, settings.seed), profile, nearby)
-        columns = np.concatenate([columns, others])
-        lessons = _Targets.of_teachers(taught, columns, np.tile(labels.weight, 2))
-        return _fit(torch, layer, columns, lessons, pupil, time_limit_s=2.0 * share_s)
+        corpus = _Corpus(rows, profile, kin)
+        near = np.concatenate([columns, corpus.columns_at(partial(_near_factors, seed=settings.seed))])
+        heavy, heavy_lessons = _lessons_under_heavier_loads(taught, corpus, labels.weight, settings.seed)
+        lessons = _Targets.of_teachers(taught, near, np.tile(labels.weight, 2)).followed_by(heavy_lessons)
+        return _fit(torch, layer, np.concatenate([near, heavy]), lessons, pupil, time_limit_s=2.0 * share_s)
 
 
 @dataclass(frozen=True)
@@ -143,14 +148,57 @@ class _Targets:
         values[:, STARVATION] = 1.0 / (1.0 + np.exp(-values[:, STARVATION]))
         return cls(values, weight)
 
+    def followed_by(self, others: _Targets) -> _Targets:
+        """Return these rows and then others."""
+        return _Targets(np.concatenate([self.values, others.values]), np.concatenate([self.weight, others.weight]))
+
 
 def _physics(features: NDArray[np.float32], profile: PerformanceProfile) -> NDArray[np.float32]:
     return smooth_physics_layer(profile).columns(features)
 
 
-def _at_nearby_loads(rows: TrainingRows, seed: int) -> TrainingRows:
-    factors = np.exp(np.random.default_rng(seed).normal(0.0, _LESSON_DISTANCE, len(rows)))
-    return replace(rows, features=inflate(rows.features, factors))
+@dataclass(frozen=True)
+class _Corpus:
+    """Rows of a profile, and those of others."""
+
+    rows: TrainingRows
+    profile: PerformanceProfile
+    kin: Sequence[KinRows]
+
+    def columns_at(self, factors: Callable[[int], NDArray[np.float64]]) -> NDArray[np.float32]:
+        """Return the physics of all rows, those of other profiles last, at `factors` [len] of their loads."""
+
+        def at_loads(part: TrainingRows) -> TrainingRows:
+            return replace(part, features=inflate(part.features, factors(len(part))))
+
+        kin = [KinRows(at_loads(part.rows), part.profile) for part in self.kin]
+        return columns_to_fit(_physics, at_loads(self.rows), self.profile, kin)[0]
+
+
+def _near_factors(count: int, seed: int) -> NDArray[np.float64]:
+    return np.exp(np.random.default_rng(seed).normal(0.0, _LESSON_DISTANCE, count))
+
+
+def _lessons_under_heavier_loads(
+    teachers: Sequence[NeuralNetwork], corpus: _Corpus, weight: NDArray[np.float64], seed: int
+) -> tuple[NDArray[np.float32], _Targets]:
+    """Return for each row the physics at one heavier load, and what teachers say, made to hold on the way there.
+
+    What they say about loads that no row has may get better with more load. On the way from a row's own load to the
+    largest multiple, the ratio is therefore the least one so far and the probability the largest.
+    """
+    level = np.random.default_rng(seed).integers(len(_HEAVIER), size=len(weight))
+    columns = corpus.columns_at(np.ones)
+    values = _Targets.of_teachers(teachers, columns, weight).values
+    ratio, probability = values[:, RATIO].copy(), values[:, STARVATION].copy()
+    for position, factor in enumerate(_HEAVIER):
+        asked = corpus.columns_at(partial(np.full, fill_value=factor))
+        said = _Targets.of_teachers(teachers, asked, weight).values
+        ratio = said[:, RATIO] = np.minimum(ratio, said[:, RATIO])
+        probability = said[:, STARVATION] = np.maximum(probability, said[:, STARVATION])
+        chosen = level == position
+        columns[chosen], values[chosen] = asked[chosen], said[chosen]
+    return columns, _Targets(values, _HEAVIER_WEIGHT * weight)
 
 
 def _fit(
