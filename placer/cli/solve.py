@@ -27,7 +27,6 @@ from placer.cli.options import (
     WarmupOption,
     WorkersOption,
 )
-from twin.judging_window import DEFAULT_HORIZON_S, DEFAULT_WARMUP_S
 
 if TYPE_CHECKING:
     from placer.plan_document import Plan
@@ -58,8 +57,8 @@ def solve(
         bool, typer.Option("--improve/--no-improve", help="Afterwards, empty GPUs into others if the twin approves.")
     ] = True,
     record_rejections: RecordRejectionsOption = None,
-    horizon: HorizonOption = DEFAULT_HORIZON_S,
-    warmup: WarmupOption = DEFAULT_WARMUP_S,
+    horizon: HorizonOption = 1800.0,
+    warmup: WarmupOption = 300.0,
     workers: WorkersOption = None,
     verbose: VerboseOption = False,
 ) -> int:

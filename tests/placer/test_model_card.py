@@ -83,7 +83,7 @@ def _facts(**changes: Any) -> dict[str, Any]:
         ],
         "recorded": None,
         "family": "boosting",
-        "families": [{"name": "boosting"}, {"name": "tree"}],
+        "families": [{"name": "boosting", "trials": 3}, {"name": "tree", "trials": 8}],
         "errors": dict.fromkeys(("all", "near_border", "packed"), FIGURES),
         "reliability": [
             {"rows": 900.0, "predicted": 0.02, "starved": 0.01},
@@ -136,6 +136,7 @@ def test_the_page_has_the_numbers_of_the_training() -> None:
         "sum_kv_token_steps",
         "adapters_per_slot",
         "placer train rows1",
+        "--trials 8",
     ):
         assert text in page, text
     assert page.count("<svg") == 4
