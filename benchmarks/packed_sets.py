@@ -6,8 +6,9 @@ Best fit packs problems of four families of workloads against a surrogate, witho
 file gives for a risk; nothing is repaired. With ``--oracle`` the same problems are packed with the twin itself as
 surrogate, over the horizon and with the traffic that plans are verified with, so that it rejects none of them: many
 minutes of CPU time. What was counted is kept in the file, and a further run goes on there. Options: ``--profile``,
-``--surrogate auto``, ``--risk 0.05``, ``--problems 2`` of each family, ``--gpus 16`` of load in each, ``--seed 0``,
-``--smoke``.
+``--surrogate auto``, ``--risk 0.05``, ``--problems 4`` of each family, ``--gpus 16`` of load in each on average (from
+three quarters to five quarters of it, so that rounding up to whole GPUs does not hit all problems of a family alike),
+``--seed 0``, ``--smoke``.
 """
 
 from __future__ import annotations
@@ -117,10 +118,14 @@ class Settings:
     profile: str = DEFAULT_PROFILE
     surrogate: str = "auto"
     risk: float = 0.05
-    num_problems: int = 2
+    num_problems: int = 4
     load_gpus: float = 16.0
     seed: int = 0
     oracle: Path | None = None
+
+    def load_of(self, number: int) -> float:
+        """Return the load of a problem, in GPUs: the middles of equal parts of the range."""
+        return self.load_gpus * (0.75 + 0.5 * (number + 0.5) / self.num_problems)
 
 
 def make_problem(family: WorkloadFamily, profile: PerformanceProfile, *, load_gpus: float, seed: int) -> Problem:
@@ -195,12 +200,13 @@ def run(settings: Settings) -> list[tuple[str, ...]]:
         counts = [Count(), Count(), Count()]
         for number in range(settings.num_problems):
             seed = settings.seed + number
-            problem = make_problem(family, profile, load_gpus=settings.load_gpus, seed=seed)
+            load_gpus = settings.load_of(number)
+            problem = make_problem(family, profile, load_gpus=load_gpus, seed=seed)
             print(f"{family.name}, problem {number + 1} of {settings.num_problems}", file=sys.stderr)
             counts[0].add(pack(problem, settings.surrogate, risk=None, seed=seed))
             counts[1].add(pack(problem, settings.surrogate, risk=settings.risk, seed=seed))
             if settings.oracle is not None:
-                key = f"{profile_fingerprint(profile)} {family.name} {settings.load_gpus:g} {seed}"
+                key = f"{profile_fingerprint(profile)} {family.name} {load_gpus:g} {seed}"
                 counts[2].add(pack_with_twin(problem, settings.oracle, key=key, seed=seed))
         for total, count in zip(totals, counts, strict=True):
             total.add(count)
@@ -242,8 +248,8 @@ def main() -> None:
     parser.add_argument("--profile", default=DEFAULT_PROFILE, help="shipped profile or JSON file")
     parser.add_argument("--surrogate", default="auto", help="auto or an ONNX file")
     parser.add_argument("--risk", type=float, default=0.05, help="share of packed GPUs that may be rejected")
-    parser.add_argument("--problems", type=int, default=2, help="of each family")
-    parser.add_argument("--gpus", type=float, default=16.0, help="load of each problem, in GPUs")
+    parser.add_argument("--problems", type=int, default=4, help="of each family")
+    parser.add_argument("--gpus", type=float, default=16.0, help="load of a problem on average, in GPUs")
     parser.add_argument("--seed", type=int, default=0, help="of problems and simulations")
     parser.add_argument("--oracle", type=Path, help="JSON file of what was counted with the twin as surrogate")
     parser.add_argument("--smoke", action="store_true", help="one small problem of each family")
