@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from predictors.surrogate import SurrogateOutput
+from predictors.surrogate import STARVED_PROBABILITY, SurrogateOutput
 from predictors.targets import TrainingRows
 
-# The rule by which planning accepts a set: the probability of starvation below the one, the ratio from the other on.
-FEASIBLE_PROBABILITY = 0.5
+# From this ratio on planning accepts a set, if it is not predicted to starve.
 FEASIBLE_RATIO = 0.9
 # Kind of scenarios as a packer makes them (predictors/scenarios.py).
 PACKED = "packed"
@@ -24,7 +23,7 @@ Table = dict[str, dict[str, float]]
 
 def is_feasible(output: SurrogateOutput) -> NDArray[np.bool_]:
     """Return which rows planning accepts, bool [N]."""
-    accepted = (output.starvation_probability < FEASIBLE_PROBABILITY) & (output.throughput_ratio >= FEASIBLE_RATIO)
+    accepted = (output.starvation_probability < STARVED_PROBABILITY) & (output.throughput_ratio >= FEASIBLE_RATIO)
     return np.asarray(accepted, dtype=np.bool_)
 
 
@@ -95,10 +94,10 @@ def select_output(output: SurrogateOutput, mask: NDArray[np.bool_]) -> Surrogate
 
 
 def _errors(rows: TrainingRows, output: SurrogateOutput) -> dict[str, float]:
-    starved = rows.starved_share >= FEASIBLE_PROBABILITY
+    starved = rows.starved_share >= STARVED_PROBABILITY
     predicted = output.throughput_ratio.astype(np.float64)
     probability = output.starvation_probability.astype(np.float64)
-    says_starved, refused = probability >= FEASIBLE_PROBABILITY, ~is_feasible(output)
+    says_starved, refused = probability >= STARVED_PROBABILITY, ~is_feasible(output)
     hits = float(np.sum(starved & says_starved))
     positive = rows.ratio > 0.0
     figures = {

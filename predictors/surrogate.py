@@ -13,6 +13,8 @@ from predictors.features import FeatureSchema, inflate
 from twin.errors import SurrogateError
 
 OUTPUT_NAMES: tuple[str, ...] = ("throughput_ratio", "starvation_probability", "throughput_tps", "itl_s", "ttft_s")
+# A replica is predicted to starve from this probability on: planning accepts what is below it.
+STARVED_PROBABILITY = 0.5
 
 
 @dataclass(frozen=True)
@@ -117,10 +119,7 @@ class InflatedSurrogate:
 
     def predict_members(self, members: Sequence[tuple[int, ...]], features: NDArray[np.float32]) -> SurrogateOutput:
         """Return what the inner surrogate predicts under the inflated load; by features alone if it ignores members."""
-        inflated = inflate(features, self.factor)
-        if isinstance(self.surrogate, MemberSurrogate):
-            return self._deflate(self.surrogate.predict_members(members, inflated))
-        return self._deflate(self.surrogate.predict(inflated))
+        return self._deflate(_ask_about_members(self.surrogate, members, inflate(features, self.factor)))
 
     def outside_domain(self, features: NDArray[np.float32]) -> NDArray[np.bool_]:
         """Return for each row whether the inflated load lies outside the inner surrogate's domain, bool [N]."""
@@ -128,6 +127,85 @@ class InflatedSurrogate:
 
     def _deflate(self, output: SurrogateOutput) -> SurrogateOutput:
         return replace(output, throughput_tps=output.throughput_tps / np.float32(self.factor))
+
+
+class ThresholdSurrogate:
+    """A surrogate that is believed less: where it says `threshold`, the probability of starvation becomes one half.
+
+    The log-odds of the probability are shifted by those of the threshold, so that the rule of planning, which accepts
+    what is below `STARVED_PROBABILITY`, accepts exactly what the inner surrogate gives a probability below the
+    threshold; which of two sets is safer stays as it was. A probability of 0 or 1, as the twin itself says, stays what
+    it is. All other outputs are those of the inner surrogate.
+
+    Parameters
+    ----------
+    threshold
+        In (0, 0.5], taken as float32; 0.5 changes nothing.
+
+    Raises
+    ------
+    SurrogateError
+        When the threshold is not in that range.
+    """
+
+    def __init__(self, surrogate: Surrogate, threshold: float) -> None:
+        # Not a number is in no range, and what float32 rounds to 0 is not above it.
+        if not 0.0 < threshold <= STARVED_PROBABILITY or np.float32(threshold) == 0.0:
+            raise SurrogateError(
+                f"the threshold on the probability of starvation must be in (0, {STARVED_PROBABILITY:g}]. "
+                f"Got {threshold:g}. {STARVED_PROBABILITY:g}: as it is.",
+                field="threshold",
+                value=threshold,
+            )
+        self.surrogate = surrogate
+        self.threshold = threshold
+
+    @property
+    def schema(self) -> FeatureSchema:
+        """Columns that `predict` takes: those of the inner surrogate."""
+        return self.surrogate.schema
+
+    def predict(self, features: NDArray[np.float32]) -> SurrogateOutput:
+        """Return what the inner surrogate predicts, with the shifted probability."""
+        return self._shift(self.surrogate.predict(features))
+
+    def predict_members(self, members: Sequence[tuple[int, ...]], features: NDArray[np.float32]) -> SurrogateOutput:
+        """Return what the inner surrogate predicts for N sets; by features alone if it ignores members."""
+        return self._shift(_ask_about_members(self.surrogate, members, features))
+
+    def outside_domain(self, features: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """Return for each row whether it lies outside the inner surrogate's domain, bool [N]."""
+        return outside_domain(self.surrogate, features)
+
+    def _shift(self, output: SurrogateOutput) -> SurrogateOutput:
+        # Of float32, as the probabilities are: one that equals the threshold is found to equal it.
+        threshold = float(np.float32(self.threshold))
+        probability = output.starvation_probability.astype(np.float64)
+        # With the odds of both written out as products, nothing is divided by 0, and equals stay equal.
+        starved, served = probability * (1.0 - threshold), (1.0 - probability) * threshold
+        shifted = (starved / (starved + served)).astype(np.float32)
+        # A probability next to the threshold must not be rounded to the other side of one half.
+        half = np.float32(STARVED_PROBABILITY)
+        below = np.minimum(shifted, np.nextafter(half, np.float32(0.0)))
+        return replace(
+            output, starvation_probability=np.where(probability < threshold, below, np.maximum(shifted, half))
+        )
+
+
+def unwrapped(surrogate: Surrogate) -> Surrogate:
+    """Return the surrogate that answers, inside of any margin and threshold."""
+    while isinstance(surrogate, InflatedSurrogate | ThresholdSurrogate):
+        surrogate = surrogate.surrogate
+    return surrogate
+
+
+def _ask_about_members(
+    surrogate: Surrogate, members: Sequence[tuple[int, ...]], features: NDArray[np.float32]
+) -> SurrogateOutput:
+    """Return the predictions for N sets; by features alone if the surrogate ignores members."""
+    if isinstance(surrogate, MemberSurrogate):
+        return surrogate.predict_members(members, features)
+    return surrogate.predict(features)
 
 
 def outside_domain(surrogate: Surrogate, features: NDArray[np.float32]) -> NDArray[np.bool_]:

@@ -8,11 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from predictors.surrogate import SurrogateOutput
+from predictors.surrogate import STARVED_PROBABILITY, SurrogateOutput
 from solvers.problem_file import Limits
-
-# A replica is predicted to starve from this probability on.
-STARVED_PROBABILITY = 0.5
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,12 @@ from predictors.features import AGGREGATE_NAMES, planned_features
 from predictors.slots import best_options
 from predictors.surrogate import (
     OUTPUT_NAMES,
-    InflatedSurrogate,
     MemberSurrogate,
     Surrogate,
     SurrogateOutput,
     empty_output,
     outside_domain,
+    unwrapped,
 )
 from solvers import acceptance
 from solvers.problem import Problem
@@ -232,7 +232,5 @@ def no_choices(num_sets: int) -> Choices:
 
 
 def _uses_members(surrogate: Surrogate) -> bool:
-    """Return whether members matter: a margin forwards them also to a surrogate that ignores them."""
-    while isinstance(surrogate, InflatedSurrogate):
-        surrogate = surrogate.surrogate
-    return isinstance(surrogate, MemberSurrogate)
+    """Return whether members matter: a margin or threshold forwards them also to a surrogate that ignores them."""
+    return isinstance(unwrapped(surrogate), MemberSurrogate)

@@ -19,7 +19,7 @@ from predictors.features import ENGINE_NAMES, FEATURE_SCHEMA, FeatureSchema, off
 from predictors.file_checks import FILE_CHECKS
 from predictors.onnx_surrogate import OnnxSurrogate
 from predictors.probes import rows_inside, rows_outside
-from predictors.surrogate import OUTPUT_NAMES, InflatedSurrogate, Surrogate, SurrogateOutput
+from predictors.surrogate import OUTPUT_NAMES, InflatedSurrogate, Surrogate, SurrogateOutput, ThresholdSurrogate
 from predictors.surrogate_file import METADATA_KEYS, surrogate_metadata
 from tests.predictors.capacity import CAPACITY_TPS, BoundedSurrogate, CapacitySurrogate
 from tests.predictors.handmade import NUM_FEATURES, capacity_model, linear_model, save
@@ -373,7 +373,13 @@ def test_a_loaded_file_is_checked_by_its_file(tmp_path: Path, texts: dict[str, A
 
 
 @pytest.mark.parametrize(
-    "surrogate", [CapacitySurrogate(), BoundedSurrogate(), InflatedSurrogate(CapacitySurrogate(), 1.2)]
+    "surrogate",
+    [
+        CapacitySurrogate(),
+        BoundedSurrogate(),
+        InflatedSurrogate(CapacitySurrogate(), 1.2),
+        ThresholdSurrogate(CapacitySurrogate(), 0.1),
+    ],
 )
 def test_a_surrogate_in_plain_python_passes(surrogate: Surrogate) -> None:
     """The checks must not ask for more than the protocol says; those of files are skipped, and say so."""

@@ -8,7 +8,7 @@ from predictors.catalog import load_surrogate
 from predictors.contract import check_surrogate
 from predictors.exact import ExactSurrogate, scaled_workload
 from predictors.features import FEATURE_SCHEMA, adapter_aggregates, build_features, engine_row, inflate
-from predictors.surrogate import InflatedSurrogate
+from predictors.surrogate import InflatedSurrogate, ThresholdSurrogate
 from tests.predictors.populations import CHAT_OUTPUT, CHAT_PROMPT, chat_adapters
 from twin.engine import EngineConfig
 from twin.hardware import GpuType, ModelArchitecture
@@ -107,6 +107,17 @@ def test_a_margin_scales_the_rates_of_the_set(exact: ExactSurrogate) -> None:
     report = report_of(exact, scaled_workload(WORKLOAD.subset(list(members)), 1.5))
     assert output.throughput_ratio[0] == np.float32(report.served_ratio)
     assert output.itl_s[0] == np.float32(report.itl.p95_s)
+
+
+def test_a_threshold_changes_nothing_that_the_twin_says(exact: ExactSurrogate) -> None:
+    """The very set is simulated, and what it says is certain; that of a hopeless set, too."""
+    sets = [(0, 1, 2), (0, 1, 2, 3, 4, 5, 6)]
+    rows = np.concatenate([features_of(exact, sets[0]), inflate(features_of(exact, sets[1]), 50.0)])
+    expected = exact.predict_members(sets, rows)
+    actual = ThresholdSurrogate(exact, 0.001).predict_members(sets, rows)
+    assert expected.starvation_probability.tolist() == actual.starvation_probability.tolist() == [0.0, 1.0]
+    np.testing.assert_array_equal(actual.throughput_ratio, expected.throughput_ratio)
+    assert exact.num_simulations == 2
 
 
 def test_a_trace_is_replayed_faster() -> None:

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from predictors.packer import PackedGpu, Packer
-from predictors.surrogate import InflatedSurrogate, Surrogate
+from predictors.surrogate import InflatedSurrogate, Surrogate, ThresholdSurrogate
 from solvers.feasibility import FeasibilityModel
 from solvers.problem import Problem
 from tests.predictors.capacity import CAPACITY_TPS, CapacitySurrogate
@@ -33,11 +33,16 @@ def filled_plainly(problem: Problem, surrogate: Surrogate) -> PackedGpu | None:
 
 
 @settings(max_examples=40)
-@given(seed=st.integers(0, 10_000), load_gpus=st.floats(0.5, 20.0), margin=st.sampled_from([0.0, 0.1, 0.5]))
-def test_a_gpu_is_filled_as_planning_would(seed: int, load_gpus: float, margin: float) -> None:
+@given(
+    seed=st.integers(0, 10_000),
+    load_gpus=st.floats(0.5, 20.0),
+    margin=st.sampled_from([0.0, 0.1, 0.5]),
+    threshold=st.sampled_from([0.5, 0.1]),
+)
+def test_a_gpu_is_filled_as_planning_would(seed: int, load_gpus: float, margin: float, threshold: float) -> None:
     """Batches and runs lead where asking one set at a time leads, with the slots that planning chooses."""
     problem = random_problem(seed, 90, load_gpus=load_gpus)
-    surrogate = InflatedSurrogate(AnalyticSurrogate(), 1.0 + margin)
+    surrogate = ThresholdSurrogate(InflatedSurrogate(AnalyticSurrogate(), 1.0 + margin), threshold)
     assert packer_for(problem).fill(surrogate) == filled_plainly(problem, surrogate)
 
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from predictors.features import FEATURE_SCHEMA, FeatureSchema
 from predictors.slots import GRID
-from predictors.surrogate import InflatedSurrogate, SurrogateOutput
+from predictors.surrogate import InflatedSurrogate, SurrogateOutput, ThresholdSurrogate
 from solvers import acceptance
 from solvers.feasibility import FeasibilityModel
 from solvers.problem import Limits
@@ -143,10 +143,12 @@ def test_members_are_handed_to_those_who_look_at_them() -> None:
 
 
 @pytest.mark.parametrize(("inner", "expected"), [(AnalyticSurrogate(), False), (MemberRecorder(), True)])
-def test_a_margin_does_not_hide_whether_members_matter(inner: AnalyticSurrogate, *, expected: bool) -> None:
-    """The margin's wrapper forwards members in any case; listing them costs time."""
+def test_neither_margin_nor_threshold_hides_whether_members_matter(inner: AnalyticSurrogate, *, expected: bool) -> None:
+    """The wrappers forward members in any case; listing them costs time."""
     problem = random_problem(0, 3, load_gpus=0.5)
     assert FeasibilityModel(problem, InflatedSurrogate(inner, 1.1)).uses_members is expected
+    assert FeasibilityModel(problem, ThresholdSurrogate(inner, 0.1)).uses_members is expected
+    assert FeasibilityModel(problem, InflatedSurrogate(ThresholdSurrogate(inner, 0.1), 1.1)).uses_members is expected
 
 
 def test_each_gpu_type_may_have_its_own_surrogate() -> None:
