@@ -11,9 +11,9 @@ GPUs that are left after repair. With ``--control ROWS2`` (a folder of another s
 each round with as many of its rows in place of the records, and packs the held-out problems.
 
 Options: ``--problems 2`` of each family and round, ``--held-out 4`` of each family, ``--gpus 6`` of load in each,
-``--margin 0`` or ``--risk 0.05`` (the margin that each surrogate's own file gives), ``--family boosting`` (repeatable)
-and ``--trials 1`` of the training, ``--seed 0``, ``--output FOLDER`` for models and records (continued if it exists),
-``--smoke``.
+``--margin 0`` or ``--risk 0.05`` (the threshold that each surrogate's own file gives), ``--family boosting``
+(repeatable) and ``--trials 1`` of the training, ``--seed 0``, ``--output FOLDER`` for models and records (continued if
+it exists), ``--smoke``.
 """
 
 from __future__ import annotations
@@ -247,8 +247,8 @@ def _train(
 ) -> TrainingReport:
     training = TrainingSettings(settings.families, max_trials=settings.trials, seed=settings.seed)
     if settings.risk is None:
-        # Nobody asks for the margin of its file.
-        training = replace(training, margin_gpus=0)
+        # Nobody asks for the thresholds of its file.
+        training = replace(training, risk_gpus=0)
     return train_surrogate(rows, profile, output=output, rejections=recorded, settings=training)
 
 
@@ -359,7 +359,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--held-out", type=int, default=4, help="problems of each family that are never recorded")
     parser.add_argument("--gpus", type=float, default=6.0, help="load of each problem, in GPUs")
     parser.add_argument("--margin", type=float, default=0.0, help="share by which rates are raised for the surrogate")
-    parser.add_argument("--risk", type=float, help="take each surrogate's own margin for this risk instead")
+    parser.add_argument("--risk", type=float, help="take each surrogate's own threshold for this risk instead")
     parser.add_argument("--family", action="append", help="of models; repeatable")
     parser.add_argument("--trials", type=int, default=1, help="fits of each family of models")
     parser.add_argument("--seed", type=int, default=0, help="of problems, simulations and fits")

@@ -39,7 +39,7 @@ def train_all(
     datasets: Sequence[Path], profile: PerformanceProfile, *, max_trials: int, time_limit_s: float, seed: int
 ) -> TrainingReport:
     """Fit all families to the rows."""
-    settings = TrainingSettings(max_trials=max_trials, time_limit_s=time_limit_s, seed=seed, margin_gpus=0)
+    settings = TrainingSettings(max_trials=max_trials, time_limit_s=time_limit_s, seed=seed, risk_gpus=0)
     with tempfile.TemporaryDirectory() as folder:
         return train_surrogate(
             datasets,

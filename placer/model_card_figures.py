@@ -1,4 +1,4 @@
-"""Figures of a surrogate's card: reliability, error by distance from the border, margin, latency. Needs matplotlib."""
+"""Figures of a surrogate's card: reliability, error by distance from the border, risk, latency. Needs matplotlib."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
 from placer.drawing import FIGURE_SETTINGS, LIMIT_COLOR, add_legend_below
+from predictors.surrogate import STARVED_PROBABILITY
 from predictors.targets import NEAR_BORDER
 from predictors.training import FamilyReport
 
@@ -25,6 +26,8 @@ _FAMILY_STYLES = ((_BLUE, "o"), (_RED, "^"), (_GREEN, "s"), (_PURPLE, "D"))
 _SUBSET_STYLES = {"all": ("all sets", _BLUE, "o"), "packed": ("packed sets", _RED, "^")}
 # Loads, as shares of the one at the border, that stand below the axis of the distance.
 _LOAD_TICKS = (0.05, 0.25, 0.5, 0.7, 0.9, 1.0, 1.1, 1.5, 2.0, 3.0)
+# Probabilities that stand below the axis of the threshold.
+_THRESHOLD_TICKS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.25, 0.5)
 _PERCENT = FuncFormatter(lambda value, _: f"{value:.3g} %")
 
 
@@ -79,27 +82,31 @@ def distance_figure(distance: Mapping[str, Bins]) -> Figure:
         return figure
 
 
-def margin_figure(margins: Mapping[str, Any]) -> Figure:
-    """Return the rejected share over the margin with the margin for each risk, and the share that was seen over risk.
+def risk_figure(thresholds: Mapping[str, Any]) -> Figure:
+    """Return the rejected share over the threshold with the threshold for each risk, and the share seen over the risk.
 
     Parameters
     ----------
-    margins
-        What a surrogate's metadata say about its margins, with a curve.
+    thresholds
+        What a surrogate's metadata say about its thresholds, with a curve.
     """
-    curve = margins["curve"]
+    curve = thresholds["curve"]
     risks = [100.0 * one["risk"] for one in curve]
     with mpl.rc_context(FIGURE_SETTINGS):
         figure = Figure(figsize=(7.2, 3.6), layout="constrained")
         share, seen = figure.subplots(1, 2)
-        places = [100.0 * one["margin"] for one in margins["rejected"]]
-        shares = [100.0 * one["share"] for one in margins["rejected"]]
+        places = [one["threshold"] for one in thresholds["rejected"]]
+        shares = [100.0 * one["share"] for one in thresholds["rejected"]]
         share.plot(places, shares, "o", color=_BLUE, markersize=4, label="rejected")
-        # From the largest risk on that asks for none, the line would only go up.
-        needed = [one for one in curve if one["margin"] > 0.0]
-        line = [[100.0 * one[name] for one in needed] for name in ("margin", "risk")]
-        share.plot(*line, color=_BLUE, linewidth=1.0, label="margin for a risk")
-        share.set_xlabel("margin on the rates")
+        # From the smallest risk on that the surrogate keeps as it is, the line would only go up.
+        needed = [one for one in curve if one["threshold"] < STARVED_PROBABILITY]
+        line = [one["threshold"] for one in needed], [100.0 * one["risk"] for one in needed]
+        share.plot(*line, color=_BLUE, linewidth=1.0, label="threshold for a risk")
+        share.set_xscale("log")
+        share.xaxis.set_major_locator(FixedLocator(_THRESHOLD_TICKS))
+        share.xaxis.set_minor_locator(NullLocator())
+        share.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        share.set_xlabel("accepted below this probability of starvation")
         share.set_ylabel("share of packed GPUs")
         share.set_ylim(bottom=0.0)
         known = [(100.0 * one["risk"], 100.0 * one["seen"]) for one in curve if one["seen"] is not None]
@@ -110,8 +117,8 @@ def margin_figure(margins: Mapping[str, Any]) -> Figure:
         seen.xaxis.set_major_locator(FixedLocator([0.5, 1, 2, 5, 10, 20, 50]))
         seen.xaxis.set_minor_locator(NullLocator())
         seen.set_xlabel("risk")
-        seen.set_ylabel("rejected with the margin of others")
-        for axis in (share.xaxis, share.yaxis, seen.xaxis, seen.yaxis):
+        seen.set_ylabel("rejected with the threshold of others")
+        for axis in (share.yaxis, seen.xaxis, seen.yaxis):
             axis.set_major_formatter(_PERCENT)
         add_legend_below(figure)
         return figure

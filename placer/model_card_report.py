@@ -13,9 +13,9 @@ from predictors.model_card import (
     commands_to_repeat,
     error_cells,
     kin_sentences,
-    margin_cells,
-    margin_sentences,
     recorded_sentences,
+    risk_cells,
+    risk_sentences,
 )
 from predictors.targets import NEAR_BORDER
 from predictors.training import TrainingReport
@@ -41,11 +41,11 @@ def render_card(report: TrainingReport) -> str:
         "distance": drawings.distance_figure(facts["distance"]),
         "latency": drawings.latency_figure(report.families),
     }
-    if facts["margins"]["curve"]:
-        figures["margin"] = drawings.margin_figure(facts["margins"])
+    if facts["thresholds"]["curve"]:
+        figures["risk"] = drawings.risk_figure(facts["thresholds"])
     return render_page(
         TEMPLATE,
-        {"margin": ""} | {name: svg_of(figure, name) for name, figure in figures.items()},
+        {"risk": ""} | {name: svg_of(figure, name) for name, figure in figures.items()},
         profile=report.profile,
         facts=facts,
         recorded=[*kin_sentences(facts), *recorded_sentences(facts)],
@@ -54,8 +54,8 @@ def render_card(report: TrainingReport) -> str:
         data=_data_table(facts),
         families=_families_table(report),
         errors=TextTable("Errors", (("", False), *((name, True) for name in SUBSETS.values())), _rows(facts)),
-        margin_text=" ".join(margin_sentences(facts["margins"])),
-        margins=_margins_table(facts["margins"]),
+        risk_text=" ".join(risk_sentences(facts["thresholds"])),
+        thresholds=_thresholds_table(facts["thresholds"]),
         domain=_domain_table(report.domain),
         ratios=_ratios_table(report.domain),
         commands=commands_to_repeat(report.profile.name, facts),
@@ -124,9 +124,9 @@ def _families_table(report: TrainingReport) -> TextTable:
     return TextTable("Families", columns, tuple(rows))
 
 
-def _margins_table(margins: dict[str, Any]) -> TextTable:
-    columns = (("risk", True), ("margin", True), ("seen", True))
-    return TextTable("Margin", columns, tuple(margin_cells(margins)))
+def _thresholds_table(thresholds: dict[str, Any]) -> TextTable:
+    columns = (("risk", True), ("threshold", True), ("seen", True))
+    return TextTable("Risk", columns, tuple(risk_cells(thresholds)))
 
 
 def _domain_table(domain: Domain) -> TextTable:

@@ -47,7 +47,7 @@ class PlanParts:
     Attributes
     ----------
     surrogate
-        Without the margin.
+        Without margin and threshold.
     gpus
         A complete placement, or nothing.
     known
@@ -59,6 +59,8 @@ class PlanParts:
     solver: str
     budget: Budget
     margin: float
+    risk: float | None
+    threshold: float
     settings: TwinSettings
     max_repair_rounds: int
     is_improved: bool
@@ -174,6 +176,8 @@ def _configuration(parts: PlanParts) -> PlanConfiguration:
         solver=parts.solver,
         surrogate=describe_surrogate(parts.surrogate),
         margin=parts.margin,
+        risk=parts.risk,
+        threshold=parts.threshold,
         budget_s=parts.budget.seconds,
         max_evaluations=parts.budget.max_evaluations,
         verification_engine=parts.settings.engine,

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from predictors.surrogate import STARVED_PROBABILITY
 from solvers.problem_file import Limits, ObjectiveName
 from twin.engine import EngineConfig
 from twin.stability_report import StabilityReport
@@ -134,7 +135,7 @@ class PlannedGpu(_Document):
         Mean prompt + output tokens per second of its adapters.
     headroom
         By how much all rates may grow before the surrogate refuses the GPU: 0.2 is 20 %. Negative: it refuses the GPU
-        as it is. ``None``: not asked.
+        as it is. ``None``: not asked. Neither a margin nor a risk changes it.
     verification
         ``None``: not simulated.
     """
@@ -183,6 +184,10 @@ class PlanConfiguration(_Document):
         Settings that all GPUs share; `max_loras`, `max_lora_rank` and `max_cpu_loras` are each GPU's own.
     margin
         By how much rates were inflated when the surrogate was asked to accept a GPU; 0: not at all.
+    risk
+        Share of just accepted GPUs that the twin was allowed to reject; ``None``: not given.
+    threshold
+        Probability of starvation below which the surrogate was taken to accept a GPU; smaller than 0.5 with a risk.
     is_improved
         Whether GPUs were emptied into others after the repair, where the twin approved.
     """
@@ -198,6 +203,9 @@ class PlanConfiguration(_Document):
     solver: str
     surrogate: SurrogateDescription
     margin: float
+    # Plans of earlier versions lack both.
+    risk: float | None = None
+    threshold: float = STARVED_PROBABILITY
     budget_s: float | None
     max_evaluations: int | None
     verification_engine: str

@@ -15,9 +15,9 @@ from placer.plan_builder import PlanParts, build_plan
 from placer.plan_document import Plan, RepairSummary, SolutionName, TerminationName, Timings
 from placer.recording import GpuRecorder, recorder_for
 from placer.repair import DEFAULT_REPAIR_ROUNDS, Fleet, Repair
-from placer.surrogates import inflated, margin_for, surrogate_for, uses_simulation
+from placer.surrogates import inflated, surrogate_for, threshold_for, uses_simulation, with_threshold
 from placer.verify import TwinSettings, TwinVerifier
-from predictors.surrogate import Surrogate
+from predictors.surrogate import STARVED_PROBABILITY, Surrogate
 from solvers.bounds import adapter_work, unavoidable_costs, work_bound
 from solvers.budget import Budget
 from solvers.feasibility import FeasibilityModel
@@ -44,6 +44,7 @@ EXACT_WARMUP_S = 150.0
 # Unavoidable work of one adapter, in GPUs, about which the twin is not asked: its verdict is clear.
 HOPELESS_GPUS = 2.0
 ASK_THE_TWIN_HINT = "ask the twin itself, with the surrogate `exact`"
+LARGER_RISK_HINT = f"allow a larger risk, or {ASK_THE_TWIN_HINT}"
 # The twin disagrees with itself over another horizon.
 NEAR_A_LIMIT_HINT = (
     "alone on a GPU it is at a limit, where the margin and the simulated time decide: lower the margin or its rate, "
@@ -94,8 +95,9 @@ def plan(
     margin
         Ask the surrogate to accept a GPU as if all rates were larger by this share, > -1.
     risk
-        Take the margin at which the surrogate was found to be wrong about this share of the GPUs that it just accepts,
-        in (0, 1), instead of `margin`; with several GPU types the largest of theirs.
+        At most this share, in (0, 1), of GPUs that are packed to the brim may be rejected by the twin: a GPU is only
+        accepted below the probability of starvation at which the surrogate was found to keep that. With several GPU
+        types, below the smallest of theirs. Not together with `margin`.
     engine, horizon_s, warmup_s, workers
         Of the simulations; see `placer.verify.TwinSettings`.
     repair_rounds
@@ -117,7 +119,7 @@ def plan(
     InputError
         When the arguments do not hold, or some adapter fits no GPU alone.
     SolverError, SurrogateError
-        When a solver or surrogate is unknown, unavailable or refused, or the surrogate knows no margin for the risk.
+        When a solver or surrogate is unknown, unavailable or refused, or the surrogate knows no threshold for the risk.
     KeyboardInterrupt
         On Ctrl-C while there is no placement yet.
     """
@@ -199,6 +201,7 @@ class _Planning:
         self.budget = budget
         self.margin = margin
         self.risk = risk
+        self.threshold = STARVED_PROBABILITY
         self.observer = observer
         self.verifier = TwinVerifier(problem, settings, observer=observer, recorder=recorder)
         self.fleet = Fleet((), RepairSummary())
@@ -209,7 +212,7 @@ class _Planning:
         self._begin("load", "surrogate")
         surrogate = self._surrogate(choice)
         if self.risk is not None:
-            self.margin = margin_for(surrogate, self.risk)
+            self.threshold = threshold_for(surrogate, self.risk)
         result: SolveResult | None = None
         is_interrupted = False
         bound: Bound | None = None
@@ -246,6 +249,8 @@ class _Planning:
                 solver=self.solver.name,
                 budget=self.budget,
                 margin=self.margin,
+                risk=self.risk,
+                threshold=self.threshold,
                 settings=self.settings,
                 max_repair_rounds=repair_rounds,
                 is_improved=is_improved,
@@ -276,9 +281,13 @@ class _Planning:
             announce_compilation(self.observer)
         return surrogate
 
+    def _careful(self, surrogate: Surrogate) -> Surrogate:
+        """Return the surrogate as solver and repair ask it: with the margin, and with the threshold for the risk."""
+        return inflated(with_threshold(surrogate, self.threshold), 1.0 + self.margin)
+
     def _solve(self, surrogate: Surrogate) -> SolveResult:
         """Run the solver: on all GPU types if it can mix them, else on each of them."""
-        asked = inflated(surrogate, 1.0 + self.margin)
+        asked = self._careful(surrogate)
         problem = self.problem
         if len(problem.gpu_types) == 1 or Capability.MIXED_GPU_TYPES in self.solver.capabilities:
             return self._solve_one(problem, asked, self.budget)
@@ -309,8 +318,13 @@ class _Planning:
                 f"{problem.adapters[adapter].name!r}, which the twin accepts: {error.message}",
                 field=error.field,
                 value=error.value,
-                hint=NEAR_A_LIMIT_HINT if uses_simulation(surrogate) else ASK_THE_TWIN_HINT,
+                hint=self._hint_about_disagreement(surrogate),
             ) from error
+
+    def _hint_about_disagreement(self, surrogate: Surrogate) -> str:
+        if uses_simulation(surrogate):
+            return NEAR_A_LIMIT_HINT
+        return ASK_THE_TWIN_HINT if self.risk is None else LARGER_RISK_HINT
 
     def _solve_type(self, surrogate: Surrogate, gpu_type: int) -> SolveResult | InputError:
         """Solve with GPUs of one type only; an error when some adapter fits no GPU of that type."""
@@ -341,7 +355,7 @@ class _Planning:
         num_rejected = sum(1 for verdict in verdicts if not verdict.is_accepted)
         self.fleet.summary = self.fleet.summary.model_copy(update={"rejected_at_first": num_rejected})
         self.observer(FleetChanged(len(verdicts), len(verdicts) - num_rejected, "simulated the solver's placement"))
-        model = FeasibilityModel(self.problem, inflated(surrogate, 1.0 + self.margin))
+        model = FeasibilityModel(self.problem, self._careful(surrogate))
         repair = Repair(model, self.verifier, self.fleet, observer=self.observer)
         if num_rejected:
             self._begin("repair", f"rejected GPUs, {num_rejected}")

@@ -50,7 +50,7 @@ class Repair:
     Parameters
     ----------
     model
-        Whom to ask first: the surrogate with its margin.
+        Whom to ask first: the surrogate with its margin and threshold.
     verifier
         The twin, who decides.
     fleet

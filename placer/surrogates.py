@@ -1,4 +1,4 @@
-"""Which surrogate a plan uses, with its margin, and how far it sees a GPU from its limits."""
+"""Which surrogate a plan uses, with a margin or for a risk, and how far it sees a GPU from its limits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from predictors.catalog import load_surrogate
 from predictors.exact import ExactSurrogate
 from predictors.features import inflate
 from predictors.onnx_surrogate import OnnxSurrogate
-from predictors.surrogate import InflatedSurrogate, Surrogate
+from predictors.surrogate import STARVED_PROBABILITY, InflatedSurrogate, Surrogate, ThresholdSurrogate, unwrapped
 from solvers.acceptance import accepts
 from solvers.feasibility import FeasibilityModel
 from solvers.placement import GpuAssignment
@@ -73,35 +73,45 @@ def inflated(surrogate: Surrogate, factor: float) -> Surrogate:
     return InflatedSurrogate(surrogate, factor)
 
 
-def margin_for(surrogate: Surrogate, risk: float) -> float:
-    """Return the margin that keeps the risk of a rejected GPU at `risk` for each part of a surrogate; 0 for the twin.
+def with_threshold(surrogate: Surrogate, threshold: float) -> Surrogate:
+    """Return a surrogate that is taken to accept what has a probability of starvation below `threshold`, (0, 0.5]."""
+    if threshold == STARVED_PROBABILITY:
+        return surrogate
+    if isinstance(surrogate, SurrogatePerGpuType):
+        return SurrogatePerGpuType(tuple(ThresholdSurrogate(part, threshold) for part in surrogate.surrogates))
+    return ThresholdSurrogate(surrogate, threshold)
+
+
+def threshold_for(surrogate: Surrogate, risk: float) -> float:
+    """Return the threshold that keeps the risk of a rejected GPU at `risk` for each part of a surrogate.
+
+    The twin itself needs none: 0.5.
 
     Raises
     ------
     SurrogateError
-        When a part has no margin for that risk.
+        When a part has no threshold for that risk.
     """
-    margins = [0.0]
+    thresholds = [STARVED_PROBABILITY]
     for part in parts_of(surrogate):
         if isinstance(part, OnnxSurrogate):
-            margins.append(part.margin_for(risk))
+            thresholds.append(part.threshold_for(risk))
         elif not isinstance(part, ExactSurrogate):
             raise SurrogateError(
-                f"a margin for a risk must come from a surrogate's file. {type(part).__name__} has none.",
+                f"a threshold for a risk must come from a surrogate's file. {type(part).__name__} has none.",
                 field="risk",
                 value=risk,
-                hint="say the margin itself",
+                hint="give a margin on the rates instead",
             )
-    return max(margins)
+    return min(thresholds)
 
 
 def parts_of(surrogate: Surrogate) -> tuple[Surrogate, ...]:
-    """Return the surrogates that answer: inside a margin, and of each GPU type."""
-    if isinstance(surrogate, InflatedSurrogate):
-        return parts_of(surrogate.surrogate)
-    if isinstance(surrogate, SurrogatePerGpuType):
-        return tuple(part for inner in surrogate.surrogates for part in parts_of(inner))
-    return (surrogate,)
+    """Return the surrogates that answer: inside of any margin and threshold, and of each GPU type."""
+    inner = unwrapped(surrogate)
+    if isinstance(inner, SurrogatePerGpuType):
+        return tuple(part for own in inner.surrogates for part in parts_of(own))
+    return (inner,)
 
 
 def uses_simulation(surrogate: Surrogate) -> bool:
@@ -115,7 +125,7 @@ def headrooms(problem: Problem, surrogate: Surrogate, gpus: Sequence[GpuAssignme
     Parameters
     ----------
     problem, surrogate
-        The surrogate is asked without a margin.
+        The surrogate is asked without a margin, and whatever the risk.
     gpus
         With their settings.
 

@@ -26,19 +26,19 @@ _ROWS: tuple[tuple[str, str, str], ...] = (
 # Subsets of the rows of which errors are told, and what they are called.
 SUBSETS = {"all": "all", "near_border": "near the border", "packed": "packed"}
 
-# About the margin.
+# About the thresholds by risk.
 _PACKED = (
-    "By how much rates must be inflated so that of the GPUs that are packed to the brim against the surrogate the twin "
-    "rejects at most a share. It comes from {gpus} GPUs, each packed with adapters and settings that were drawn for it "
-    "alone, with more and more margin, and simulated as those of plans are: {horizon_s:g} s, {warmup_s:g} s of them "
-    "not counted."
+    "Below which probability of starvation a GPU is accepted, so that of the GPUs that are packed to the brim against "
+    "the surrogate the twin rejects at most a share, the risk; without a risk it is 0.5. It comes from {gpus} GPUs, "
+    "each packed with adapters and settings that were drawn for it alone, with smaller and smaller thresholds, and "
+    "simulated as those of plans are: {horizon_s:g} s, {warmup_s:g} s of them not counted."
 )
 _LEFT_OUT = (
     "Others say nothing: on {took_all} the surrogate accepts all adapters that were drawn, on {took_none} not one of "
     "them."
 )
-_NOTHING_FULL = "There is none: of {left_out} GPUs, the surrogate accepts all adapters that were drawn, or not one."
-_SEEN = "Seen: what share of each tenth of the GPUs was rejected with the margin that the others gave."
+_NOTHING_FULL = "None is known: of {left_out} GPUs, the surrogate accepts all adapters that were drawn, or not one."
+_SEEN = "Seen: what share of each tenth of the GPUs was rejected with the threshold that the others gave."
 
 _TEMPLATE = """\
 # Surrogate {name}
@@ -78,14 +78,14 @@ The exported and the fitted model differ by more than 0.1 % on at most {parity:.
 |---|---|---|
 {reliability}
 
-### Margin
+### Risk
 
-{margins}
+{risk}
 
 ## Limits
 
 - The labels come from the twin: errors of the profile against a real GPU come on top.
-- Packing seeks out optimistic errors, hence the planning margin and the twin.
+- Packing seeks out optimistic errors, hence the threshold for a risk, and the twin.
 - Outside of the domain in the file's metadata (`domain`) predictions are not to be trusted.
 - It holds for this profile's numbers only; when the profile is refitted, sample and train again:
 
@@ -122,7 +122,7 @@ def model_card(profile: PerformanceProfile, training: dict[str, Any], parity: di
         table="\n".join(rows),
         parity=max(parity.values()),
         reliability="\n".join(bins),
-        margins=_margin_section(training["margins"]),
+        risk=_risk_section(training["thresholds"]),
         commands=commands_to_repeat(profile.name, training),
     )
 
@@ -160,31 +160,31 @@ def error_cells(errors: Table) -> list[tuple[str, ...]]:
     return [(label, *(form.format(errors[subset][key]) for subset in SUBSETS)) for key, label, form in _ROWS]
 
 
-def margin_cells(margins: dict[str, Any]) -> list[tuple[str, ...]]:
-    """Return the lines of the table of margins: risk, margin, and what was seen (where something was)."""
-    seen = {f"{one['risk']:g}": one["seen"] for one in margins["curve"]}
+def risk_cells(thresholds: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Return the lines of the table of thresholds: risk, threshold, and what was seen (where something was)."""
+    seen = {f"{one['risk']:g}": one["seen"] for one in thresholds["curve"]}
     return [
-        (f"{float(level):.0%}", f"{margin:.1%}", "-" if seen[level] is None else f"{seen[level]:.1%}")
-        for level, margin in margins["by_risk"].items()
+        (f"{float(level):.0%}", f"{threshold:.3g}", "-" if seen[level] is None else f"{seen[level]:.1%}")
+        for level, threshold in thresholds["by_risk"].items()
     ]
 
 
-def margin_sentences(margins: dict[str, Any]) -> list[str]:
-    """Return what was done for the margins, before the table of them."""
-    left_out = margins["took_all"] + margins["took_none"]
-    if not margins["gpus"]:
-        return ["No GPU was packed to calibrate a margin." if not left_out else _NOTHING_FULL.format(left_out=left_out)]
+def risk_sentences(thresholds: dict[str, Any]) -> list[str]:
+    """Return what was done for the thresholds, before the table of them."""
+    left_out = thresholds["took_all"] + thresholds["took_none"]
+    if not thresholds["gpus"]:
+        return ["No GPU was packed to tell a risk." if not left_out else _NOTHING_FULL.format(left_out=left_out)]
     return [
-        _PACKED.format(gpus=margins["gpus"], horizon_s=margins["horizon_s"], warmup_s=margins["warmup_s"]),
-        *([_LEFT_OUT.format(**margins)] if left_out else []),
-        _SEEN if margins["by_risk"] else "They are too few, or too many of them are rejected, to tell a margin.",
+        _PACKED.format(**thresholds),
+        *([_LEFT_OUT.format(**thresholds)] if left_out else []),
+        _SEEN if thresholds["by_risk"] else "They are too few, or too many of them are rejected, to tell a threshold.",
     ]
 
 
-def _margin_section(margins: dict[str, Any]) -> str:
-    text = textwrap.fill(" ".join(margin_sentences(margins)), 120)
-    rows = [f"| {' | '.join(cells)} |" for cells in margin_cells(margins)]
-    return "\n".join([text, "", "| risk | margin | seen |", "|---|---|---|", *rows]) if rows else text
+def _risk_section(thresholds: dict[str, Any]) -> str:
+    text = textwrap.fill(" ".join(risk_sentences(thresholds)), 120)
+    rows = [f"| {' | '.join(cells)} |" for cells in risk_cells(thresholds)]
+    return "\n".join([text, "", "| risk | threshold | seen |", "|---|---|---|", *rows]) if rows else text
 
 
 def _values(datasets: Sequence[dict[str, Any]], name: str) -> str:
@@ -211,11 +211,11 @@ def commands_to_repeat(name: str, training: dict[str, Any]) -> str:
     folders += [f"--kin {kin}" for kin in sorted({data["profile"]["name"] for data in training["kin"]})]
     if training["recorded"] is not None:
         folders.append("--from-rejections recorded")
-    gpus = training["margins"]["gpus"] + training["margins"]["took_all"] + training["margins"]["took_none"]
+    gpus = sum(training["thresholds"][name] for name in ("gpus", "took_all", "took_none"))
     families = " ".join(f"--family {family}" for family in sorted(one["name"] for one in training["families"]))
     trials = max(one["trials"] for one in training["families"])
     lines.append(
         f"placer train {' '.join(folders)} --profile {name} --output {name}.onnx --seed {training['seed']} \\\n"
-        f"    {families} --trials {trials} --margin-gpus {gpus}"
+        f"    {families} --trials {trials} --risk-gpus {gpus}"
     )
     return "\n".join(lines)

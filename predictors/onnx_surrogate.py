@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +14,7 @@ from numpy.typing import NDArray
 from predictors.bound_row import BoundRow
 from predictors.domain import Domain
 from predictors.features import FEATURE_SCHEMA, FeatureSchema, describe_row
-from predictors.surrogate import OUTPUT_NAMES, SurrogateOutput, empty_output, require_domain
+from predictors.surrogate import OUTPUT_NAMES, STARVED_PROBABILITY, SurrogateOutput, empty_output, require_domain
 from predictors.surrogate_file import CHECK_HINT, INPUT_NAME, METADATA_KEYS, SurrogateFile
 from twin.errors import SurrogateError
 
@@ -77,31 +79,53 @@ class OnnxSurrogate:
         value = json.loads(self.metadata["profile"]).get("fingerprint")
         return str(value) if value is not None else None
 
-    def margin_for(self, risk: float) -> float:
-        """Return by what share rates must be raised so that the twin rejects at most a share `risk` of packed GPUs.
+    def threshold_for(self, risk: float) -> float:
+        """Return the probability of starvation, in (0, 0.5], below which a GPU may be accepted at this risk.
 
-        The margin of the largest risk that its file has and that is not above `risk`
-        (`predictors.risk.fit_margins`).
+        With it, the twin rejects at most a share `risk` of packed GPUs. It is that of the largest risk that the file
+        has and that is not above `risk` (`predictors.risk.fit_thresholds`).
 
         Raises
         ------
         SurrogateError
-            When the file has no margin for so small a risk.
+            When the file has no threshold for so small a risk, only the margins of an earlier version, or thresholds
+            that are no such probabilities.
         """
-        margins = json.loads(self.metadata["training"]).get("margins", {}).get("by_risk", {})
-        known = {float(level): float(margin) for level, margin in margins.items()}
+        training = json.loads(self.metadata["training"])
+        known = self._thresholds(training["thresholds"]) if "thresholds" in training else {}
         covered = [level for level in known if level <= risk]
-        if not covered:
-            levels = ", ".join(f"{level:g}" for level in sorted(known)) or "no risk"
+        if covered:
+            return known[max(covered)]
+        levels = ", ".join(f"{level:g}" for level in sorted(known)) or "no risk"
+        remedy = "ask for a larger risk"
+        if "thresholds" not in training and "margins" in training:
+            levels, remedy = "no thresholds (only margins, of an earlier version)", "train it again with `placer train`"
+        raise SurrogateError(
+            f"a threshold can be had for a risk that the surrogate was calibrated for. {self.file} knows {levels}, "
+            f"and {risk:g} was asked for.",
+            file=self.file,
+            field="risk",
+            value=risk,
+            hint=f"{remedy}, or say the --margin on the rates",
+        )
+
+    def _thresholds(self, facts: Any) -> dict[float, float]:
+        """Return the thresholds by risk; SurrogateError if `facts`, of the file's metadata, do not give them."""
+        by_risk: Any = facts.get("by_risk") if isinstance(facts, dict) else facts
+        try:
+            known = {float(level): float(threshold) for level, threshold in by_risk.items()}
+        except (AttributeError, TypeError, ValueError):
+            known = {math.nan: math.nan}
+        if not all(level > 0.0 and 0.0 < threshold <= STARVED_PROBABILITY for level, threshold in known.items()):
             raise SurrogateError(
-                f"a margin can be had for a risk that the surrogate was calibrated for. {self.file} knows {levels}, "
-                f"and {risk:g} was asked for.",
+                "`thresholds.by_risk` of the metadata key `training` must give for each risk a probability in "
+                f'(0, {STARVED_PROBABILITY:g}], such as {{"0.05": 0.1}}. Got {json.dumps(by_risk)} ({self.file}).',
                 file=self.file,
-                field="risk",
-                value=risk,
-                hint="ask for a larger risk, or say the --margin itself",
+                field="training.thresholds.by_risk",
+                value=by_risk,
+                hint="docs/bring-your-own-surrogate.md says what it is",
             )
-        return known[max(covered)]
+        return known
 
     def predict(self, features: NDArray[np.float32]) -> SurrogateOutput:
         """Return the predictions for `features`, float32 [N, F].

@@ -1,4 +1,4 @@
-"""How far a surrogate can be believed: a calibrated probability of starvation, and the margin that a risk asks for.
+"""How far a surrogate can be believed: a calibrated probability of starvation, and what of it a risk allows.
 
 Both come from sets that the fit has not seen.
 """
@@ -10,18 +10,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import expit, logit
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
-from predictors.packed_margin import MARGINS, PackedVerdicts
+from predictors.packed_verdicts import THRESHOLDS, PackedVerdicts
 from predictors.targets import TrainingRows
 from twin.judging_window import DEFAULT_HORIZON_S, DEFAULT_WARMUP_S
 
-# Risks between which the curve of the margin is drawn, and those of them of which a model's file tells the margin.
+# Risks between which the curve of the threshold is drawn, and those of them of which a model's file tells it.
 CURVE_RISKS = (0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)
 RISKS = (0.01, 0.02, 0.05, 0.1, 0.2)
-# Parts of which each is judged with the margin of the others.
+# Parts of which each is judged with the threshold of the others.
 _PARTS = 10
 # Of a share of GPUs, as a number.
 _ROUNDING = 1e-12
@@ -54,28 +55,37 @@ def fit_calibration(log_odds: NDArray[np.float64], rows: TrainingRows) -> Calibr
     return Calibration(max(float(line.coef_[0, 0]), 1e-3), float(line.intercept_[0]))
 
 
-def fit_margins(rejected: NDArray[np.bool_], risks: Sequence[float] = RISKS) -> dict[float, float]:
-    """Return by risk the margin at which at most that share of packed GPUs is rejected: 0.05 raises all rates by 5 %.
+def _caution(thresholds: ArrayLike) -> NDArray[np.float64]:
+    """Return log-odds of served at these thresholds: 0 at one half, and larger where less is accepted."""
+    caution: NDArray[np.float64] = -logit(np.asarray(thresholds, dtype=np.float64))
+    return caution
+
+
+_CAUTION = _caution(THRESHOLDS)
+
+
+def fit_thresholds(rejected: NDArray[np.bool_], risks: Sequence[float] = RISKS) -> dict[float, float]:
+    """Return by risk the largest probability of starvation with which at most that share of packed GPUs is rejected.
 
     Conformal risk control (Angelopoulos et al., arXiv 2208.02814): among N GPUs, the expected share is at most the risk
     where one more rejected GPU among N + 1 would keep it. Because a larger set may by chance be served where a smaller
-    one is not, neighbouring shares are first pooled until they fall with the margin (isotonic regression); between
-    two margins they are interpolated.
+    one is not, neighbouring shares are first pooled until they fall with the threshold (isotonic regression); between
+    two thresholds they are interpolated in its log-odds.
 
     Parameters
     ----------
     rejected
-        bool [N, len(MARGINS)], as `predictors.packed_margin.judge_packed_gpus` returns it.
+        bool [N, len(THRESHOLDS)], as `predictors.packed_verdicts.judge_packed_gpus` returns it.
 
     Returns
     -------
-    Margins >= 0, without the risks that are not reached with the largest of `MARGINS`, or about which so few GPUs say
-    nothing.
+    Thresholds in (0, 0.5], without the risks that are not kept with the smallest of `THRESHOLDS`, or about which so few
+    GPUs say nothing.
     """
     count = len(rejected)
     if not count:
         return {}
-    pooled = IsotonicRegression(increasing=False).fit(MARGINS, rejected.mean(axis=0)).predict(MARGINS)
+    pooled = IsotonicRegression(increasing=False).fit(_CAUTION, rejected.mean(axis=0)).predict(_CAUTION)
     bounds = (count * pooled + 1.0) / (count + 1)
     by_risk = {}
     for risk in risks:
@@ -84,38 +94,38 @@ def fit_margins(rejected: NDArray[np.bool_], risks: Sequence[float] = RISKS) -> 
             first = int(kept[0])
             pair = slice(max(first - 1, 0), first + 1)
             # Bounds fall, and `interp` wants them to rise.
-            by_risk[risk] = float(np.interp(-risk, -bounds[pair], MARGINS[pair]))
+            by_risk[risk] = float(expit(-np.interp(-risk, -bounds[pair], _CAUTION[pair])))
     return by_risk
 
 
 def seen_shares(rejected: NDArray[np.bool_], risks: Sequence[float] = RISKS) -> dict[float, float]:
-    """Return by risk what share of GPUs was rejected with a margin that others gave.
+    """Return by risk what share of GPUs was rejected with a threshold that others gave.
 
-    Each tenth of the GPUs is judged with the margin of the other nine; without the risks for which some of them give
+    Each tenth of the GPUs is judged with the threshold of the other nine; without the risks for which some of them give
     none.
 
     Parameters
     ----------
     rejected
-        See `fit_margins`.
+        See `fit_thresholds`.
     """
     tenth = np.arange(len(rejected)) % _PARTS
     sums = dict.fromkeys(risks, 0.0)
     for part in np.unique(tenth):
-        margins = fit_margins(rejected[tenth != part], risks)
+        thresholds = fit_thresholds(rejected[tenth != part], risks)
         own = rejected[tenth == part].sum(axis=0)
         sums = {
-            risk: total + float(np.interp(margins[risk], MARGINS, own))
+            risk: total + float(np.interp(_caution(thresholds[risk]), _CAUTION, own))
             for risk, total in sums.items()
-            if risk in margins
+            if risk in thresholds
         }
     return {risk: total / len(rejected) for risk, total in sums.items()} if len(rejected) else {}
 
 
-def margin_facts(verdicts: PackedVerdicts) -> dict[str, Any]:
-    """Return what a surrogate's metadata say about its margins: see docs/training.md."""
+def threshold_facts(verdicts: PackedVerdicts) -> dict[str, Any]:
+    """Return what a surrogate's metadata say about its thresholds: see docs/training.md."""
     rejected = verdicts.rejected
-    curve = fit_margins(rejected, CURVE_RISKS)
+    curve = fit_thresholds(rejected, CURVE_RISKS)
     seen = seen_shares(rejected, CURVE_RISKS)
     shares = rejected.mean(axis=0).tolist() if len(rejected) else []
     return {
@@ -124,12 +134,13 @@ def margin_facts(verdicts: PackedVerdicts) -> dict[str, Any]:
         "took_none": verdicts.took_none,
         "horizon_s": DEFAULT_HORIZON_S,
         "warmup_s": DEFAULT_WARMUP_S,
-        "by_risk": {f"{risk:g}": round(margin, 5) for risk, margin in curve.items() if risk in RISKS},
+        "by_risk": {f"{risk:g}": round(threshold, 6) for risk, threshold in curve.items() if risk in RISKS},
         "curve": [
-            {"risk": risk, "margin": round(margin, 5), "seen": round(seen[risk], 5) if risk in seen else None}
-            for risk, margin in curve.items()
+            {"risk": risk, "threshold": round(threshold, 6), "seen": round(seen[risk], 5) if risk in seen else None}
+            for risk, threshold in curve.items()
         ],
         "rejected": [
-            {"margin": margin, "share": round(share, 5)} for margin, share in zip(MARGINS, shares, strict=False)
+            {"threshold": threshold, "share": round(share, 5)}
+            for threshold, share in zip(THRESHOLDS, shares, strict=False)
         ],
     }

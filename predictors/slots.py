@@ -1,4 +1,4 @@
-"""How many slots a GPU may have, and which of them planning takes: what solvers and the calibration of margins share.
+"""How many slots a GPU may have, and which of them planning takes: what solvers and the calibration for a risk share.
 
 The verdicts of `twin.memory.check_memory` are looked up once per (slots, max rank).
 """

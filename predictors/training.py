@@ -19,7 +19,7 @@ from predictors.domain import Domain
 from predictors.errors import Table, error_over_distance, error_table, reliability
 from predictors.model_card import model_card
 from predictors.onnx_surrogate import OnnxSurrogate
-from predictors.packed_margin import DEFAULT_NUM_GPUS, GpusPacked, judge_packed_gpus
+from predictors.packed_verdicts import DEFAULT_NUM_GPUS, GpusPacked, judge_packed_gpus
 from predictors.recorded_rows import GpusLabelled
 from predictors.surrogate import OUTPUT_NAMES
 from predictors.surrogate_file import INPUT_NAME
@@ -52,16 +52,16 @@ class TrainingSettings:
     max_trials
         Fits per family at most: what makes a search repeatable where the time does not.
     seed
-        Of the split, the searches, the fits, and the GPUs that are packed for the margin.
-    margin_gpus
-        GPUs that are packed and simulated to calibrate the margin; 0: the file gives none.
+        Of the split, the searches, the fits, and the GPUs that are packed for the risk.
+    risk_gpus
+        GPUs that are packed and simulated for the thresholds by risk; 0: the file gives none.
     """
 
     families: tuple[str, ...] = FAMILY_NAMES
     time_limit_s: float = 600.0
     max_trials: int = 8
     seed: int = 0
-    margin_gpus: int = DEFAULT_NUM_GPUS
+    risk_gpus: int = DEFAULT_NUM_GPUS
 
 
 @dataclass(frozen=True)
@@ -159,8 +159,8 @@ def train_surrogate(
     """Fit surrogates to data sets and write the best one, with its card, to `output` (``*.onnx``).
 
     Scenarios are split in three: most are fitted to, a tenth judges settings and calibrates the probability, a tenth is
-    touched by nothing but the errors that are reported. The margin is calibrated with the exported model, on GPUs that
-    are packed against it and simulated as plans are.
+    touched by nothing but the errors that are reported. The thresholds by risk come from GPUs that are packed against
+    the exported model and simulated as plans are.
 
     Parameters
     ----------
@@ -170,7 +170,7 @@ def train_surrogate(
         That labelled them, and that the surrogate is for.
     kin
         Profiles that labelled the other data sets. All families see what a load means under the profile that labelled
-        it, and so learn from those rows as well; errors, calibration and margins are of the surrogate's own profile.
+        it, and so learn from those rows as well; errors, calibration and thresholds are of the surrogate's own profile.
     rejections
         Folders of GPUs that the twin was asked about while plans were made (`predictors.recorded_gpus`), rejected and
         accepted ones: their rows, labelled as the first data set is, count as packed ones. All GPUs of a workload are
@@ -238,7 +238,7 @@ def train_surrogate(
         "reliability": reliability(test, predicted),
         "distance": error_over_distance(test, predicted),
     }
-    facts["margins"] = _margins(_export(best, profile, domain, facts), profile, settings, workers, observer)
+    facts["thresholds"] = _thresholds(_export(best, profile, domain, facts), profile, settings, workers, observer)
     write_atomically(file, _export(best, profile, domain, facts).SerializeToString())
     write_atomically(card, model_card(profile, facts, chosen.parity))
     return TrainingReport(file, card, chosen.name, tuple(report for _, report in outcomes), profile, domain, facts)
@@ -312,26 +312,26 @@ def _latency_us(content: bytes, features: NDArray[np.float32]) -> dict[int, floa
     return medians
 
 
-def _margins(
+def _thresholds(
     exported: onnx.ModelProto,
     profile: PerformanceProfile,
     settings: TrainingSettings,
     workers: int | None,
     observer: Observer,
 ) -> dict[str, Any]:
-    """Return what is known about the margins of a model, asked as plans will ask it: as a file."""
+    """Return what is known about the thresholds of a model, asked as plans will ask it: as a file."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "surrogate.onnx"
         file.write_bytes(exported.SerializeToString())
         verdicts = judge_packed_gpus(
             OnnxSurrogate.load(file),
             profile,
-            num_gpus=settings.margin_gpus,
+            num_gpus=settings.risk_gpus,
             seed=settings.seed,
             workers=workers,
             observer=observer,
         )
-    facts: dict[str, Any] = _load("predictors.risk").margin_facts(verdicts)
+    facts: dict[str, Any] = _load("predictors.risk").threshold_facts(verdicts)
     return facts
 
 

@@ -45,7 +45,9 @@ def solve(
     risk: Annotated[
         float | None,
         typer.Option(
-            "--risk", help="Margin at which the twin rejects this share of just accepted GPUs.", show_default=False
+            "--risk",
+            help="Share of just accepted GPUs that the twin may reject: limits the probability of starvation.",
+            show_default=False,
         ),
     ] = None,
     output: OutputOption = None,

@@ -209,9 +209,14 @@ def _sources(plan: Plan) -> list[str]:
     """Say which model each number comes from."""
     configuration = plan.configuration
     surrogate = configuration.surrogate
+    care = f"margin {configuration.margin:.0%}"
+    if configuration.risk is not None:
+        care += (
+            f", probability of starvation at most {configuration.threshold:.3g} (risk {100 * configuration.risk:g}%)"
+        )
     lines = [
         "offered: mean rates and lengths of the problem",
-        f"predicted, headroom: surrogate {surrogate.name} ({surrogate.details}), margin {configuration.margin:.0%}",
+        f"predicted, headroom: surrogate {surrogate.name} ({surrogate.details}), {care}",
     ]
     if any(gpu.verification is not None for gpu in plan.gpus):
         lines.append(

@@ -11,7 +11,7 @@ from placer.cli.exits import OK, print_hint, print_warning, print_written, repor
 from placer.cli.options import JsonOption, VerboseOption, WorkersOption
 
 if TYPE_CHECKING:
-    from predictors.packed_margin import GpusPacked
+    from predictors.packed_verdicts import GpusPacked
     from predictors.recorded_rows import GpusLabelled
     from predictors.training import TrainingReport, TrialDone
 
@@ -45,8 +45,8 @@ def train(
     ] = 600.0,
     trials: Annotated[int, typer.Option("--trials", min=1, help="Fits of each family at most.")] = 8,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the split, the searches and the fits.")] = 0,
-    margin_gpus: Annotated[
-        int, typer.Option("--margin-gpus", min=0, help="GPUs to pack and simulate for the margin; 0: no margin.")
+    risk_gpus: Annotated[
+        int, typer.Option("--risk-gpus", min=0, help="GPUs to pack and simulate, for `solve --risk`; 0: no risk known.")
     ] = 400,
     workers: WorkersOption = None,
     json_output: JsonOption = False,
@@ -56,7 +56,7 @@ def train(
     from placer.cli.live_line import LiveLine
     from placer.files import write_atomically
     from placer.output_paths import check_outputs
-    from predictors.packed_margin import GpusPacked
+    from predictors.packed_verdicts import GpusPacked
     from predictors.recorded_rows import GpusLabelled
     from predictors.training import FAMILY_NAMES, TrainingSettings, facts_to_json, train_surrogate
     from twin.profile import load_profile
@@ -75,7 +75,7 @@ def train(
         time_limit_s=time_limit,
         max_trials=trials,
         seed=seed,
-        margin_gpus=margin_gpus,
+        risk_gpus=risk_gpus,
     )
     with LiveLine() as line:
         line.update("loading rows")
@@ -85,7 +85,7 @@ def train(
                 line.update(f"labelling recorded GPUs: {event.done:,} of {event.total:,}")
                 return
             if isinstance(event, GpusPacked):
-                line.update(f"packing GPUs for the margin: {event.done:,} of {event.total:,}")
+                line.update(f"packing GPUs for the risk: {event.done:,} of {event.total:,}")
                 return
             text = f"{event.family}, fit {event.number}: score {event.score:.4f} after {event.seconds:.0f} s"
             line.update(text)
@@ -149,6 +149,7 @@ def _print_report(report: TrainingReport) -> None:
         for family in report.families
     ]
     print_table(columns, rows)
-    margins = report.facts["margins"]
-    levels = ", ".join(f"{margin:.1%} at {float(risk):.0%} risk" for risk, margin in margins["by_risk"].items())
-    print_lines(["", f"* written. Margin on the rates: {levels or 'not known'} ({margins['gpus']} packed GPUs)."])
+    thresholds = report.facts["thresholds"]
+    levels = ", ".join(f"{value:.3g} at {float(risk):.0%} risk" for risk, value in thresholds["by_risk"].items())
+    packed = f"({thresholds['gpus']} packed GPUs)"
+    print_lines(["", f"* written. Probability of starvation at most: {levels or 'not known'} {packed}."])

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from placer.model_card_figures import distance_figure, latency_figure, margin_figure, reliability_figure
+from placer.model_card_figures import distance_figure, latency_figure, reliability_figure, risk_figure
 from placer.model_card_report import render_card
 from predictors.domain import Domain
 from predictors.features import FEATURE_SCHEMA
@@ -93,18 +93,18 @@ def _facts(**changes: Any) -> dict[str, Any]:
             "all": [BIN, BIN | {"load_over_border": 1.0}, BIN | {"load_over_border": 2.5}],
             "packed": [BIN],
         },
-        "margins": {
+        "thresholds": {
             "gpus": 321,
             "took_all": 77,
             "took_none": 2,
             "horizon_s": 1800.0,
             "warmup_s": 300.0,
-            "by_risk": {"0.05": 0.123, "0.1": 0.045},
-            "rejected": [{"margin": 0.0, "share": 0.45}, {"margin": 0.1, "share": 0.06}],
+            "by_risk": {"0.05": 0.0876, "0.1": 0.2345},
+            "rejected": [{"threshold": 0.5, "share": 0.45}, {"threshold": 0.1, "share": 0.06}],
             "curve": [
-                {"risk": 0.05, "margin": 0.123, "seen": 0.04},
-                {"risk": 0.1, "margin": 0.045, "seen": 0.08},
-                {"risk": 0.5, "margin": 0.0, "seen": 0.45},
+                {"risk": 0.05, "threshold": 0.0876, "seen": 0.04},
+                {"risk": 0.1, "threshold": 0.2345, "seen": 0.08},
+                {"risk": 0.5, "threshold": 0.5, "seen": 0.45},
             ],
         },
     }
@@ -125,12 +125,13 @@ def _report(**changes: Any) -> TrainingReport:
 
 
 def test_the_page_has_the_numbers_of_the_training() -> None:
-    """Data, errors, families with latency and size, margins, domain, and the commands that make it again."""
+    """Data, errors, families with latency and size, thresholds, domain, and the commands that make it again."""
     page = render_card(_report())
     for text in ("12,345 rows", "600 sets", "0.0123", "0.987", "boosting (chosen)", ">20<", ">4.0<", ">2<"):
         assert text in page, text
     for text in (
-        "12.3%",
+        "0.0876",
+        "0.234",
         "321 GPUs",
         "on 77 the surrogate",
         "sum_kv_token_steps",
@@ -154,15 +155,15 @@ def test_the_same_training_gives_the_same_page() -> None:
     assert render_card(_report()) == render_card(_report())
 
 
-def test_a_training_that_tells_no_margin_still_has_a_page() -> None:
+def test_a_training_that_tells_no_threshold_still_has_a_page() -> None:
     """Few GPUs give no curve, or nothing that was seen, and a test without packed sets no line."""
-    margins = _facts()["margins"] | {"curve": [], "by_risk": {}}
-    page = render_card(_report(margins=margins, distance={"all": [BIN], "packed": []}))
+    thresholds = _facts()["thresholds"] | {"curve": [], "by_risk": {}}
+    page = render_card(_report(thresholds=thresholds, distance={"all": [BIN], "packed": []}))
     assert "too few" in page
     assert page.count("<svg") == 3
-    unseen = [{"risk": 0.1, "margin": 0.05, "seen": None}]
-    margins = _facts()["margins"] | {"curve": unseen, "by_risk": {"0.1": 0.05}}
-    assert render_card(_report(margins=margins)).count("<svg") == 4
+    unseen = [{"risk": 0.1, "threshold": 0.05, "seen": None}]
+    thresholds = _facts()["thresholds"] | {"curve": unseen, "by_risk": {"0.1": 0.05}}
+    assert render_card(_report(thresholds=thresholds)).count("<svg") == 4
 
 
 def test_the_counts_of_the_bins_stand_in_the_reliability_plot() -> None:
@@ -183,9 +184,19 @@ def test_the_border_is_where_loads_are_equal() -> None:
     assert_whole(figure, 5)
 
 
+def test_the_threshold_is_drawn_on_a_logarithmic_axis() -> None:
+    """Shares by threshold as points, the threshold of a risk as a line: none where the surrogate is asked as it is."""
+    share, seen = risk_figure(_facts()["thresholds"]).axes
+    assert (share.get_xscale(), seen.get_xscale()) == ("log", "log")
+    points, line = share.get_lines()
+    assert np.asarray(points.get_xydata()).tolist() == [[0.5, 45.0], [0.1, 6.0]]
+    assert np.asarray(line.get_xydata()).tolist() == [[0.0876, 5.0], [0.2345, 10.0]]
+    assert np.asarray(seen.get_lines()[0].get_xydata()).tolist() == [[5.0, 4.0], [10.0, 8.0], [50.0, 45.0]]
+
+
 def test_legends_are_whole() -> None:
     """All that is named lies in the picture."""
-    assert_whole(margin_figure(_facts()["margins"]), 4)
+    assert_whole(risk_figure(_facts()["thresholds"]), 4)
     families = [_family(name, 0.1) for name in ("neural", "boosting", "forest", "tree")]
     assert_whole(latency_figure(families), 4)
 

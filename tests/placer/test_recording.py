@@ -23,7 +23,7 @@ from twin.errors import InputError
 from twin.profile import load_profile
 
 WINDOW: dict[str, Any] = {"horizon_s": 120.0, "warmup_s": 20.0}
-TREE = TrainingSettings(families=("tree",), max_trials=1, margin_gpus=0)
+TREE = TrainingSettings(families=("tree",), max_trials=1, risk_gpus=0)
 
 
 def _run(*arguments: object) -> tuple[int, str, str]:
@@ -183,7 +183,7 @@ def test_the_command_line_records_and_learns(dataset: Path, tmp_path: Path) -> N
     assert len(read_recorded(kept)) == num_solved
     code, _, errors = _run("verify", plan_path, "--record-rejections", tmp_path / "verified")
     assert len(read_recorded(tmp_path / "verified")) == len(json.loads(plan_path.read_text())["gpus"])
-    fit = ("--family", "tree", "--trials", 1, "--margin-gpus", 0, "--workers", 1)
+    fit = ("--family", "tree", "--trials", 1, "--risk-gpus", 0, "--workers", 1)
     common = ("--profile", PROFILE, *fit, "--output", tmp_path / "m.onnx")
     code, printed, errors = _run("train", dataset, "--from-rejections", kept, *common, "--json")
     assert code == 0, errors

@@ -121,6 +121,6 @@ def test_the_card_of_a_shipped_surrogate_has_its_numbers(name: str) -> None:
     training = json.loads(OnnxSurrogate.load(path).metadata["training"])
     card = path.with_suffix(".md").read_text(encoding="utf-8")
     assert f"{training['rows']} rows of {training['scenarios']} sets of adapters" in card
-    assert f"| 5% | {100.0 * training['margins']['by_risk']['0.05']:.1f}% |" in card
+    assert f"| 5% | {training['thresholds']['by_risk']['0.05']:.3g} |" in card
     assert f"{training['errors']['near_border']['starvation_f1']:.3f}" in card
     assert np.isfinite(list(training["errors"]["all"].values())).all()

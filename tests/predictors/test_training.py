@@ -15,9 +15,9 @@ from predictors.dataset import ROWS_PER_SHARD, load_dataset, sample_dataset
 from predictors.errors import DISTANCE_EDGES, error_over_distance, error_table, reliability
 from predictors.features import FEATURE_SCHEMA
 from predictors.onnx_surrogate import OnnxSurrogate
-from predictors.packed_margin import GpusPacked, judge_packed_gpus
+from predictors.packed_verdicts import GpusPacked, judge_packed_gpus
 from predictors.provenance import profile_fingerprint
-from predictors.risk import margin_facts
+from predictors.risk import threshold_facts
 from predictors.surrogate import OUTPUT_NAMES, SurrogateOutput
 from predictors.targets import TrainingRows
 from predictors.training import TrainingSettings, train_surrogate
@@ -27,8 +27,8 @@ from twin.profile import PerformanceProfile, load_profile
 NAME = "llama-3.1-8b-h100-64gb"
 HORIZON_S, WARMUP_S = 40.0, 10.0
 NUM_ROWS = 5 * ROWS_PER_SHARD
-MARGIN_GPUS = 5
-TREES = TrainingSettings(families=("boosting", "tree"), max_trials=1, margin_gpus=MARGIN_GPUS)
+RISK_GPUS = 5
+TREES = TrainingSettings(families=("boosting", "tree"), max_trials=1, risk_gpus=RISK_GPUS)
 
 
 @pytest.fixture(scope="module")
@@ -99,26 +99,26 @@ def test_the_card_states_the_errors_and_how_to_repeat(trained: training.Training
     assert "placer train rows1 --profile" in card
 
 
-def test_the_margin_comes_from_gpus_packed_against_the_exported_model(
+def test_the_thresholds_come_from_gpus_packed_against_the_exported_model(
     trained: training.TrainingReport, profile: PerformanceProfile
 ) -> None:
     """What the file says is what packing against the file gives; the card says it, too, and how to repeat it."""
-    facts = json.loads(OnnxSurrogate.load(trained.file).metadata["training"])["margins"]
-    verdicts = judge_packed_gpus(OnnxSurrogate.load(trained.file), profile, num_gpus=MARGIN_GPUS, seed=TREES.seed)
-    assert facts == margin_facts(verdicts)
-    assert facts["gpus"] + facts["took_all"] + facts["took_none"] == MARGIN_GPUS
+    facts = json.loads(OnnxSurrogate.load(trained.file).metadata["training"])["thresholds"]
+    verdicts = judge_packed_gpus(OnnxSurrogate.load(trained.file), profile, num_gpus=RISK_GPUS, seed=TREES.seed)
+    assert facts == threshold_facts(verdicts)
+    assert facts["gpus"] + facts["took_all"] + facts["took_none"] == RISK_GPUS
     card = trained.card.read_text(encoding="utf-8")
-    assert f"--margin-gpus {MARGIN_GPUS}" in card
+    assert f"--risk-gpus {RISK_GPUS}" in card
     assert f"from {facts['gpus']} GPUs" in " ".join(card.split())
 
 
-def test_without_gpus_there_is_no_margin(folder: Path, profile: PerformanceProfile, tmp_path: Path) -> None:
+def test_without_gpus_there_is_no_threshold(folder: Path, profile: PerformanceProfile, tmp_path: Path) -> None:
     """The file is a surrogate all the same; who asks it for a risk is told."""
-    settings = TrainingSettings(families=("tree",), max_trials=1, margin_gpus=0)
+    settings = TrainingSettings(families=("tree",), max_trials=1, risk_gpus=0)
     report = train_surrogate([folder], profile, output=tmp_path / "plain.onnx", settings=settings)
     assert "No GPU was packed" in report.card.read_text(encoding="utf-8")
     with pytest.raises(SurrogateError, match="knows no risk, and"):
-        OnnxSurrogate.load(report.file).margin_for(0.05)
+        OnnxSurrogate.load(report.file).threshold_for(0.05)
 
 
 def test_training_twice_gives_the_same_model(
@@ -130,13 +130,13 @@ def test_training_twice_gives_the_same_model(
         [folder], profile, output=tmp_path / "again.onnx", settings=TREES, workers=2, observer=events.append
     )
     packed = [event for event in events if isinstance(event, GpusPacked)]
-    assert packed == [GpusPacked(done, MARGIN_GPUS) for done in range(1, MARGIN_GPUS + 1)]
+    assert packed == [GpusPacked(done, RISK_GPUS) for done in range(1, RISK_GPUS + 1)]
     assert again.file.read_bytes() == trained.file.read_bytes()
 
 
 def test_scenarios_of_two_data_sets_stay_apart(folder: Path, profile: PerformanceProfile, tmp_path: Path) -> None:
     """Rows of both count; equal numbers in two folders are different scenarios."""
-    settings = TrainingSettings(families=("tree",), max_trials=1, margin_gpus=0)
+    settings = TrainingSettings(families=("tree",), max_trials=1, risk_gpus=0)
     report = train_surrogate([folder, folder], profile, output=tmp_path / "two.onnx", settings=settings)
     one, _ = load_dataset(folder)
     assert report.facts["rows"] == 2 * len(one)
@@ -156,7 +156,7 @@ def test_rows_of_another_profile_are_learned_from(folder: Path, profile: Perform
     sample_dataset(
         other, rows=1, output=tmp_path / "kin", seeds=1, horizon_s=40.0, warmup_s=5.0, loads=(7, 6), workers=1
     )
-    settings = TrainingSettings(families=("tree",), max_trials=1, margin_gpus=0)
+    settings = TrainingSettings(families=("tree",), max_trials=1, risk_gpus=0)
     alone = train_surrogate([folder], profile, output=tmp_path / "alone.onnx", settings=settings)
     taught = train_surrogate(
         [tmp_path / "kin", folder], profile, output=tmp_path / "kin.onnx", kin=[other], settings=settings
@@ -200,11 +200,11 @@ def test_the_command_line_trains(folder: Path, tmp_path: Path) -> None:
         result = CliRunner().invoke(app, ["train", *map(str, arguments)], prog_name="placer")
         return result.exit_code, result.stdout, result.stderr
 
-    common = ("--profile", NAME, "--family", "tree", "--trials", 1, "--margin-gpus", 0)
+    common = ("--profile", NAME, "--family", "tree", "--trials", 1, "--risk-gpus", 0)
     code, printed, errors = run(folder, *common, "--output", tmp_path / "m.onnx")
     assert code == 0, errors
     assert "tree *" in printed
-    assert "* written. Margin on the rates: not known (0 packed GPUs)." in printed
+    assert "* written. Probability of starvation at most: not known (0 packed GPUs)." in printed
     code, printed, _ = run(folder, *common, "--output", tmp_path / "m.onnx", "--json")
     assert code == 0
     assert json.loads(printed)["family"] == "tree"
@@ -216,9 +216,9 @@ def test_the_command_line_trains(folder: Path, tmp_path: Path) -> None:
     code, _, errors = run(folder, "--profile", NAME, "--family", "oracle", "--output", tmp_path / "n.onnx")
     assert code == 2
     assert "families must be of neural, boosting, forest, tree. Got oracle." in errors
-    code, _, errors = run(folder, *common, "--output", tmp_path / "n.onnx", "--margin-gpus", -1)
+    code, _, errors = run(folder, *common, "--output", tmp_path / "n.onnx", "--risk-gpus", -1)
     assert code == 2
-    assert "--margin-gpus" in errors
+    assert "--risk-gpus" in errors
 
 
 def test_without_the_extra_for_pages_the_card_is_markdown_only(
@@ -226,7 +226,7 @@ def test_without_the_extra_for_pages_the_card_is_markdown_only(
 ) -> None:
     """Minutes of fitting are not lost for want of a library that draws; what is missing is said before them."""
     monkeypatch.setitem(sys.modules, "jinja2", None)
-    command = ["train", str(folder), "--profile", NAME, "--family", "tree", "--trials", "1", "--margin-gpus", "0"]
+    command = ["train", str(folder), "--profile", NAME, "--family", "tree", "--trials", "1", "--risk-gpus", "0"]
     result = CliRunner().invoke(app, [*command, "--output", str(tmp_path / "m.onnx")], prog_name="placer")
     assert result.exit_code == 0
     assert "the card is written in Markdown only" in result.stderr

@@ -1,7 +1,8 @@
-"""Which GPUs the twin rejects when they are packed to the brim against a surrogate, with more and more margin.
+"""Which GPUs the twin rejects when they are packed to the brim against a surrogate that is believed less and less.
 
-A packer seeks out sets, and numbers of slots, about which the surrogate is too hopeful. How much margin it needs can
-therefore not be told from sets that were drawn beforehand: here GPUs are packed, and judged as those of plans are.
+A packer seeks out sets, and numbers of slots, about which the surrogate is too hopeful. What its probabilities are
+worth there can therefore not be told from sets that were drawn beforehand: here GPUs are packed, with smaller and
+smaller thresholds, and judged as those of plans are.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from predictors.errors import PACKED
 from predictors.packer import PackedGpu, Packer
 from predictors.populations import Population
 from predictors.scenarios import draw_scenario
-from predictors.surrogate import InflatedSurrogate, Surrogate
+from predictors.surrogate import STARVED_PROBABILITY, Surrogate, ThresholdSurrogate
 from twin.hardware import GpuType, load_model
 from twin.judging_window import DEFAULT_WARMUP_S, long_enough_s
 from twin.parallel import each_in_parallel
@@ -26,10 +27,11 @@ from twin.profile import PerformanceProfile
 from twin.simulate import simulate_in_detail
 from twin.workload import Workload
 
-# Margins with which each GPU is packed: 0.05 asks the surrogate as if all rates were 5 % higher.
-MARGINS: tuple[float, ...] = (
-    *(0.0, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08),
-    *(0.1, 0.125, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5),
+# Probabilities of starvation below which a GPU is accepted, with each of which one is packed. The first asks the
+# surrogate as it is.
+THRESHOLDS: tuple[float, ...] = (
+    *(STARVED_PROBABILITY, 0.4, 0.3, 0.25, 0.2, 0.16, 0.125, 0.1),
+    *(0.08, 0.06, 0.04, 0.025, 0.015, 0.008, 0.003, 0.001),
 )
 DEFAULT_NUM_GPUS = 400
 # What the seeds are for: apart from all that is drawn for data sets (predictors/labelling.py), whatever their seeds.
@@ -38,7 +40,7 @@ _POPULATION, _TRAFFIC = 2_000, 2_001
 
 @dataclass(frozen=True)
 class GpusPacked:
-    """So many GPUs were packed with all margins and simulated."""
+    """So many GPUs were packed with all thresholds and simulated."""
 
     done: int
     total: int
@@ -51,11 +53,10 @@ class PackedVerdicts:
     Attributes
     ----------
     rejected
-        bool [N, len(MARGINS)], for N GPUs packed to the brim, in the order of their numbers. False also where a margin
-        leaves no adapter that would be accepted.
+        bool [N, len(THRESHOLDS)], for N GPUs packed to the brim, in the order of their numbers. False also where a
+        threshold leaves no adapter that would be accepted.
     took_all, took_none
-        Further GPUs, which say nothing: without a margin, the surrogate accepts all adapters that there are, or not
-        one.
+        Further GPUs, which say nothing: as it is, the surrogate accepts all adapters that there are, or not one.
     """
 
     rejected: NDArray[np.bool_]
@@ -72,7 +73,7 @@ def judge_packed_gpus(
     workers: int | None = None,
     observer: Callable[[GpusPacked], None] = lambda event: None,  # noqa: ARG005 - nobody watches
 ) -> PackedVerdicts:
-    """Pack GPUs against a surrogate with each of `MARGINS`, and have the twin judge them as it judges plans.
+    """Pack GPUs against a surrogate with each of `THRESHOLDS`, and have the twin judge them as it judges plans.
 
     Parameters
     ----------
@@ -100,7 +101,7 @@ def judge_packed_gpus(
             observer(GpusPacked(len(judged), num_gpus))
     gpus = [judged[number] for number in range(num_gpus)]
     return PackedVerdicts(
-        np.array([gpu.rejected for gpu in gpus if gpu.is_full], dtype=np.bool_).reshape(-1, len(MARGINS)),
+        np.array([gpu.rejected for gpu in gpus if gpu.is_full], dtype=np.bool_).reshape(-1, len(THRESHOLDS)),
         took_all=sum(gpu.num_packed == gpu.num_adapters for gpu in gpus),
         took_none=sum(gpu.num_packed == 0 for gpu in gpus),
     )
@@ -108,7 +109,7 @@ def judge_packed_gpus(
 
 @dataclass(frozen=True)
 class _Judged:
-    """A drawn GPU: adapters that there were, those packed without a margin, and whether it was rejected by margin."""
+    """A drawn GPU: adapters that there were, those packed with the first threshold, whether each one was rejected."""
 
     num_adapters: int
     num_packed: int
@@ -134,8 +135,8 @@ def _judge(surrogate: Surrogate, profile: PerformanceProfile, seed: int, number:
     num_adapters, num_packed = len(packer.adapters), 0 if gpus[0] is None else len(gpus[0].members)
     if not 0 < num_packed < num_adapters:
         return _Judged(num_adapters, num_packed)
-    gpus += [packer.fill(InflatedSurrogate(surrogate, 1.0 + margin)) for margin in MARGINS[1:]]
-    # Few large adapters: several margins lead to the same set.
+    gpus += [packer.fill(ThresholdSurrogate(surrogate, threshold)) for threshold in THRESHOLDS[1:]]
+    # Few large adapters: several thresholds lead to the same set.
     verdicts = {gpu: gpu is not None and is_rejected(packer, gpu, seed=seed, number=number) for gpu in set(gpus)}
     return _Judged(num_adapters, num_packed, tuple(verdicts[gpu] for gpu in gpus))
 
