@@ -42,6 +42,14 @@ _LESSON_DISTANCE = 0.1
 # much such a lesson counts: plans are decided elsewhere.
 _HEAVIER = (1.5, 2.2, 3.3, 5.0, 8.0)
 _HEAVIER_WEIGHT = 0.3
+# Pairs of loads of one row, of which the student must not say that the heavier one is served better: multiples of the
+# row's load between which the lighter one lies, how many times heavier the other is, and how much a pair counts in
+# which it is said to be.
+_LIGHTER_OF_PAIR = (0.5, 4.0)
+_STEP_OF_PAIR = (1.1, 2.0)
+_PAIR_WEIGHT = 1.0
+# Largest log-odds, up or down, that tell two loads apart: beyond them both are as good as certain.
+_CERTAIN_LOG_ODDS = 6.0
 
 
 @dataclass(frozen=True)
@@ -114,7 +122,8 @@ def fit_network(
         near = np.concatenate([columns, corpus.columns_at(partial(_near_factors, seed=settings.seed))])
         heavy, heavy_lessons = _lessons_under_heavier_loads(taught, corpus, labels.weight, settings.seed)
         lessons = _Targets.of_teachers(taught, near, np.tile(labels.weight, 2)).followed_by(heavy_lessons)
-        return _fit(torch, layer, np.concatenate([near, heavy]), lessons, pupil, time_limit_s=2.0 * share_s)
+        columns, pairs = np.concatenate([near, heavy]), _pairs_of_loads(corpus, settings.seed)
+        return _fit(torch, layer, columns, lessons, pupil, time_limit_s=2.0 * share_s, pairs=pairs)
 
 
 @dataclass(frozen=True)
@@ -201,6 +210,20 @@ def _lessons_under_heavier_loads(
     return columns, _Targets(values, _HEAVIER_WEIGHT * weight)
 
 
+def _pairs_of_loads(corpus: _Corpus, seed: int) -> NDArray[np.float32]:
+    """Return the physics of each row at two loads, the heavier one last, float32 [2, N, D]."""
+
+    def factors(count: int, *, is_heavier: bool) -> NDArray[np.float64]:
+        generator = np.random.default_rng(seed)
+        lighter, step = (
+            np.exp(generator.uniform(np.log(least), np.log(most), count))
+            for least, most in (_LIGHTER_OF_PAIR, _STEP_OF_PAIR)
+        )
+        return lighter * step if is_heavier else lighter
+
+    return np.stack([corpus.columns_at(partial(factors, is_heavier=is_heavier)) for is_heavier in (False, True)])
+
+
 def _fit(
     torch: Any,
     layer: PhysicsLayer,
@@ -209,14 +232,16 @@ def _fit(
     settings: NeuralSettings,
     *,
     time_limit_s: float,
+    pairs: NDArray[np.float32] | None = None,
 ) -> NeuralNetwork:
-    """Return one network fitted to what the physics gives, float32 [N, D]."""
+    """Return one network fitted to what the physics gives, float32 [N, D], that keeps to the order of `pairs`."""
     mean, spread = columns.mean(axis=0), columns.std(axis=0)
     # Large weights of columns that hardly vary would magnify the rounding of their logarithms; one that does not vary
     # at all in the rows says nothing outside of them either.
     scale = np.where(spread < VARIES, np.inf, np.maximum(spread, LEAST_SCALE)).astype(np.float32)
     torch.manual_seed(settings.seed)
-    modules = _train(torch, (columns - mean) / scale, targets, settings, time_limit_s)
+    ordered = None if pairs is None else (pairs - mean) / scale
+    modules = _train(torch, (columns - mean) / scale, targets, settings, time_limit_s=time_limit_s, pairs=ordered)
     weights = [module.weight.detach().numpy().T.copy() for module in modules]
     biases = [module.bias.detach().numpy().copy() for module in modules]
     # Standardisation is part of the first layer.
@@ -228,7 +253,13 @@ def _fit(
 
 
 def _train(
-    torch: Any, columns: NDArray[np.float32], targets: _Targets, settings: NeuralSettings, time_limit_s: float
+    torch: Any,
+    columns: NDArray[np.float32],
+    targets: _Targets,
+    settings: NeuralSettings,
+    *,
+    time_limit_s: float,
+    pairs: NDArray[np.float32] | None,
 ) -> list[Any]:
     """Return the linear layers of a network fitted to standardised columns."""
     started_s = time.monotonic()
@@ -240,6 +271,7 @@ def _train(
     inputs = torch.tensor(np.asarray(columns, dtype=np.float32))
     values = torch.tensor(np.nan_to_num(targets.values).astype(np.float32))
     known = torch.tensor((np.isfinite(targets.values) * targets.weight[:, np.newaxis]).astype(np.float32))
+    ordered = None if pairs is None else torch.tensor(np.asarray(pairs, dtype=np.float32))
     generator = np.random.default_rng(settings.seed)
     batches = max(1, len(columns) // settings.batch_rows)
     for epoch in range(settings.epochs):
@@ -253,6 +285,10 @@ def _train(
                 group["lr"] = settings.learning_rate * _one_cycle(progress)
             chosen = order[batch::batches]
             loss = _loss(torch, network(inputs[chosen]), values[chosen], known[chosen])
+            if ordered is not None:
+                # Half as many pairs as rows.
+                lighter, heavier = ordered[:, chosen[::2] % ordered.shape[1]]
+                loss = loss + _PAIR_WEIGHT * _disorder(network(lighter), network(heavier))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -284,6 +320,17 @@ def _loss(torch: Any, raw: Any, targets: Any, known: Any) -> Any:
     ]
     means = [(error * known[:, k]).sum() / known[:, k].sum().clamp(min=1.0) for k, error in enumerate(errors)]
     return sum(weight * value for weight, value in zip(_LOSS_WEIGHTS, means, strict=True))
+
+
+def _disorder(lighter: Any, heavier: Any) -> Any:
+    """Return by how much the heavier of two loads is said to be served better, in log-odds and log ratio."""
+
+    def log_odds(raw: Any) -> Any:
+        return raw[:, STARVATION].clamp(-_CERTAIN_LOG_ODDS, _CERTAIN_LOG_ODDS)
+
+    relief = (log_odds(lighter) - log_odds(heavier)).relu()
+    gain = (heavier[:, RATIO].clamp(max=0.0) - lighter[:, RATIO].clamp(max=0.0)).relu()
+    return (relief + gain).mean()
 
 
 @contextmanager
