@@ -1,8 +1,8 @@
-"""GPUs packed against a surrogate: how many the twin rejects, and how many GPUs its margin costs.
+"""GPUs packed against a surrogate: how many the twin rejects, and how many GPUs a small risk costs.
 
 ``python -m benchmarks.packed_sets [--oracle FILE] [--update docs/training.md]``
 
-Best fit packs problems of four families of workloads against a surrogate, without a margin and with the one that its
+Best fit packs problems of four families of workloads against a surrogate, as it is and with the threshold that its
 file gives for a risk; nothing is repaired. With ``--oracle`` the same problems are packed with the twin itself as
 surrogate, over the horizon and with the traffic that plans are verified with, so that it rejects none of them: many
 minutes of CPU time. What was counted is kept in the file, and a further run goes on there. Options: ``--profile``,
@@ -226,7 +226,7 @@ def tables(settings: Settings) -> Mapping[str, list[str]]:
     """Return the table of the document under its name."""
     header = (
         "workloads",
-        "GPUs without margin",
+        "GPUs, surrogate as it is",
         "rejected",
         f"GPUs at risk {settings.risk:g}",
         "rejected",

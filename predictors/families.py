@@ -192,7 +192,7 @@ def _fit_boosting(
     def regressor(sign: int) -> Any:
         return HistGradientBoostingRegressor(**options, monotonic_cst=sign * _LOAD_SIGNS)
 
-    derived, rows = columns_to_fit(derive, rows, profile, kin)
+    derived, rows = columns_to_fit(derive, rows, profile, _of_own_window(kin))
     # Once as starved, with the share as weight, and once as healthy.
     share = np.concatenate([rows.starved_share, 1.0 - rows.starved_share]) * np.tile(rows.weight, 2)
     is_starved = np.repeat([True, False], len(rows))
@@ -236,12 +236,17 @@ def _fit_tree(
 def _fit_plain(
     make: Callable[[], Any], rows: TrainingRows, profile: PerformanceProfile, kin: Sequence[KinRows]
 ) -> FittedModel:
-    derived, rows = columns_to_fit(derive, rows, profile, kin)
+    derived, rows = columns_to_fit(derive, rows, profile, _of_own_window(kin))
     with threadpool_limits(limits=1):
         ratio = make().fit(derived, rows.completed_ratio, sample_weight=rows.weight)
         starvation = make().fit(derived, rows.starved_share, sample_weight=rows.weight)
         log_itl, log_ttft, log_itl_mean = _fit_latencies(make, derived, rows)
     return TreeModels(ratio, starvation, log_itl, log_ttft, log_itl_mean, profile)
+
+
+def _of_own_window(kin: Sequence[KinRows]) -> list[KinRows]:
+    """Return the rows that were measured as long as the surrogate's own: trees do not see the window."""
+    return [part for part in kin if part.window == 1.0]
 
 
 def _fit_latencies(make: Callable[[], Any], derived: NDArray[np.float32], rows: TrainingRows) -> list[Any]:

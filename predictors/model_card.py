@@ -128,10 +128,15 @@ def model_card(profile: PerformanceProfile, training: dict[str, Any], parity: di
 
 
 def kin_sentences(training: dict[str, Any]) -> list[str]:
-    """Return what there is to say about rows of other profiles; nothing without them."""
-    names = sorted({data["profile"]["name"] for data in training["kin"]})
-    rows = sum(data["rows"] for data in training["kin"])
-    return [f"{rows} rows that {', '.join(names)} labelled were fitted to as well."] if names else []
+    """Return what there is to say about rows of other profiles and windows; nothing without them."""
+    own = training["datasets"][0]["profile"]
+    counts: dict[str, int] = {}
+    for data in training["kin"]:
+        kind = f"measured from {data['warmup_s']:g} to {data['horizon_s']:g} s"
+        kind = kind if data["profile"] == own else f"that {data['profile']['name']} labelled, {kind}"
+        counts[kind] = counts.get(kind, 0) + data["rows"]
+    told = ", and ".join(f"{rows} rows {kind}" for kind, rows in counts.items())
+    return [f"{told} were fitted to as well."] if told else []
 
 
 def recorded_sentences(training: dict[str, Any]) -> list[str]:
@@ -208,7 +213,7 @@ def commands_to_repeat(name: str, training: dict[str, Any]) -> str:
         f"--horizon {data['horizon_s']:g} --warmup {data['warmup_s']:g}"
         for folder, data in zip(folders, datasets, strict=True)
     ]
-    folders += [f"--kin {kin}" for kin in sorted({data["profile"]["name"] for data in training["kin"]})]
+    folders += [f"--kin {kin}" for kin in sorted({data["profile"]["name"] for data in training["kin"]} - {name})]
     if training["recorded"] is not None:
         folders.append("--from-rejections recorded")
     gpus = sum(training["thresholds"][name] for name in ("gpus", "took_all", "took_none"))

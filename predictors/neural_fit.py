@@ -95,7 +95,8 @@ def fit_network(
     Parameters
     ----------
     kin
-        Rows of other profiles that it learns from, too: under its own profile's physics each means the same.
+        Rows of other profiles and windows that it learns from, too: under its own profile's physics each means the
+        same, and how long the window was is a column of its own while teachers are fitted.
     time_limit_s
         The learning rates are brought to 0 by then, whatever the epochs.
 
@@ -107,17 +108,22 @@ def fit_network(
     torch = _torch()
     layer = smooth_physics_layer(profile)
     columns, labelled = columns_to_fit(_physics, rows, profile, kin)
+    columns_and_window = np.column_stack([columns, _log_windows(rows, kin)])
     labels = _Targets.of_labels(labelled)
+
+    def fit_to_labels(chosen: NeuralSettings, limit_s: float) -> NeuralNetwork:
+        return _at_own_window(_fit(torch, layer, columns_and_window, labels, chosen, time_limit_s=limit_s))
+
     if not settings.teachers:
         with _repeatable(torch):
-            return _fit(torch, layer, columns, labels, settings, time_limit_s=time_limit_s)
+            return fit_to_labels(settings, time_limit_s)
     # The student sees twice the rows.
     share_s = time_limit_s / (settings.teachers + 2)
     seeds = [settings.seed + number for number in range(settings.teachers + 1)]
     with _repeatable(torch):
         *teachers, pupil = (replace(settings, seed=seed) for seed in seeds)
         wide = [replace(teacher, widths=settings.teacher_widths) for teacher in teachers]
-        taught = [_fit(torch, layer, columns, labels, teacher, time_limit_s=share_s) for teacher in wide]
+        taught = [fit_to_labels(teacher, share_s) for teacher in wide]
         corpus = _Corpus(rows, profile, kin)
         near = np.concatenate([columns, corpus.columns_at(partial(_near_factors, seed=settings.seed))])
         heavy, heavy_lessons = _lessons_under_heavier_loads(taught, corpus, labels.weight, settings.seed)
@@ -160,6 +166,17 @@ class _Targets:
     def followed_by(self, others: _Targets) -> _Targets:
         """Return these rows and then others."""
         return _Targets(np.concatenate([self.values, others.values]), np.concatenate([self.weight, others.weight]))
+
+
+def _log_windows(rows: TrainingRows, kin: Sequence[KinRows]) -> NDArray[np.float32]:
+    """Return the natural logarithm of how many times as long as the first ones all rows were measured, float32 [N]."""
+    logs = [0.0, *(float(np.log(part.window)) for part in kin)]
+    return np.repeat(np.array(logs, dtype=np.float32), [len(rows), *(len(part.rows) for part in kin)])
+
+
+def _at_own_window(network: NeuralNetwork) -> NeuralNetwork:
+    """Return a network without the last column that it was fitted to: the window, which is 0 for its own rows."""
+    return replace(network, weights=(network.weights[0][:-1], *network.weights[1:]))
 
 
 def _physics(features: NDArray[np.float32], profile: PerformanceProfile) -> NDArray[np.float32]:

@@ -79,10 +79,23 @@ class TrainingRows:
 
 @dataclass(frozen=True)
 class KinRows:
-    """Rows that another profile labelled: models that see what a load means under each learn from them, too."""
+    """Rows that are fitted to as well, labelled with another profile or over another window.
+
+    Models that see what a load means under each profile, and how long the window was, learn from them, too.
+
+    Attributes
+    ----------
+    rows
+        Of one data set.
+    profile
+        That labelled them.
+    window
+        How many times as long as the surrogate's own rows these were measured, > 0.
+    """
 
     rows: TrainingRows
     profile: PerformanceProfile
+    window: float = 1.0
 
 
 def columns_to_fit(

@@ -169,7 +169,7 @@ def train_surrogate(
     profile
         That labelled them, and that the surrogate is for.
     kin
-        Profiles that labelled the other data sets. All families see what a load means under the profile that labelled
+        Profiles that labelled other data sets. All families see what a load means under the profile that labelled
         it, and so learn from those rows as well; errors, calibration and thresholds are of the surrogate's own profile.
     rejections
         Folders of GPUs that the twin was asked about while plans were made (`predictors.recorded_gpus`), rejected and
@@ -203,7 +203,8 @@ def train_surrogate(
     data = read_training_data(datasets, profile, kin=kin, recorded=rejections, workers=workers, observer=observer)
     rows = data.rows
     fitted, validation, test = _split(data, seed=settings.seed)
-    domain = Domain.from_rows(rows.features)
+    own = [rows, *(part.rows for part in data.kin if part.profile is profile)]
+    domain = Domain.from_rows(np.concatenate([part.features for part in own]))
     outcomes: list[tuple[Searched, FamilyReport]] = []
     for name in settings.families:
         searched = selection.search_family(

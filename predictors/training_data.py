@@ -30,13 +30,15 @@ class TrainingData:
     Attributes
     ----------
     rows
-        Those of recorded GPUs come last.
+        Measured as long as those of the first data set of the profile, which the surrogate is then about; those of
+        recorded GPUs come last.
     is_recorded
         Which rows those are, bool [N].
     datasets
         Of each data set the rows and the settings.
     kin, kin_datasets
-        Rows that other profiles labelled, which are only fitted to; and the same of their data sets.
+        Rows that other profiles labelled or that were measured longer or shorter, only fitted to; and the same
+        of their data sets.
     recorded
         See `predictors.recorded_rows.RecordedRows`; ``None``: no folder of recorded GPUs was given.
     """
@@ -70,6 +72,8 @@ def read_training_data(
 
     Parameters
     ----------
+    datasets
+        The first one that `profile` labelled has the window that the surrogate is about.
     kin
         Other profiles that may have labelled some of the data sets.
     recorded, workers, observer
@@ -78,11 +82,13 @@ def read_training_data(
     Raises
     ------
     InputError
-        When there is no such data set, it was labelled with none of the profiles, those of `profile` have too few
-        scenarios all together, or recorded GPUs cannot be used.
+        When there is no such data set, it was labelled with none of the profiles, two hold the same scenarios, those of
+        `profile` and the window have too few scenarios all together, or recorded GPUs cannot be used.
     """
     read = [_read_dataset(dataset, [profile, *kin]) for dataset in datasets]
-    own = [one for one in read if one.profile is profile]
+    _require_other_scenarios(read)
+    window_s = next((one.window_s for one in read if one.profile is profile), 1.0)
+    own = [one for one in read if one.profile is profile and one.window_s == window_s]
     tables = [one.table for one in own]
     num_scenarios = sum(table["scenario"].nunique() for table in tables)
     if num_scenarios < LEAST_SCENARIOS:
@@ -101,22 +107,28 @@ def read_training_data(
         facts = found.facts
         tables.append(found.table)
     rows = training_rows(pd.concat(_numbered_on(tables), ignore_index=True))
-    others = [one for one in read if one.profile is not profile]
+    others = [one for one in read if one not in own]
     return TrainingData(
         rows,
         np.arange(len(rows)) >= num_sampled,
         [one.facts for one in own],
-        tuple(KinRows(training_rows(one.table), one.profile) for one in others),
+        tuple(KinRows(training_rows(one.table), one.profile, one.window_s / window_s) for one in others),
         [one.facts for one in others],
         facts,
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Dataset:
+    file: str
     table: pd.DataFrame
     settings: Settings
     profile: PerformanceProfile
+
+    @property
+    def window_s(self) -> float:
+        """Seconds of a simulation that were measured."""
+        return self.settings.horizon_s - self.settings.warmup_s
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -129,7 +141,7 @@ def _read_dataset(dataset: str | Path, profiles: Sequence[PerformanceProfile]) -
     labelled_with = manifest.settings.profile
     for profile in profiles:
         if profile_identity(profile) == labelled_with:
-            return _Dataset(table, manifest.settings, profile)
+            return _Dataset(str(dataset), table, manifest.settings, profile)
     expected = ", or ".join(str(profile_identity(profile)) for profile in profiles)
     raise InputError(
         f"a data set must have been labelled with a profile it is used for, {expected}. "
@@ -140,6 +152,23 @@ def _read_dataset(dataset: str | Path, profiles: Sequence[PerformanceProfile]) -
         hint="sample a new data set: the profile is another one, or has been refitted since; name another profile that "
         "labelled one with --kin",
     )
+
+
+def _require_other_scenarios(datasets: Sequence[_Dataset]) -> None:
+    """Raise when two data sets of a profile are of one seed: their scenarios would be fitted to and judged by."""
+    seen: dict[tuple[str, int], str] = {}
+    for one in datasets:
+        key = (one.profile.name, one.settings.seed)
+        if key in seen:
+            raise InputError(
+                f"data sets must not hold the same scenarios. {seen[key]} and {one.file} were both sampled with seed "
+                f"{one.settings.seed}.",
+                file=one.file,
+                field="seed",
+                value=one.settings.seed,
+                hint="sample one of them with another --seed, or name one folder only",
+            )
+        seen[key] = one.file
 
 
 def _numbered_on(tables: Sequence[pd.DataFrame]) -> list[pd.DataFrame]:

@@ -9,12 +9,13 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from predictors import neural_fit
 from predictors.contract import check_surrogate, probe_features
 from predictors.domain import Domain
 from predictors.export import check_parity, export_model, predict
 from predictors.families import FAMILIES, FittedModel, Raw, RawNames, derive
-from predictors.features import offered_tps
-from predictors.neural import ITL
+from predictors.features import inflate, offered_tps
+from predictors.neural import ITL, STARVATION
 from predictors.neural_fit import NeuralSettings, fit_network
 from predictors.onnx_graph import GraphBuilder
 from predictors.onnx_surrogate import OnnxSurrogate
@@ -137,6 +138,51 @@ def test_a_student_is_between_its_teachers(shipped: PerformanceProfile) -> None:
     together = np.mean([teacher.raw(asked.features) for teacher in teachers], axis=0)
     apart = np.abs(teachers[0].raw(asked.features) - teachers[1].raw(asked.features))[:, ITL].mean()
     assert np.abs(student.raw(asked.features) - together)[:, ITL].mean() < apart + 0.02
+
+
+@NEEDS_TORCH
+def test_rows_of_another_window_teach_what_the_window_changes(shipped: PerformanceProfile) -> None:
+    """Measured twice as long, all latencies are twice as large: the network says what holds for its own window."""
+    few, many, asked = known_rows(100), known_rows(1500, seed=4), known_rows(300, seed=8)
+    longer = replace(many, log_itl=many.log_itl + np.log(2.0))
+    # A few rows of the same sets in its own window say what the window does.
+    settings = NeuralSettings(widths=(16,), epochs=60, batch_rows=64, teachers=1, teacher_widths=(24,))
+    errors = {}
+    for window in (1.0, 2.0):
+        network = fit_network(few, shipped, kin=[KinRows(longer, shipped, window)], settings=settings)
+        errors[window] = float(np.mean(network.raw(asked.features)[:, ITL] - asked.log_itl))
+    assert errors[1.0] > 0.4
+    assert abs(errors[2.0]) < 0.1
+
+
+def test_trees_pass_over_rows_of_another_window(shipped: PerformanceProfile) -> None:
+    """They do not see how long the window was."""
+    own, other = known_rows(200), known_rows(150, seed=4)
+    alone, beside = (
+        FAMILIES["tree"].fit(own, shipped, SMALL["tree"], kin=kin, seed=0, time_limit_s=1e9)
+        for kin in ([], [KinRows(other, shipped, 3.0)])
+    )
+    assert np.array_equal(alone.raw(own.features).ratio, beside.raw(own.features).ratio)
+
+
+@NEEDS_TORCH
+def test_a_student_is_kept_from_saying_that_more_load_helps(
+    shipped: PerformanceProfile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Labels that are mere chance teach such nonsense; pairs of loads are there to stop it."""
+    rows = known_rows(300)
+    chance = np.random.default_rng(0)
+    rows = replace(rows, starved_share=chance.integers(2, size=300).astype(np.float64))
+    settings = NeuralSettings(**SMALL["neural"])
+
+    def relief() -> float:
+        network = fit_network(rows, shipped, settings=settings)
+        log_odds = np.stack([network.raw(inflate(rows.features, factor))[:, STARVATION] for factor in (1.0, 1.3, 1.7)])
+        return float(np.maximum(-np.diff(log_odds, axis=0), 0.0).mean())
+
+    with_pairs = relief()
+    monkeypatch.setattr(neural_fit, "_PAIR_WEIGHT", 0.0)
+    assert with_pairs < 0.5 * relief()
 
 
 def test_kin_are_seen_under_their_own_profile(shipped: PerformanceProfile) -> None:

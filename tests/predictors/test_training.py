@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from placer.cli.application import app
-from predictors import training
+from predictors import training, training_data
 from predictors.contract import check_surrogate
 from predictors.dataset import ROWS_PER_SHARD, load_dataset, sample_dataset
 from predictors.errors import DISTANCE_EDGES, error_over_distance, error_table, reliability
@@ -137,10 +137,38 @@ def test_training_twice_gives_the_same_model(
 def test_scenarios_of_two_data_sets_stay_apart(folder: Path, profile: PerformanceProfile, tmp_path: Path) -> None:
     """Rows of both count; equal numbers in two folders are different scenarios."""
     settings = TrainingSettings(families=("tree",), max_trials=1, risk_gpus=0)
-    report = train_surrogate([folder, folder], profile, output=tmp_path / "two.onnx", settings=settings)
-    one, _ = load_dataset(folder)
-    assert report.facts["rows"] == 2 * len(one)
-    assert report.facts["scenarios"] == 2 * one["scenario"].nunique()
+    second = tmp_path / "second"
+    sample_dataset(
+        profile, rows=1, output=second, seed=8, seeds=1, horizon_s=HORIZON_S, warmup_s=WARMUP_S, loads=(7, 6), workers=1
+    )
+    report = train_surrogate([folder, second], profile, output=tmp_path / "two.onnx", settings=settings)
+    tables = [load_dataset(part)[0] for part in (folder, second)]
+    assert report.facts["rows"] == sum(map(len, tables))
+    assert report.facts["scenarios"] == sum(table["scenario"].nunique() for table in tables)
+
+
+def test_the_same_scenarios_twice_are_refused(folder: Path, profile: PerformanceProfile, tmp_path: Path) -> None:
+    """A surrogate would be fitted to the very scenarios that it is judged by."""
+    with pytest.raises(InputError) as caught:
+        train_surrogate([folder, folder], profile, output=tmp_path / "twice.onnx", settings=TREES)
+    assert (caught.value.field, caught.value.value) == ("seed", 7)
+
+
+def test_rows_of_another_window_are_kept_apart(folder: Path, profile: PerformanceProfile, tmp_path: Path) -> None:
+    """The first data set says how long a surrogate's window is; rows of others are fitted to only, and told about."""
+    longer = tmp_path / "longer"
+    sample_dataset(profile, rows=1, output=longer, seed=8, seeds=1, horizon_s=80.0, warmup_s=10.0, workers=1)
+    data = training_data.read_training_data([folder, longer], profile)
+    own, _ = load_dataset(folder)
+    assert len(data.rows) == len(own)
+    (kin,) = data.kin
+    assert (kin.profile, len(kin.rows)) == (profile, len(load_dataset(longer)[0]))
+    assert kin.window == pytest.approx((80.0 - 10.0) / (HORIZON_S - WARMUP_S))
+    settings = TrainingSettings(families=("tree",), max_trials=1, risk_gpus=0)
+    report = train_surrogate([folder, longer], profile, output=tmp_path / "two.onnx", settings=settings)
+    card = report.card.read_text(encoding="utf-8")
+    assert "rows measured from 10 to 80 s were fitted to as well." in card
+    assert "--kin" not in card
 
 
 def test_another_profile_is_refused(folder: Path, tmp_path: Path) -> None:
@@ -154,7 +182,7 @@ def test_rows_of_another_profile_are_learned_from(folder: Path, profile: Perform
     """If that profile is named: they are fitted to and no more, and the card and its commands say so."""
     other = load_profile("qwen2.5-7b-h100-64gb")
     sample_dataset(
-        other, rows=1, output=tmp_path / "kin", seeds=1, horizon_s=40.0, warmup_s=5.0, loads=(7, 6), workers=1
+        other, rows=1, output=tmp_path / "kin", seeds=1, horizon_s=40.0, warmup_s=10.0, loads=(7, 6), workers=1
     )
     settings = TrainingSettings(families=("tree",), max_trials=1, risk_gpus=0)
     alone = train_surrogate([folder], profile, output=tmp_path / "alone.onnx", settings=settings)
@@ -168,7 +196,7 @@ def test_rows_of_another_profile_are_learned_from(folder: Path, profile: Perform
     assert (kin["rows"], kin["profile"]["name"], kin["loads"]) == (104, other.name, [7, 6])
     assert taught.file.read_bytes() != alone.file.read_bytes()
     card = taught.card.read_text(encoding="utf-8")
-    assert f"104 rows that {other.name} labelled were fitted to as well." in card
+    assert f"104 rows that {other.name} labelled, measured from 10 to 40 s were fitted to as well." in card
     assert f"placer dataset --profile {other.name} --output rows2 --rows 104" in card
     assert f"placer train rows1 rows2 --kin {other.name} --profile {NAME}" in card
     assert "--kin" not in alone.card.read_text(encoding="utf-8")
