@@ -4,14 +4,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.twin.simulated_serving import adapters_of, samples, scrapes, serve
 from twin.calibration.metrics_series import SampleCollector
 from twin.calibration.metrics_windows import read_windows
 from twin.calibration.serving_settings import expected_adapters, parse_settings
-from twin.calibration.serving_windows import ServingWindow, merge_alike, window_observations
+from twin.calibration.serving_windows import LEAST_SHARE, ServingWindow, merge_alike, window_observations
 from twin.calibration.step_fit import predicted_ms
 from twin.engine import EngineConfig
 from twin.lengths import LengthDistribution
@@ -37,6 +37,7 @@ WINDOW = ServingWindow(
 )
 
 
+@example(decodes=1.0, prompts_per_step=1.0 / 128.0, prompt=234.0, busy=0.9921875)
 @given(
     decodes=st.floats(1.0, 200.0),
     prompts_per_step=st.floats(0.0, 0.5),
@@ -46,7 +47,7 @@ WINDOW = ServingWindow(
 def test_totals_of_the_kinds_are_the_windows(
     decodes: float, prompts_per_step: float, prompt: float, busy: float
 ) -> None:
-    """Steps, decoded tokens and prompt tokens add up; fewer adapters are in a step than requests."""
+    """Steps, decoded tokens and prompt tokens add up but for rare kinds; a step has fewer adapters than requests."""
     first = 1000.0 * prompts_per_step
     window = replace(
         WINDOW,
@@ -58,7 +59,11 @@ def test_totals_of_the_kinds_are_the_windows(
     observed = window_observations([window])
     weight, steps = observed.weight, observed.steps
     assert weight.sum() == pytest.approx(window.steps, rel=1e-3)
-    assert (weight * steps.tokens).sum() == pytest.approx(window.decode_tokens + window.prompt_tokens, rel=0.01)
+    # Left out may be the steps with a prompt alone, and those with two.
+    rare = 3.0 * prompt * LEAST_SHARE * window.steps
+    assert (weight * steps.tokens).sum() == pytest.approx(
+        window.decode_tokens + window.prompt_tokens, rel=0.01, abs=rare
+    )
     assert (steps.adapters <= steps.requests).all()
     assert (steps.changed >= steps.prefill).all()
     assert observed.time_ms.tolist() == [20.0]
