@@ -1,10 +1,10 @@
 """What each family of models makes of the same rows: error, latency and size, a table of docs/training.md.
 
 ``python -m benchmarks.surrogate_families ROWS [ROWS ...] [--profile llama-3.1-8b-h100-64gb] [--trials 1]
-[--time-limit 600] [--seed 0] [--smoke] [--update docs/training.md]``
+[--time-limit 600] [--seed 0] [--family NAME ...] [--smoke] [--update docs/training.md]``
 
 ROWS are folders of ``placer dataset``. Every family is fitted as ``placer train`` fits it, and judged on the test rows
-near their border. The model that is written is thrown away.
+near their border; ``neural`` needs PyTorch. The model that is written is thrown away.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from benchmarks.document_tables import print_or_update, table
 from benchmarks.packed_sets import DEFAULT_PROFILE
 from predictors.dataset import ROWS_PER_SHARD, sample_dataset
-from predictors.training import FamilyReport, TrainingReport, TrainingSettings, train_surrogate
+from predictors.training import FAMILY_NAMES, FamilyReport, TrainingReport, TrainingSettings, train_surrogate
 from twin.profile import PerformanceProfile, load_profile
 
 HEADER = (
@@ -35,11 +35,8 @@ HEADER = (
 )
 
 
-def train_all(
-    datasets: Sequence[Path], profile: PerformanceProfile, *, max_trials: int, time_limit_s: float, seed: int
-) -> TrainingReport:
+def train_all(datasets: Sequence[Path], profile: PerformanceProfile, *, settings: TrainingSettings) -> TrainingReport:
     """Fit all families to the rows."""
-    settings = TrainingSettings(max_trials=max_trials, time_limit_s=time_limit_s, seed=seed, risk_gpus=0)
     with tempfile.TemporaryDirectory() as folder:
         return train_surrogate(
             datasets,
@@ -76,6 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--trials", type=int, default=1, help="fits of each family")
     parser.add_argument("--time-limit", type=float, default=600.0, help="seconds for each family")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--family", action="append", choices=FAMILY_NAMES, help="default: all; neural needs PyTorch")
     parser.add_argument("--smoke", action="store_true", help="on a few rows of short simulations that are made here")
     parser.add_argument("--update", type=Path, help="document whose table is replaced")
     options = parser.parse_args(arguments)
@@ -89,9 +87,10 @@ def main(arguments: list[str] | None = None) -> int:
             sample_dataset(
                 profile, rows=4 * ROWS_PER_SHARD, output=folder, seeds=1, horizon_s=40.0, warmup_s=10.0, workers=1
             )
-        report = train_all(
-            datasets, profile, max_trials=options.trials, time_limit_s=options.time_limit, seed=options.seed
+        settings = TrainingSettings(
+            tuple(options.family or FAMILY_NAMES), options.time_limit, options.trials, options.seed, risk_gpus=0
         )
+        report = train_all(datasets, profile, settings=settings)
     facts = report.facts
     command = (
         f"`python -m benchmarks.surrogate_families ROWS --profile {profile.name} --trials {options.trials} "
