@@ -120,10 +120,13 @@ def label_scenario(profile: PerformanceProfile, number: int, settings: LabelSett
     return rows
 
 
-def label_near_border(profile: PerformanceProfile, number: int, settings: LabelSettings, *, num_seeds: int) -> Row:
+def label_near_border(
+    profile: PerformanceProfile, number: int, settings: LabelSettings, *, num_seeds: int, window: tuple[float, float]
+) -> Row:
     """Return one row of scenario `number`: its first replica at a load within `NEAR_DISTANCE` of the border.
 
-    The search for the border is the one that `settings` ask for; the row's labels are of `num_seeds` other simulations.
+    The search for the border is the one that `settings` ask for; the row's labels are of `num_seeds` other simulations,
+    whose horizon and warm-up in seconds are `window`.
     """
     scenario = _filled_scenario(profile, number, settings)
     generator = np.random.default_rng(_seeds(settings, number, len(ROWS_PER_SEARCH) + 1))
@@ -132,7 +135,7 @@ def label_near_border(profile: PerformanceProfile, number: int, settings: LabelS
     distance = float(generator.uniform(-NEAR_DISTANCE, NEAR_DISTANCE))
     border_rps = _border_in(found)
     load_rps = math.exp(distance) * (float(found[-1]["load_rps"]) if border_rps is None else border_rps)
-    precise = replace(settings, num_seeds=num_seeds)
+    precise = replace(settings, num_seeds=num_seeds, horizon_s=window[0], warmup_s=window[1])
     reports = simulate_row(scenario, precise, number=number, search=0, row=start.num_rows, load_rps=load_rps)
     replica = scenario.replicas[0]
     return {

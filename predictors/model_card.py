@@ -221,6 +221,6 @@ def commands_to_repeat(name: str, training: dict[str, Any]) -> str:
     trials = max(one["trials"] for one in training["families"])
     lines.append(
         f"placer train {' '.join(folders)} --profile {name} --output {name}.onnx --seed {training['seed']} \\\n"
-        f"    {families} --trials {trials} --risk-gpus {gpus}"
+        f"    {families} --trials {trials} --time-limit {training['time_limit_s']:g} --risk-gpus {gpus}"
     )
     return "\n".join(lines)

@@ -229,6 +229,7 @@ def train_surrogate(
         "validation_rows": len(validation),
         "test_rows": len(test),
         "seed": settings.seed,
+        "time_limit_s": settings.time_limit_s,
         "datasets": data.datasets,
         "kin": data.kin_datasets,
         "recorded": data.recorded,

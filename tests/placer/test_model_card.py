@@ -57,6 +57,7 @@ def _facts(**changes: Any) -> dict[str, Any]:
         "validation_rows": 1111,
         "test_rows": 1234,
         "seed": 0,
+        "time_limit_s": 600.0,
         "datasets": [
             {
                 "rows": 12345,

@@ -175,10 +175,14 @@ def test_a_shard_is_a_pure_function() -> None:
 @pytest.mark.parametrize("number", NUMBERS[:3])
 def test_a_row_near_the_border_has_seeds_of_its_own(number: int, labelled: dict[int, list[Row]]) -> None:
     """It lies within 15 % of the border that the search found, and depends on its arguments only."""
-    row = label_near_border(PROFILE, number, SETTINGS, num_seeds=3)
-    assert row == label_near_border(PROFILE, number, SETTINGS, num_seeds=3)
+    window = (SETTINGS.horizon_s, SETTINGS.warmup_s)
+    row = label_near_border(PROFILE, number, SETTINGS, num_seeds=3, window=window)
+    assert row == label_near_border(PROFILE, number, SETTINGS, num_seeds=3, window=window)
     assert row["num_seeds"] == 3
     first = next(found for found in labelled[number] if found["search"] == 0)
     border = float(first["load_rps"]) / math.exp(float(first["log_border"]))
     assert abs(math.log(float(row["load_rps"]) / border)) == pytest.approx(abs(float(row["log_border"])))
     assert abs(float(row["log_border"])) <= 0.15
+    longer = label_near_border(PROFILE, number, SETTINGS, num_seeds=3, window=(2.0 * window[0], window[1]))
+    assert (longer["load_rps"], longer["log_border"]) == (row["load_rps"], row["log_border"])
+    assert longer["throughput_tps"] != row["throughput_tps"]
