@@ -175,9 +175,9 @@ def test_a_row_inside_with_nan_is_an_error(tmp_path: Path) -> None:
             id="two answers",
         ),
         pytest.param(
-            """zero = Constant <value_ints = [0]> ()
+            """start = Constant <value_ints = [0]> ()
                two = Constant <value_ints = [2]> ()
-               ttft_s = Slice (offered, zero, two)""",
+               ttft_s = Slice (offered, start, two)""",
             "gives shape [2] for 3 rows",
             id="two answers at most",
         ),
