@@ -12,10 +12,9 @@ from predictors.model_card import (
     SUBSETS,
     commands_to_repeat,
     error_cells,
-    kin_sentences,
-    recorded_sentences,
     risk_cells,
     risk_sentences,
+    sentences_on_other_rows,
 )
 from predictors.targets import NEAR_BORDER
 from predictors.training import TrainingReport
@@ -48,7 +47,7 @@ def render_card(report: TrainingReport) -> str:
         {"risk": ""} | {name: svg_of(figure, name) for name, figure in figures.items()},
         profile=report.profile,
         facts=facts,
-        recorded=[*kin_sentences(facts), *recorded_sentences(facts)],
+        others=sentences_on_other_rows(facts),
         near=f"{NEAR_BORDER:.0%}",
         parity=f"{max(report.best.parity.values()):.2%}",
         data=_data_table(facts),

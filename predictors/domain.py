@@ -90,6 +90,20 @@ class Domain(BaseModel):
             rules.append(RatioRule(name=name, numerator=numerator, denominator=denominator, min=lower, max=upper))
         return cls(features=box, ratios=tuple(rules))
 
+    def joined(self, other: Domain) -> Domain:
+        """Return the smallest domain of the same features and ratios that holds both."""
+
+        def span(one: tuple[float, float], another: tuple[float, float]) -> tuple[float, float]:
+            return min(one[0], another[0]), max(one[1], another[1])
+
+        others = {rule.name: rule for rule in other.ratios}
+        rules = []
+        for rule in self.ratios:
+            lower, upper = span((rule.min, rule.max), (others[rule.name].min, others[rule.name].max))
+            rules.append(rule.model_copy(update={"min": lower, "max": upper}))
+        box = {name: span(bounds, other.features[name]) for name, bounds in self.features.items()}
+        return Domain(features=box, ratios=tuple(rules))
+
     def outside(self, features: NDArray[np.float32], names: Sequence[str]) -> NDArray[np.bool_]:
         """Return for each row of `features` [N, F] (columns `names`) whether it is outside the domain, bool [N]."""
         values = np.asarray(features, dtype=np.float64)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,6 +24,7 @@ from threadpoolctl import threadpool_limits
 
 from predictors.derived import DERIVED_COLUMNS, DERIVED_NAMES, add_derived_columns, derived_model
 from predictors.features import FEATURE_SCHEMA
+from predictors.neural import NeuralNetwork
 from predictors.neural_fit import NeuralSettings, fit_network
 from predictors.onnx_graph import ML_OPSET, OPSET, GraphBuilder
 from predictors.onnx_surrogate import INPUT_NAME
@@ -283,10 +285,18 @@ def _fit_neural(
     kin: Sequence[KinRows] = (),
     seed: int,
     time_limit_s: float,
+    start: NeuralNetwork | None = None,
 ) -> FittedModel:
     """Fit a small neural network behind the physics of the step time."""
     options = NeuralSettings(**settings, seed=seed)
-    return _NetworkModel(fit_network(rows, profile, kin=kin, settings=options, time_limit_s=time_limit_s))
+    network = fit_network(rows, profile, kin=kin, start=start, settings=options, time_limit_s=time_limit_s)
+    return _NetworkModel(network)
+
+
+def continued_family(start: NeuralNetwork) -> Family:
+    """Return the family of networks that begin as one that was fitted before, and stay near it."""
+    choices = {"learning_rate": (5e-4, 1e-3, 2e-4), "epochs": (10, 20), "teachers": (2, 0)}
+    return Family("neural", "network that goes on from another", partial(_fit_neural, start=start), choices)
 
 
 def _add_trees(builder: GraphBuilder, model: Any, prefix: str) -> str:

@@ -53,7 +53,7 @@ every GPU of a plan is simulated by the twin before it is accepted.
 {rows} rows of {scenarios} sets of adapters, each the mean of {seeds} simulations of {horizon_s} s ({warmup_s} s
 of them not counted). What the sets are is in docs/dataset.md. {fitted_rows} rows were fitted to, {validation_rows}
 chose settings and calibrated the probability, and {test_rows} rows of other sets gave the errors below.
-{recorded}
+{others}
 | family | trials | score | ratio error | Brier score | F1 | KiB |
 |---|---|---|---|---|---|---|
 {families}
@@ -112,7 +112,7 @@ def model_card(profile: PerformanceProfile, training: dict[str, Any], parity: di
         rows=training["rows"],
         scenarios=training["scenarios"],
         **{name: _values(data, name) for name in ("seeds", "horizon_s", "warmup_s")},
-        recorded=_paragraph([*kin_sentences(training), *recorded_sentences(training)]),
+        others=_paragraph(sentences_on_other_rows(training)),
         fitted_rows=training["fitted_rows"],
         validation_rows=training["validation_rows"],
         test_rows=training["test_rows"],
@@ -127,7 +127,12 @@ def model_card(profile: PerformanceProfile, training: dict[str, Any], parity: di
     )
 
 
-def kin_sentences(training: dict[str, Any]) -> list[str]:
+def sentences_on_other_rows(training: dict[str, Any]) -> list[str]:
+    """Return what there is to say about all that was learned from beside the rows of the data sets."""
+    return [*_kin_sentences(training), *_recorded_sentences(training), *_start_sentences(training)]
+
+
+def _kin_sentences(training: dict[str, Any]) -> list[str]:
     """Return what there is to say about rows of other profiles and windows; nothing without them."""
     own = training["datasets"][0]["profile"]
     counts: dict[str, int] = {}
@@ -139,7 +144,21 @@ def kin_sentences(training: dict[str, Any]) -> list[str]:
     return [f"{told} were fitted to as well."] if told else []
 
 
-def recorded_sentences(training: dict[str, Any]) -> list[str]:
+def _start_sentences(training: dict[str, Any]) -> list[str]:
+    """Return what there is to say about the surrogate that the fit went on from; nothing without one."""
+    start = training.get("start")
+    if start is None:
+        return []
+    made_of = start["training"]
+    kin = sum(data["rows"] for data in made_of.get("kin", []))
+    sentence = (
+        f"The network began as that of `{start['file']}` (SHA-256 {start['sha256'][:16]}...), which was made of "
+        f"{made_of['rows'] + kin} other rows; the commands below make that one first."
+    )
+    return [sentence]
+
+
+def _recorded_sentences(training: dict[str, Any]) -> list[str]:
     """Return what there is to say about GPUs that were recorded while plans were made; nothing without them."""
     recorded = training["recorded"]
     if recorded is None:
@@ -204,9 +223,22 @@ def _paragraph(sentences: Sequence[str]) -> str:
 
 def commands_to_repeat(name: str, training: dict[str, Any]) -> str:
     """Return how to make the model again."""
+    gpus = sum(training["thresholds"][name] for name in ("gpus", "took_all", "took_none"))
+    return "\n".join(_commands(name, training, output=f"{name}.onnx", risk_gpus=gpus, prefix=""))
+
+
+def _commands(name: str, training: dict[str, Any], *, output: str, risk_gpus: int, prefix: str) -> list[str]:
+    """Return the commands that make a model, after those that make what its fit went on from."""
+    start = training.get("start")
+    earlier = f"start-{prefix}"
+    lines = (
+        []
+        if start is None
+        else _commands(name, start["training"], output=f"{earlier}{name}.onnx", risk_gpus=0, prefix=earlier)
+    )
     datasets = [*training["datasets"], *training["kin"]]
-    folders = [f"rows{number}" for number in range(1, len(datasets) + 1)]
-    lines = [
+    folders = [f"{prefix}rows{number}" for number in range(1, len(datasets) + 1)]
+    lines += [
         f"placer dataset --profile {data['profile']['name']} --output {folder} --rows {data['rows']} "
         f"--seed {data['seed']} \\\n"
         f"    --seeds {data['seeds']} --loads {' '.join(map(str, data['loads']))} "
@@ -215,12 +247,15 @@ def commands_to_repeat(name: str, training: dict[str, Any]) -> str:
     ]
     folders += [f"--kin {kin}" for kin in sorted({data["profile"]["name"] for data in training["kin"]} - {name})]
     if training["recorded"] is not None:
-        folders.append("--from-rejections recorded")
-    gpus = sum(training["thresholds"][name] for name in ("gpus", "took_all", "took_none"))
+        folders.append(f"--from-rejections {prefix}recorded")
+    if start is not None:
+        folders.append(f"--start {earlier}{name}.onnx")
     families = " ".join(f"--family {family}" for family in sorted(one["name"] for one in training["families"]))
     trials = max(one["trials"] for one in training["families"])
+    # Files of early versions do not tell the limit: their number of trials ended the search.
+    limit = f" --time-limit {training['time_limit_s']:g}" if "time_limit_s" in training else ""
     lines.append(
-        f"placer train {' '.join(folders)} --profile {name} --output {name}.onnx --seed {training['seed']} \\\n"
-        f"    {families} --trials {trials} --time-limit {training['time_limit_s']:g} --risk-gpus {gpus}"
+        f"placer train {' '.join(folders)} --profile {name} --output {output} --seed {training['seed']} \\\n"
+        f"    {families} --trials {trials}{limit} --risk-gpus {risk_gpus}"
     )
-    return "\n".join(lines)
+    return lines

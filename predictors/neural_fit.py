@@ -87,6 +87,7 @@ def fit_network(
     profile: PerformanceProfile,
     *,
     kin: Sequence[KinRows] = (),
+    start: NeuralNetwork | None = None,
     settings: NeuralSettings = NeuralSettings(),
     time_limit_s: float = float("inf"),
 ) -> NeuralNetwork:
@@ -97,6 +98,9 @@ def fit_network(
     kin
         Rows of other profiles and windows that it learns from, too: under its own profile's physics each means the
         same, and how long the window was is a column of its own while teachers are fitted.
+    start
+        A network of the same profile that the teachers and the student begin as, in place of random weights; all are as
+        wide as it, whatever the settings say.
     time_limit_s
         The learning rates are brought to 0 by then, whatever the epochs.
 
@@ -110,9 +114,14 @@ def fit_network(
     columns, labelled = columns_to_fit(_physics, rows, profile, kin)
     columns_and_window = np.column_stack([columns, _log_windows(rows, kin)])
     labels = _Targets.of_labels(labelled)
+    if start is not None:
+        widths = tuple(len(biases) for biases in start.biases[:-1])
+        settings = replace(settings, widths=widths, teacher_widths=widths)
+    start_with_window = None if start is None else _with_window(start)
 
     def fit_to_labels(chosen: NeuralSettings, limit_s: float) -> NeuralNetwork:
-        return _at_own_window(_fit(torch, layer, columns_and_window, labels, chosen, time_limit_s=limit_s))
+        fitted = _fit(torch, layer, columns_and_window, labels, chosen, start=start_with_window, time_limit_s=limit_s)
+        return _at_own_window(fitted)
 
     if not settings.teachers:
         with _repeatable(torch):
@@ -129,7 +138,7 @@ def fit_network(
         heavy, heavy_lessons = _lessons_under_heavier_loads(taught, corpus, labels.weight, settings.seed)
         lessons = _Targets.of_teachers(taught, near, np.tile(labels.weight, 2)).followed_by(heavy_lessons)
         columns, pairs = np.concatenate([near, heavy]), _pairs_of_loads(corpus, settings.seed)
-        return _fit(torch, layer, columns, lessons, pupil, time_limit_s=2.0 * share_s, pairs=pairs)
+        return _fit(torch, layer, columns, lessons, pupil, start=start, time_limit_s=2.0 * share_s, pairs=pairs)
 
 
 @dataclass(frozen=True)
@@ -177,6 +186,12 @@ def _log_windows(rows: TrainingRows, kin: Sequence[KinRows]) -> NDArray[np.float
 def _at_own_window(network: NeuralNetwork) -> NeuralNetwork:
     """Return a network without the last column that it was fitted to: the window, which is 0 for its own rows."""
     return replace(network, weights=(network.weights[0][:-1], *network.weights[1:]))
+
+
+def _with_window(network: NeuralNetwork) -> NeuralNetwork:
+    """Return a network with the window as one more column, which changes nothing yet."""
+    first = network.weights[0]
+    return replace(network, weights=(np.vstack([first, np.zeros_like(first[:1])]), *network.weights[1:]))
 
 
 def _physics(features: NDArray[np.float32], profile: PerformanceProfile) -> NDArray[np.float32]:
@@ -248,17 +263,23 @@ def _fit(
     targets: _Targets,
     settings: NeuralSettings,
     *,
+    start: NeuralNetwork | None,
     time_limit_s: float,
     pairs: NDArray[np.float32] | None = None,
 ) -> NeuralNetwork:
     """Return one network fitted to what the physics gives, float32 [N, D], that keeps to the order of `pairs`."""
     mean, spread = columns.mean(axis=0), columns.std(axis=0)
     # Large weights of columns that hardly vary would magnify the rounding of their logarithms; one that does not vary
-    # at all in the rows says nothing outside of them either.
-    scale = np.where(spread < VARIES, np.inf, np.maximum(spread, LEAST_SCALE)).astype(np.float32)
+    # at all in the rows says nothing outside of them either, unless the network began as one that knew more.
+    of_constant = np.inf if start is None else LEAST_SCALE
+    scale = np.where(spread < VARIES, of_constant, np.maximum(spread, LEAST_SCALE)).astype(np.float32)
     torch.manual_seed(settings.seed)
+    modules = _modules(torch, (columns.shape[1], *settings.widths, len(_LOSS_WEIGHTS)))
+    if start is not None:
+        _begin_as(torch, modules, start, mean, scale)
     ordered = None if pairs is None else (pairs - mean) / scale
-    modules = _train(torch, (columns - mean) / scale, targets, settings, time_limit_s=time_limit_s, pairs=ordered)
+    standardised = (columns - mean) / scale
+    _train(torch, modules, standardised, targets, settings, time_limit_s=time_limit_s, pairs=ordered)
     weights = [module.weight.detach().numpy().T.copy() for module in modules]
     biases = [module.bias.detach().numpy().copy() for module in modules]
     # Standardisation is part of the first layer.
@@ -269,19 +290,40 @@ def _fit(
     )
 
 
+def _modules(torch: Any, sizes: Sequence[int]) -> list[Any]:
+    """Return linear layers with random weights."""
+    return [torch.nn.Linear(inputs, outputs) for inputs, outputs in pairwise(sizes)]
+
+
+def _begin_as(
+    torch: Any,
+    modules: Sequence[Any],
+    network: NeuralNetwork,
+    mean: NDArray[np.float32],
+    scale: NDArray[np.float32],
+) -> None:
+    """Give linear layers behind standardised columns the weights of a network, which takes the columns as they are."""
+    weights, biases = list(network.weights), list(network.biases)
+    biases[0] = biases[0] + mean @ weights[0]
+    weights[0] = weights[0] * scale[:, np.newaxis]
+    with torch.no_grad():
+        for module, weight, bias in zip(modules, weights, biases, strict=True):
+            module.weight.copy_(torch.tensor(weight.T.astype(np.float32)))
+            module.bias.copy_(torch.tensor(bias.astype(np.float32)))
+
+
 def _train(
     torch: Any,
+    modules: Sequence[Any],
     columns: NDArray[np.float32],
     targets: _Targets,
     settings: NeuralSettings,
     *,
     time_limit_s: float,
     pairs: NDArray[np.float32] | None,
-) -> list[Any]:
-    """Return the linear layers of a network fitted to standardised columns."""
+) -> None:
+    """Fit linear layers, with rectifiers between them, to standardised columns."""
     started_s = time.monotonic()
-    sizes = (columns.shape[1], *settings.widths, len(_LOSS_WEIGHTS))
-    modules = [torch.nn.Linear(inputs, outputs) for inputs, outputs in pairwise(sizes)]
     parts = [part for module in modules[:-1] for part in (module, torch.nn.ReLU())]
     network = torch.nn.Sequential(*parts, modules[-1])
     optimizer = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
@@ -297,7 +339,7 @@ def _train(
             spent = (time.monotonic() - started_s) / time_limit_s
             progress = max((epoch + batch / batches) / settings.epochs, spent)
             if progress >= 1.0:
-                return modules
+                return
             for group in optimizer.param_groups:
                 group["lr"] = settings.learning_rate * _one_cycle(progress)
             chosen = order[batch::batches]
@@ -309,7 +351,6 @@ def _train(
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-    return modules
 
 
 def _one_cycle(progress: float) -> float:

@@ -152,6 +152,7 @@ def train_surrogate(
     output: str | Path,
     kin: Sequence[PerformanceProfile] = (),
     rejections: Sequence[str | Path] = (),
+    start: str | Path | None = None,
     settings: TrainingSettings = TrainingSettings(),
     workers: int | None = None,
     observer: Observer = lambda event: None,  # noqa: ARG005 - nobody watches
@@ -175,6 +176,9 @@ def train_surrogate(
         Folders of GPUs that the twin was asked about while plans were made (`predictors.recorded_gpus`), rejected and
         accepted ones: their rows, labelled as the first data set is, count as packed ones. All GPUs of a workload are
         on one side of the split, and the data sets are split as they are without them.
+    start
+        A surrogate of the same profile that this function wrote: its network is fitted further, and what it learned
+        from other rows is kept. Only for the family `neural`.
     workers
         Processes that label recorded GPUs, and threads that pack GPUs; ``None``: one per core. Fits use one.
 
@@ -188,13 +192,8 @@ def train_surrogate(
         cannot be used, or `output` cannot be written.
     """
     families, selection = _load("predictors.families"), _load("predictors.selection")
-    unknown = [name for name in settings.families if name not in families.FAMILIES]
-    if unknown or not settings.families:
-        raise InputError(
-            f"families must be of {', '.join(FAMILY_NAMES)}. Got {', '.join(unknown) or 'none'}.",
-            field="family",
-            value=unknown,
-        )
+    _require_families(settings.families, of_start=start is not None)
+    begun = None if start is None else _load("predictors.neural_file").read_start(start, profile)
     file = Path(output)
     card = file.with_suffix(".md")
     # Before minutes of work.
@@ -205,10 +204,11 @@ def train_surrogate(
     fitted, validation, test = _split(data, seed=settings.seed)
     own = [rows, *(part.rows for part in data.kin if part.profile is profile)]
     domain = Domain.from_rows(np.concatenate([part.features for part in own]))
+    domain = domain if begun is None else domain.joined(begun.domain)
     outcomes: list[tuple[Searched, FamilyReport]] = []
     for name in settings.families:
         searched = selection.search_family(
-            families.FAMILIES[name],
+            families.FAMILIES[name] if begun is None else families.continued_family(begun.network),
             fitted,
             validation,
             profile,
@@ -233,6 +233,7 @@ def train_surrogate(
         "datasets": data.datasets,
         "kin": data.kin_datasets,
         "recorded": data.recorded,
+        "start": None if begun is None else begun.facts,
         "family": chosen.name,
         "settings": chosen.settings,
         "errors": chosen.errors,
@@ -244,6 +245,19 @@ def train_surrogate(
     write_atomically(file, _export(best, profile, domain, facts).SerializeToString())
     write_atomically(card, model_card(profile, facts, chosen.parity))
     return TrainingReport(file, card, chosen.name, tuple(report for _, report in outcomes), profile, domain, facts)
+
+
+def _require_families(names: Sequence[str], *, of_start: bool) -> None:
+    """Raise InputError about families that there are not, or that cannot go on from a network."""
+    known = FAMILY_NAMES[:1] if of_start else FAMILY_NAMES
+    unknown = [name for name in names if name not in known]
+    if unknown or not names:
+        raise InputError(
+            f"families must be of {', '.join(known)}{' where a fit goes on from a network' if of_start else ''}. "
+            f"Got {', '.join(unknown) or 'none'}.",
+            field="family",
+            value=unknown,
+        )
 
 
 def _split(data: TrainingData, *, seed: int) -> list[TrainingRows]:

@@ -36,6 +36,13 @@ def train(
         list[Path] | None,
         typer.Option("--from-rejections", help="Folder of `placer solve --record-rejections`; repeatable."),
     ] = None,
+    start: Annotated[
+        Path | None,
+        typer.Option(
+            "--start",
+            help="Surrogate that this command wrote, of the same profile: its network is fitted further.",
+        ),
+    ] = None,
     family: Annotated[
         list[str] | None,
         typer.Option("--family", help="Only these: neural, boosting, forest, tree; repeatable. Default: all."),
@@ -67,11 +74,12 @@ def train(
         {"--output": output, "card": output.with_suffix(".md"), "card in HTML": page},
         inputs={f"DATA {number}": path for number, path in enumerate(data, start=1)}
         | {f"--from-rejections {number}": path for number, path in enumerate(from_rejections or (), start=1)}
-        | {"--profile": profile},
+        | {"--profile": profile}
+        | ({} if start is None else {"--start": start}),
         prints_json=json_output,
     )
     settings = TrainingSettings(
-        families=tuple(family or FAMILY_NAMES),
+        families=tuple(family or (FAMILY_NAMES if start is None else ("neural",))),
         time_limit_s=time_limit,
         max_trials=trials,
         seed=seed,
@@ -98,6 +106,7 @@ def train(
             output=output,
             kin=[load_profile(name) for name in kin or ()],
             rejections=from_rejections or (),
+            start=start,
             settings=settings,
             workers=workers,
             observer=show,

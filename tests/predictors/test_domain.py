@@ -23,6 +23,16 @@ def test_a_domain_survives_its_file() -> None:
     assert Domain.parse(domain.model_dump_json(), schema=FEATURE_SCHEMA, file="m.onnx") == domain
 
 
+def test_domains_joined_hold_the_rows_of_both() -> None:
+    """And nothing of them shrinks: each holds itself and the other."""
+    rows = probe_features(60)
+    light, heavy = Domain.from_rows(rows[:20]), Domain.from_rows(inflate(rows[20:], 2.0))
+    joined = light.joined(heavy)
+    assert joined == heavy.joined(light)
+    assert not joined.outside(np.concatenate([rows[:20], inflate(rows[20:], 2.0)]), NAMES).any()
+    assert light.joined(light) == light
+
+
 def test_smaller_sets_are_inside() -> None:
     """A planner asks about few adapters first: less load than was ever sampled is no reason for distrust."""
     rows = probe_features(60)

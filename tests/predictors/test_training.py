@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from placer.cli.application import app
 from predictors import training, training_data
+from predictors.catalog import shipped_surrogate
 from predictors.contract import check_surrogate
 from predictors.dataset import ROWS_PER_SHARD, load_dataset, sample_dataset
 from predictors.errors import DISTANCE_EDGES, error_over_distance, error_table, reliability
@@ -19,8 +20,10 @@ from predictors.packed_verdicts import GpusPacked, judge_packed_gpus
 from predictors.provenance import profile_fingerprint
 from predictors.risk import threshold_facts
 from predictors.surrogate import OUTPUT_NAMES, SurrogateOutput
+from predictors.surrogate_file import SurrogateFile
 from predictors.targets import TrainingRows
 from predictors.training import TrainingSettings, train_surrogate
+from tests.predictors.test_families import NEEDS_TORCH
 from twin.errors import InputError, SurrogateError
 from twin.profile import PerformanceProfile, load_profile
 
@@ -200,6 +203,28 @@ def test_rows_of_another_profile_are_learned_from(folder: Path, profile: Perform
     assert f"placer dataset --profile {other.name} --output rows2 --rows 104" in card
     assert f"placer train rows1 rows2 --kin {other.name} --profile {NAME}" in card
     assert "--kin" not in alone.card.read_text(encoding="utf-8")
+
+
+@NEEDS_TORCH
+def test_a_fit_goes_on_from_a_shipped_surrogate(folder: Path, profile: PerformanceProfile, tmp_path: Path) -> None:
+    """Its domain stays, and the card says where the network is from and how to make that, too."""
+    start = shipped_surrogate(NAME)
+    assert start is not None
+    settings = TrainingSettings(families=("neural",), max_trials=1, risk_gpus=0)
+    report = train_surrogate([folder], profile, output=tmp_path / "on.onnx", start=start, settings=settings)
+    before, after = (SurrogateFile.open(file).domain() for file in (start, report.file))
+    assert after == after.joined(before)
+    assert report.facts["start"]["file"] == start.name
+    card = report.card.read_text(encoding="utf-8")
+    assert f"The network began as that of `{start.name}`" in " ".join(card.split())
+    assert f"--output start-{NAME}.onnx" in card
+    assert f"placer train rows1 --start start-{NAME}.onnx --profile {NAME} --output {NAME}.onnx" in card
+
+
+def test_only_networks_go_on_from_another(folder: Path, profile: PerformanceProfile, tmp_path: Path) -> None:
+    """Trees are fitted anew each time."""
+    with pytest.raises(InputError, match="families must be of neural where a fit goes on from a network"):
+        train_surrogate([folder], profile, output=tmp_path / "m.onnx", start=shipped_surrogate(NAME), settings=TREES)
 
 
 def test_an_unwritable_output_is_named(folder: Path, profile: PerformanceProfile, tmp_path: Path) -> None:
