@@ -295,7 +295,7 @@ def _fit_neural(
 
 def continued_family(start: NeuralNetwork) -> Family:
     """Return the family of networks that begin as one that was fitted before, and stay near it."""
-    choices = {"learning_rate": (5e-4, 1e-3, 2e-4), "epochs": (10, 20), "teachers": (2, 0)}
+    choices = {"learning_rate": (1e-3, 5e-4, 2e-4), "epochs": (20, 10), "teachers": (2, 0)}
     return Family("neural", "network that goes on from another", partial(_fit_neural, start=start), choices)
 
 
