@@ -47,7 +47,7 @@ _HEAVIER_WEIGHT = 0.3
 # which it is said to be.
 _LIGHTER_OF_PAIR = (0.5, 4.0)
 _STEP_OF_PAIR = (1.1, 2.0)
-_PAIR_WEIGHT = 1.0
+_PAIR_WEIGHT = 64.0
 # Largest log-odds, up or down, that tell two loads apart: beyond them both are as good as certain.
 _CERTAIN_LOG_ODDS = 6.0
 
