@@ -67,7 +67,7 @@ def known_rows(count: int = 1500, *, seed: int = 0) -> TrainingRows:
 @pytest.mark.parametrize("name", FAMILY_CASES)
 def test_a_family_learns_and_its_export_is_what_was_fitted(name: str, shipped: PerformanceProfile) -> None:
     """Better than the mean on rows it has not seen, and the same numbers from ONNX Runtime, one by one or together."""
-    model = FAMILIES[name].fit(known_rows(), shipped, SMALL[name], seed=0, time_limit_s=30.0)
+    model = FAMILIES[name].fit(known_rows(), shipped, SMALL[name], seed=0, time_limit_s=1e9)
     test = known_rows(300, seed=9)
     expected = predict(model, Calibration(1.3, -0.1), test.features)
     error = np.abs(expected.throughput_ratio - test.ratio).mean()
