@@ -248,6 +248,7 @@ def _comparison(
     names = [entry.name for entry in entries]
     compared_with = reference if reference in names else None
     described = tuple(_described(instance, runs, settings) for instance in instances)
+    warnings = [*warnings, *_impossible(described, runs)]
     return Comparison(
         configuration=configuration,
         reference=compared_with,
@@ -285,6 +286,20 @@ def _described(instance: Instance, runs: Sequence[RunRecord], settings: RunSetti
         planted_gpus=instance.planted_gpus,
         cheapest_gpu_per_hour=min(gpu_type.cost_per_hour for gpu_type in problem.gpu_types),
     )
+
+
+def _impossible(instances: Sequence[InstanceRecord], runs: Sequence[RunRecord]) -> list[str]:
+    """Return sentences about instances with a placement on fewer GPUs than a bound allows."""
+    sentences = []
+    for instance in instances:
+        counts = [run.final_gpus for run in runs if run.instance == instance.name and run.final_gpus is not None]
+        if instance.bound is not None and counts and min(counts) < instance.bound.value:
+            bound = instance.bound
+            sentences.append(
+                f"{instance.name}: a placement has {min(counts)} GPUs, fewer than the lower bound of {bound.value} "
+                f"({bound.proof}, {bound.model}): the bound does not hold for what judged the placement"
+            )
+    return sentences
 
 
 def _ignore(_: CompareProgress) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import get_args
 
+import numpy as np
+
 from placer.comparison_document import (
     BoundRecord,
     IncumbentRecord,
@@ -24,6 +26,7 @@ from placer.repair import Fleet, Repair
 from placer.surrogates import inflated, surrogate_for, threshold_for, with_threshold
 from placer.verify import TwinSettings, TwinVerifier
 from predictors.aggregate_oracle import AggregateOracle
+from predictors.features import adapter_aggregates
 from predictors.surrogate import Surrogate
 from solvers.budget import Budget
 from solvers.feasibility import FeasibilityModel
@@ -153,33 +156,39 @@ def do_run(run: Run) -> RunRecord:
     if result.termination is Termination.INTERRUPTED:
         raise KeyboardInterrupt
     record = _solved(run, problem, result, seen)
-    if result.placement is None:
-        return record
     if isinstance(surrogate, AggregateOracle):
-        return _checked_by_oracle(run, record, problem, surrogate)
-    updates: dict[str, object] = {}
-    final = result.placement.gpus
+        record = _checked_by_oracle(record, problem, surrogate)
+    if record.status != "placed":
+        return record
     try:
-        if settings.is_verified:
-            twin, final = _ask_twin(run, problem, surrogate, result)
-            updates["twin"] = twin
-            if final != result.placement.gpus:
-                updates["repaired"] = PlacementRecord.of(final)
-            if instance.replay is not None and twin.num_gpus is not None:
-                updates["replay"] = _replay(instance.replay, final, _twin_settings(run))
-        if run.previous is not None:
-            updates["moves"] = count_moves(run.previous, [gpu.adapters for gpu in final])
+        return _judged(run, record, problem, surrogate)
     except PlacerError as error:
-        return record.model_copy(update={"status": "failed", "reason": error.message, **updates})
+        return record.model_copy(update={"status": "failed", "reason": error.message})
+
+
+def _judged(run: Run, record: RunRecord, problem: Problem, surrogate: Surrogate) -> RunRecord:
+    """Return the record with what the twin says, if it is asked, and with the moves."""
+    assert record.placement is not None
+    placed = record.placement.placement().gpus
+    final = placed
+    updates: dict[str, object] = {}
+    if run.settings.is_verified:
+        twin, final = _ask_twin(run, placed, problem, surrogate)
+        updates["twin"] = twin
+        if final != placed:
+            updates["repaired"] = PlacementRecord.of(final)
+        replay = run.instance.replay
+        if replay is not None and twin.num_gpus is not None:
+            updates["replay"] = _replay(replay, final, _twin_settings(run))
+    if run.previous is not None:
+        updates["moves"] = count_moves(run.previous, [gpu.adapters for gpu in final])
     return record.model_copy(update=updates)
 
 
-def _checked_by_oracle(run: Run, record: RunRecord, problem: Problem, oracle: AggregateOracle) -> RunRecord:
-    """Return the record with the oracle's own slots, of sums that are added up anew and not rounded in any way.
-
-    Nothing else is asked about such a placement but its moves, unless the twin was asked for.
-    """
-    assert record.placement is not None
+def _checked_by_oracle(record: RunRecord, problem: Problem, oracle: AggregateOracle) -> RunRecord:
+    """Return the record with the oracle's own slots, for sums that are added up anew and not rounded in any way."""
+    if record.placement is None:
+        return record
     gpus = record.placement.gpus
     exact = adapter_aggregates(problem.adapters)
     rows = np.array([exact[list(adapters)].sum(axis=0) for adapters in gpus])
@@ -260,13 +269,12 @@ def _twin_settings(run: Run) -> TwinSettings:
 
 
 def _ask_twin(
-    run: Run, problem: Problem, surrogate: Surrogate, result: SolveResult
+    run: Run, placed: tuple[GpuAssignment, ...], problem: Problem, surrogate: Surrogate
 ) -> tuple[TwinRecord, tuple[GpuAssignment, ...]]:
     """Simulate the solver's placement, repair it, and return what came out with the final GPUs."""
-    assert result.placement is not None
     real = run.instance.problem
     verifier = TwinVerifier(real, _twin_settings(run))
-    fleet = Fleet(result.placement.gpus, RepairSummary())
+    fleet = Fleet(placed, RepairSummary())
     verdicts = verifier.verify(fleet.gpus)
     num_rejected = sum(1 for verdict in verdicts if not verdict.is_accepted)
     failure: PlacerError | None = None
