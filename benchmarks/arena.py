@@ -116,7 +116,10 @@ def statement(comparison: Comparison, subject: str) -> list[str]:
         f"`{subject}` against the published greedy, the better of its two paddings, with the same surrogate; GPUs that "
         "the twin accepts:"
     )
-    verdict = "holds" if holds else "does not hold"
+    verdict = (
+        f"Fewer GPUs on every mixed or high instance of at least {PROMISED_FROM} adapters and nowhere more: "
+        f"**{'holds' if holds else 'does not hold'}**."
+    )
     return [
         intro,
         "",
@@ -124,8 +127,7 @@ def statement(comparison: Comparison, subject: str) -> list[str]:
         _sentence("in all", everywhere),
         f"- mean saving {saving} ({where}).",
         "",
-        f"Fewer GPUs on every mixed or high instance of at least {PROMISED_FROM} adapters and nowhere more: "
-        f"**{verdict}**.",
+        verdict,
     ]
 
 

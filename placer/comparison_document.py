@@ -81,6 +81,8 @@ class TwinRecord(_Document):
         After repair; ``None``: repair did not end with GPUs that the twin all accepts.
     repair_rounds, twin_calls
         What that took.
+    reason
+        Why repair did not end well; empty: it did.
     """
 
     rejected_gpus: int
@@ -90,6 +92,7 @@ class TwinRecord(_Document):
     cost_per_hour: float | None
     repair_rounds: int
     twin_calls: int
+    reason: str = ""
 
 
 class ReplayRecord(_Document):

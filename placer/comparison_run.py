@@ -277,15 +277,17 @@ def _ask_twin(
     fleet = Fleet(placed, RepairSummary())
     verdicts = verifier.verify(fleet.gpus)
     num_rejected = sum(1 for verdict in verdicts if not verdict.is_accepted)
-    failure: PlacerError | None = None
+    reason = ""
     if num_rejected:
         repair = Repair(FeasibilityModel(problem, surrogate), verifier, fleet, observer=ignore)
         try:
             repair.repair(run.settings.repair_rounds)
         except InputError as error:
             # An adapter that the twin rejects alone: there is nothing to repair.
-            failure = error
-    is_accepted = failure is None and all(verifier.accepts(gpu) for gpu in fleet.gpus)
+            reason = error.message
+    is_accepted = all(verifier.accepts(gpu) for gpu in fleet.gpus)
+    if not (is_accepted or reason):
+        reason = f"the twin still rejects GPUs after {fleet.summary.rounds} rounds of repair"
     costs = [real.gpu_types[gpu.gpu_type].cost_per_hour for gpu in fleet.gpus]
     twin = TwinRecord(
         rejected_gpus=num_rejected,
@@ -295,6 +297,7 @@ def _ask_twin(
         cost_per_hour=sum(costs) if is_accepted else None,
         repair_rounds=fleet.summary.rounds,
         twin_calls=verifier.num_calls,
+        reason=reason,
     )
     return twin, fleet.gpus
 

@@ -182,7 +182,7 @@ def _run_values(run: RunRecord, instance: InstanceRecord) -> dict[str, object]:
         "replay_accepted_share": None if replay is None else replay.accepted_share,
         "replay_worst_service_ratio": None if replay is None else replay.worst_service_ratio,
         "moves": run.moves,
-        "reason": run.reason,
+        "reason": run.reason or ("" if twin is None else twin.reason),
     }
 
 
@@ -246,7 +246,7 @@ def _run_row(run: RunRecord, instance: InstanceRecord) -> tuple[str, ...]:
         _number(run.num_evaluations, 0),
         _number(run.moves, 0),
         run.termination if run.status in {"placed", "no placement"} else run.status,
-        _short(run.reason),
+        _short(run.reason or ("" if twin is None else twin.reason)),
     )
 
 

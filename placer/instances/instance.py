@@ -47,6 +47,8 @@ class Instance:
         Fewest GPUs, proven by whoever made the instance; ``None``: nothing is known.
     planted_gpus
         A placement on so many GPUs is known that the surrogate at hand accepts.
+    planted
+        That placement, where it is kept: for each GPU its adapters, by index.
     replay
         The same adapters with other traffic, on which plans are tried out: what happens after the plan was made.
     rate_belief
@@ -59,6 +61,7 @@ class Instance:
     problem: Problem
     lower_bound: int | None = None
     planted_gpus: int | None = None
+    planted: tuple[tuple[int, ...], ...] = ()
     replay: Problem | None = None
     rate_belief: float = 1.0
 

@@ -44,13 +44,13 @@ def planted_instance(name: str, source: SurrogateSource, *, rates: str, num_gpus
     """
     generator = generator_of(name)
     planted = [_full_gpu(name, source, RANKS[gpu % len(RANKS)], rates, generator) for gpu in range(num_gpus)]
-    ranks = [RANKS[gpu % len(RANKS)] for gpu, chosen in enumerate(planted) for _ in chosen]
-    order = generator.permutation(len(ranks))
-    shuffled = np.concatenate(planted)[order]
-    adapters = chat_adapters([ranks[int(index)] for index in order], shuffled)
-    problem, _ = source(make_problem(adapters))
+    owner = np.repeat(np.arange(num_gpus), [len(chosen) for chosen in planted])
+    order = generator.permutation(len(owner))
+    owner = owner[order]
+    adapters = chat_adapters([RANKS[int(gpu) % len(RANKS)] for gpu in owner], np.concatenate(planted)[order])
+    sets = tuple(tuple(int(index) for index in np.flatnonzero(owner == gpu)) for gpu in range(num_gpus))
     what = f"{rates} rates, the adapters of {num_gpus} full GPUs, rank 8, 16, 32"
-    return Instance(name, "planted", what, problem, planted_gpus=num_gpus)
+    return Instance(name, "planted", what, make_problem(adapters), planted_gpus=num_gpus, planted=sets)
 
 
 def _full_gpu(
