@@ -16,6 +16,8 @@ from placer.comparison_summary import best_bound, summarise
 from placer.foreign_surrogate import names_object
 from placer.instances.catalog import InstanceEntry
 from placer.instances.instance import Instance
+from placer.planning import check_arguments
+from placer.verify import TwinSettings
 from predictors.aggregate_oracle import AggregateOracle
 from predictors.cluster import each_on_cluster
 from solvers.bounds import work_bound
@@ -87,9 +89,11 @@ def compare(
         On Ctrl-C; what was finished is kept.
     """
     settings = settings or RunSettings()
-    _check(seeds, workers)
+    _check(seeds, workers, settings)
     entries = _entries(solvers)
     made, warnings = make_instances(instances, settings)
+    # What cannot be loaded is told before anything runs.
+    problem_and_surrogate(made[0].problem, settings)
     configuration = _configuration(made, entries, seeds, settings, reference=reference, previous=previous)
     folder = None if output is None else ComparisonFolder(Path(output), configuration)
     records = {} if folder is None else folder.finished()
@@ -151,13 +155,15 @@ def make_instances(
     return made, warnings
 
 
-def _check(seeds: Sequence[int], workers: int) -> None:
+def _check(seeds: Sequence[int], workers: int, settings: RunSettings) -> None:
     if not seeds or min(seeds) < 0 or len(set(seeds)) != len(seeds):
         raise InputError(
             f"seeds must be different and at least 0. Got {list(seeds)}.", field="seeds", value=list(seeds)
         )
     if workers < 1:
         raise InputError(f"`workers` must be at least 1. Got {workers}.", field="workers", value=workers)
+    check_arguments(settings.margin, settings.risk, settings.repair_rounds)
+    TwinSettings(horizon_s=settings.horizon_s, warmup_s=settings.warmup_s)
 
 
 def _entries(names: Sequence[str]) -> list[SolverEntry]:

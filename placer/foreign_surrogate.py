@@ -45,15 +45,11 @@ def load_object(choice: str) -> Surrogate:
         loaded: Any = getattr(_load_module(module), name)
         if isinstance(loaded, type):
             loaded = loaded()
-    except KeyboardInterrupt:
-        raise
+    except ImportError as error:
+        # Without its cause: a library of ours that is missing is another kind of error than a name that is wrong.
+        raise _unloadable(choice, error) from None
     except Exception as error:
-        raise SurrogateError(
-            f"the surrogate {choice!r} must be an object that can be loaded. {type(error).__name__}: {error}.",
-            field="surrogate",
-            value=choice,
-            hint=_HINT,
-        ) from error
+        raise _unloadable(choice, error) from error
     if hasattr(loaded, "predict"):
         return _with_our_schema(loaded, choice)
     feasible = getattr(loaded, "feasible", loaded)
@@ -65,6 +61,15 @@ def load_object(choice: str) -> Surrogate:
             hint=_HINT,
         )
     return AggregateOracle(feasible)
+
+
+def _unloadable(choice: str, error: Exception) -> SurrogateError:
+    return SurrogateError(
+        f"the surrogate {choice!r} must be an object that can be loaded. {type(error).__name__}: {error}.",
+        field="surrogate",
+        value=choice,
+        hint=_HINT,
+    )
 
 
 def without_physics(problem: Problem) -> Problem:

@@ -148,8 +148,6 @@ class AggregateOracle:
                 feasible, slots = self.feasible(
                     columns[0].astype(np.int64), *columns[1:5].copy(), columns[5].astype(np.int64)
                 )
-        except KeyboardInterrupt:
-            raise
         except Exception:  # noqa: BLE001 - whatever a function of somebody else's says to arrays: it wants numbers
             return None
         shape = (len(questions),)
