@@ -22,7 +22,7 @@ DOCUMENT = (ROOT / "docs" / "compare.md").read_text(encoding="utf-8")
 ORACLE = "tests.placer.foreign:Oracle"
 
 
-def _run(*arguments: str | int | Path) -> tuple[int, str, str]:
+def _run(*arguments: str | float | Path) -> tuple[int, str, str]:
     """Run the command; return exit code, standard output and standard error."""
     result = RUNNER.invoke(app, ["compare", *map(str, arguments)], prog_name="placer")
     return result.exit_code, result.stdout, result.stderr
