@@ -1,11 +1,7 @@
 """`placer compare` in this process and as one of its own: exit codes, what is printed and written, Ctrl-C."""
 
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,10 +10,10 @@ from typer.testing import CliRunner
 from placer.cli.application import app
 from placer.comparison_document import Comparison
 from solvers.registry import solver_names
+from tests.placer.programs import ROOT, interrupt_at, started
 from tests.solvers.problems import random_problem
 
 RUNNER = CliRunner()
-ROOT = Path(__file__).resolve().parents[2]
 DOCUMENT = (ROOT / "docs" / "compare.md").read_text(encoding="utf-8")
 ORACLE = "tests.placer.foreign:Oracle"
 
@@ -140,24 +136,8 @@ def test_runs_that_all_fail_are_exit_code_6(folder: Path) -> None:
 def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(folder: Path, tmp_path: Path) -> None:
     """Every process gets the signal, as from a terminal: exit code 130, and the same command ends it."""
     arguments = ["--instances", str(folder), "--surrogate", ORACLE, "--seeds", "300", "--output", str(tmp_path / "out")]
-    command = [sys.executable, "-m", "placer", "compare", *arguments, "--solver", "bfd", "--solver", "greedy"]
-    process = subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        # A shell starts background jobs with this signal ignored, which children inherit.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - no threads here
-    )
-    assert process.stderr is not None
-    for line in process.stderr:
-        if line.startswith("3 of 1200"):
-            os.killpg(process.pid, signal.SIGINT)
-            break
-    output, errors = process.communicate(timeout=120)
+    with started(["compare", *arguments, "--solver", "bfd", "--solver", "greedy"], ROOT) as process:
+        output, errors = interrupt_at(process, "3 of 1200")
     assert (process.returncode, output) == (130, "")
     assert "Traceback" not in errors
     assert re.search(r"error: interrupted\. \d+ of 1200 runs are kept in ", errors)
