@@ -277,11 +277,13 @@ def _described(instance: Instance, runs: Sequence[RunRecord], settings: RunSetti
     candidates: list[BoundRecord | None] = []
     if instance.lower_bound:
         candidates.append(BoundRecord(value=instance.lower_bound, proof="given", model="instance"))
-    if not isinstance(surrogate, AggregateOracle):
-        # An oracle is another model than the twin, for which this bound holds.
+    proven = [run.bound for run in runs if run.instance == instance.name]
+    if isinstance(surrogate, AggregateOracle):
+        # What holds for the twin says nothing about another model.
+        candidates += [bound for bound in proven if bound is not None and bound.model == "surrogate"]
+    else:
         work = work_bound(problem)
-        candidates.append(BoundRecord(value=work.value, proof=work.proof, model=work.model))
-    candidates += [run.bound for run in runs if run.instance == instance.name]
+        candidates += [BoundRecord(value=work.value, proof=work.proof, model=work.model), *proven]
     return InstanceRecord(
         name=instance.name,
         family=instance.family,

@@ -50,7 +50,7 @@ def test_solvers_return_what_the_function_accepts(name: str, seed: int, num_adap
     """Each GPU of an answer is accepted when its sums are added up anew, and none is below the optimum."""
     problem = random_problem(seed, num_adapters, load_gpus=load)
     surrogate = AggregateOracle(feasible)
-    result = get_solver(name).solve(problem, surrogate, budget=Budget(seconds=10.0, max_evaluations=20_000))
+    result = get_solver(name).solve(problem, surrogate, budget=Budget(seconds=3.0, max_evaluations=5_000))
     if result.placement is None:
         assert result.message
         return
