@@ -12,6 +12,7 @@ from placer.drawing import FIGURE_SETTINGS, LIMIT_COLOR, add_legend_below
 # Colour-blind readers tell them apart; markers tell further solvers apart.
 _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#777777")
 _MARKERS = ("o", "^", "s", "D", "v", "x", "P")
+_STYLES: tuple[str | tuple[int, tuple[int, ...]], ...] = ("-", (0, (6, 2)), (2, (3, 3)), (0, (1, 2)))
 # Times below this are drawn at it: the axis is logarithmic.
 _SHORTEST_S = 1e-3
 
@@ -25,12 +26,29 @@ def distance_figure(comparison: Comparison) -> Figure:
     with mpl.rc_context(FIGURE_SETTINGS):
         figure = Figure(figsize=(6.5, 3.6), layout="constrained")
         axes = figure.subplots()
-        for position, summary in enumerate(comparison.solvers):
-            runs = [run for run in comparison.runs if run.solver == summary.solver]
-            distances = [over_bound(run, instances[run.instance]) for run in runs]
-            known = sorted(100.0 * distance for distance in distances if distance is not None)
-            shares = [100.0 * (index + 1) / len(runs) for index in range(len(known))]
-            axes.step(known, shares, where="post", label=summary.solver, color=_COLORS[position % len(_COLORS)])
+        distances = {
+            summary.solver: [
+                over_bound(run, instances[run.instance]) for run in comparison.runs if run.solver == summary.solver
+            ]
+            for summary in comparison.solvers
+        }
+        farthest = max(
+            (100.0 * value for values in distances.values() for value in values if value is not None), default=0.0
+        )
+        for position, (solver, values) in enumerate(distances.items()):
+            known = sorted(100.0 * value for value in values if value is not None)
+            # From the first run on, and on to the right edge of the others.
+            steps = [0.0, *(100.0 * (index + 1) / len(values) for index in range(len(known)))]
+            if known:
+                axes.step(
+                    [known[0], *known, farthest],
+                    [*steps, steps[-1]],
+                    where="post",
+                    label=solver,
+                    color=_COLORS[position % len(_COLORS)],
+                    # Of lines that run on each other, all are seen.
+                    linestyle=_STYLES[position % len(_STYLES)],
+                )
         axes.set_xlabel("GPUs over the bound (%), at most")
         axes.set_ylabel("runs (%)")
         axes.set_ylim(0.0, 102.0)
