@@ -208,6 +208,19 @@ def _say(progress: CompareProgress) -> None:
     print(f"{progress.finished} of {progress.total}{text}", file=sys.stderr, flush=True)
 
 
+def command_of(options: argparse.Namespace) -> str:
+    """Return the command with what decides the tables: not where they, and the runs, are written."""
+    words = ["python -m benchmarks.arena"]
+    for name in ("family", "solver", "max_adapters", "budget", "seeds", "subject", "short"):
+        value = getattr(options, name)
+        option = f"--{name.replace('_', '-')}"
+        if value is True:
+            words.append(option)
+        elif value:
+            words += [f"{option} {entry}" for entry in (value if isinstance(value, list) else [value])]
+    return " ".join(words)
+
+
 def main() -> None:
     """Run the arena, and print its tables or put them into a document."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -241,9 +254,7 @@ def main() -> None:
         write_comparison(comparison, options.output)
     for warning in comparison.warnings:
         print(warning, file=sys.stderr)
-    arguments = [argument for argument in sys.argv[1:] if argument != "--update" and argument != str(options.update)]
-    command = " ".join(["python -m benchmarks.arena", *arguments])
-    print_or_update(tables(comparison, options.subject, command), options.update)
+    print_or_update(tables(comparison, options.subject, command_of(options)), options.update)
 
 
 if __name__ == "__main__":
