@@ -51,6 +51,7 @@ def judge_report(report: SimulationReport, limits: Limits, *, num_slots: int) ->
         verdict="rejected" if reasons else "accepted",
         reasons=reasons,
         near_limits=() if reasons else tuple(_near_limits(report, limits, num_slots)),
+        worst_service_ratio=min((adapter.served_ratio for adapter in report.adapters), default=None),
     )
 
 

@@ -91,6 +91,8 @@ class Verification(_Document):
         What an accepted GPU is close to the limit of: the reason to simulate it with further seeds.
     stability
         What those said; ``None``: not asked.
+    worst_service_ratio
+        Smallest share of an adapter's offered tokens that is not left waiting; ``None`` in files from before.
     """
 
     engine: str
@@ -108,6 +110,7 @@ class Verification(_Document):
     reasons: tuple[str, ...]
     near_limits: tuple[LimitName, ...] = ()
     stability: Stability | None = None
+    worst_service_ratio: float | None = None
 
     @property
     def is_accepted(self) -> bool:

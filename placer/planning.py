@@ -123,7 +123,7 @@ def plan(
     KeyboardInterrupt
         On Ctrl-C while there is no placement yet.
     """
-    _check_arguments(margin, risk, repair_rounds)
+    check_arguments(margin, risk, repair_rounds)
     settings = TwinSettings(engine=engine, horizon_s=horizon_s, warmup_s=warmup_s, seed=seed, workers=workers)
     recorder = recorder_for(record_rejections, problem.workload, is_verified=verify)
     planning = _Planning(
@@ -140,7 +140,8 @@ def plan(
     return made if recorder is None else made.model_copy(update={"warnings": (*made.warnings, *recorder.warnings())})
 
 
-def _check_arguments(margin: float, risk: float | None, repair_rounds: int) -> None:
+def check_arguments(margin: float, risk: float | None, repair_rounds: int) -> None:
+    """Raise InputError unless margin, risk and rounds of repair are in their ranges and go together."""
     if not -1.0 < margin < 10.0:
         raise InputError(
             f"the margin must be a share of the rates such as 0.05. Got {margin}.", field="margin", value=margin

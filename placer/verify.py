@@ -314,6 +314,7 @@ def _rejection(workload: Workload, settings: TwinSettings, horizon_s: float, err
         kv_usage_max=0.0,
         verdict="rejected",
         reasons=(error.message,),
+        worst_service_ratio=0.0,
     )
 
 

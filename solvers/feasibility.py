@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from predictors.aggregate_oracle import AggregateOracle
 from predictors.features import AGGREGATE_NAMES, planned_features
 from predictors.slots import best_options
 from predictors.surrogate import (
@@ -128,6 +129,9 @@ class FeasibilityModel:
         members
             Sorted adapter indices of each set, for surrogates that can use them.
         """
+        oracle = self._oracle
+        if oracle is not None:
+            return self._choices_of(oracle, rows, max_ranks)
         owner, settings = self._expand(rows, max_ranks, np.broadcast_to(np.asarray(gpu_type), len(rows)))
         repeated = None if members is None else [members[int(index)] for index in owner]
         output = self.predict(rows[owner], settings, members=repeated)
@@ -149,6 +153,10 @@ class FeasibilityModel:
         self, rows: NDArray[np.float64], settings: Settings, *, members: Members | None = None
     ) -> SurrogateOutput:
         """Ask for N sets under given settings: in one batch, unless GPU types have surrogates of their own."""
+        oracle = self._oracle
+        if oracle is not None:
+            self.num_evaluations += len(rows)
+            return oracle.output(rows, settings.max_lora_rank)
         features = self.features(rows, settings)
         types = np.unique(settings.gpu_type)
         if not isinstance(self.surrogate, SurrogatePerGpuType) or len(types) == 1:
@@ -193,6 +201,30 @@ class FeasibilityModel:
         """Return the settings of one GPU as a batch of one."""
         kv_tokens = self.slots.kv_tokens(gpu_type, max_loras, max_lora_rank)
         return Settings(*(np.array([value]) for value in (gpu_type, max_loras, max_lora_rank, kv_tokens)))
+
+    @property
+    def _oracle(self) -> AggregateOracle | None:
+        """The surrogate, if it decides about slots itself and is asked with exact sums instead of features."""
+        return self.surrogate if isinstance(self.surrogate, AggregateOracle) else None
+
+    def _choices_of(self, oracle: AggregateOracle, rows: NDArray[np.float64], max_ranks: NDArray[np.int64]) -> Choices:
+        """Return what an oracle says about N sets; it knows no pressure between none and too much."""
+        self.num_evaluations += len(rows)
+        fixed = self.problem.fixed_max_lora_rank
+        ranks = max_ranks if fixed is None else np.full_like(max_ranks, fixed)
+        feasible, slots = oracle.decide(rows, ranks)
+        sizes = np.maximum(rows[:, NUM_ADAPTERS_COLUMN].astype(np.int64), 1)
+        served = feasible.astype(np.float64)
+        return Choices(
+            feasible=feasible,
+            max_loras=np.where(feasible, slots, sizes),
+            max_lora_rank=ranks,
+            throughput_ratio=served,
+            starvation_probability=1.0 - served,
+            itl_s=np.zeros(len(rows)),
+            ttft_s=np.zeros(len(rows)),
+            pressure=np.where(feasible, 0.0, np.inf),
+        )
 
     def _surrogate_of(self, gpu_type: int) -> Surrogate:
         surrogate = self.surrogate

@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from placer.cli.calibrate import calibrate
+from placer.cli.compare import compare
 from placer.cli.dataset import dataset
 from placer.cli.exits import BAD_INPUT, OK, print_error
 from placer.cli.explain import explain
@@ -57,6 +58,7 @@ app = typer.Typer(
 COMMANDS = (
     solve,
     verify,
+    compare,
     explain,
     simulate,
     validate,

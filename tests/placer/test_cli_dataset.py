@@ -1,10 +1,7 @@
 """`placer dataset` in this process and as one of its own: exit codes, progress, checks, Ctrl-C."""
 
 import json
-import os
 import shutil
-import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,6 +12,7 @@ from placer.cli.application import app
 from placer.cli.dataset_progress import duration_text, progress_text
 from predictors.dataset import ROWS_PER_SHARD, Progress
 from predictors.dataset_folder import check_folder, shard_name
+from tests.placer.programs import interrupt_at, started
 
 RUNNER = CliRunner()
 ROOT = Path(__file__).resolve().parents[2]
@@ -120,32 +118,18 @@ def test_a_cluster_that_cannot_be_used_is_exit_code_6(
 def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(tmp_path: Path, workers: str) -> None:
     """Every process gets the signal, as from a terminal: exit code 130, whole shards, and the same command ends it."""
     folder = tmp_path / "set"
-    arguments = ["--profile", PROFILE, "--output", str(folder), "--rows", str(4 * ROWS_PER_SHARD)]
-    command = [sys.executable, "-m", "placer", "dataset", *arguments, *SHORT, "--workers", workers]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(
-        command,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        # A shell starts background jobs with this signal ignored, which children inherit.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - no threads here
-    )
-    assert process.stderr is not None
-    for line in process.stderr:
-        if line.startswith("1 of 4"):
-            os.killpg(process.pid, signal.SIGINT)
-            break
-    output, errors = process.communicate(timeout=120)
+    arguments = ["dataset", "--profile", PROFILE, "--output", str(folder), "--rows", str(4 * ROWS_PER_SHARD)]
+    command = [*arguments, *SHORT, "--workers", workers]
+    with started(command, tmp_path) as process:
+        output, errors = interrupt_at(process, "1 of 4")
     assert (process.returncode, output) == (130, "")
     assert "Traceback" not in errors
     assert "error: interrupted. " in errors
     assert "hint: run the same command again to continue" in errors
     assert all(problem.endswith("has not been sampled yet") for problem in check_folder(folder).problems)
     assert (folder / shard_name(0)).exists() or (folder / shard_name(1)).exists()
-    again = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    with started(command, tmp_path) as again:
+        again.communicate(timeout=120)
     assert again.returncode == 0
     assert check_folder(folder).problems == ()
 

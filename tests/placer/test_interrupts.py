@@ -2,18 +2,16 @@
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from placer.files import load_problem, save_plan
 from placer.planning import plan
+from tests.placer.programs import started
 from tests.placer.small_fleets import fair_surrogate, small_data, write_problem
 from tests.twin.run_tables import RUN, write_runs
 from tests.twin.test_step_table import drawn_rows, write
@@ -35,28 +33,6 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "steps": write(folder / "steps.csv", drawn_rows(40, seed=1)),
         "plan": folder / "plan.json",
     }
-
-
-@contextmanager
-def _started(command: str, folder: Path) -> Iterator[subprocess.Popen[str]]:
-    """Start the program as a shell does: in a process group of its own."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "placer", *command.split()],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        # A shell starts background jobs with this signal ignored, which children inherit.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - no threads here
-    )
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
 
 
 def _states(group: int) -> list[str]:
@@ -81,7 +57,7 @@ def _states(group: int) -> list[str]:
 )
 def test_ctrl_c_during_parallel_work_is_one_line(places: dict[str, Path], command: str, seconds: float) -> None:
     """No process prints a traceback, whether it loads libraries or works, and all of them end."""
-    with _started(command.format(**places), places["folder"]) as process:
+    with started(command.format(**places).split(), places["folder"]) as process:
         while len(_states(process.pid)) < 4:
             assert process.poll() is None
         threading.Timer(seconds, os.killpg, [process.pid, signal.SIGINT]).start()

@@ -1,0 +1,135 @@
+"""Families of instances: seeded, valid, and with the facts that they claim."""
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from placer.instances.catalog import InstanceEntry, catalog, family_names, select
+from placer.instances.instance import Instance, safe_name
+from placer.instances.recorded import missing_data
+from placer.instances.synthetic import HIGH_RATES, LOW_RATES
+from predictors.surrogate import Surrogate
+from solvers.feasibility import FeasibilityModel
+from solvers.problem import Problem
+from tests.solvers.analytic import AnalyticSurrogate
+from twin.errors import InputError
+
+LARGEST_MADE = 1_600
+MADE = [entry for entry in catalog() if not entry.needs_data and entry.num_adapters <= LARGEST_MADE]
+RECORDED = [entry for entry in catalog() if entry.needs_data and entry.num_adapters <= 100]
+
+
+def analytic(problem: Problem) -> tuple[Problem, Surrogate]:
+    """Return the problem with a cheap surrogate that is at least as fast as the twin of the profile."""
+    return problem, AnalyticSurrogate(speed=2.0)
+
+
+@cache
+def made(name: str) -> Instance:
+    """Make an instance once for all tests."""
+    (entry,) = select(patterns=[name])
+    return entry.make(analytic)
+
+
+@pytest.mark.parametrize("entry", MADE, ids=lambda entry: entry.name)
+def test_an_instance_is_what_its_entry_says(entry: InstanceEntry) -> None:
+    """Name, family and size; names of adapters are unique, ranks and rates are usable."""
+    instance = made(entry.name)
+    problem = instance.problem
+    assert (instance.name, instance.family) == (entry.name, entry.family)
+    if entry.family != "planted":
+        assert len(problem.adapters) == entry.num_adapters
+    assert len({adapter.name for adapter in problem.adapters}) == len(problem.adapters)
+    assert all(adapter.rate_rps > 0.0 for adapter in problem.adapters)
+    assert safe_name(instance.name) == instance.name
+    assert problem.replica(0, 1, int(problem.ranks.max()), 1).memory().starts
+
+
+@pytest.mark.parametrize("family", ["papers", "sizes", "planted", "adversarial"])
+def test_an_instance_is_the_same_whenever_it_is_made(family: str) -> None:
+    """A name stands for one problem, so that results can be compared; other names stand for others."""
+    entries = [entry for entry in MADE if entry.family == family]
+    again = [entry.make(analytic).fingerprint() for entry in entries[:6]]
+    assert again == [made(entry.name).fingerprint() for entry in entries[:6]]
+    assert len({made(entry.name).fingerprint() for entry in entries}) == len(entries)
+
+
+@pytest.mark.parametrize("name", ["planted-hot-g8", "planted-mixed-g12"])
+def test_the_planted_gpus_are_feasible_and_full(name: str) -> None:
+    """Every adapter is on one planted GPU, the surrogate accepts each, and refuses twice as much of it."""
+    instance = made(name)
+    problem = instance.problem
+    placed = sorted(index for members in instance.planted for index in members)
+    assert placed == list(range(len(problem.adapters)))
+    assert len(instance.planted) == instance.planted_gpus
+    model = FeasibilityModel(problem, analytic(problem)[1])
+    rows = np.array([problem.aggregates[list(members)].sum(axis=0) for members in instance.planted])
+    ranks = np.array([problem.ranks[list(members)].max() for members in instance.planted])
+    assert model.best_choice(rows, ranks, 0).feasible.all()
+    assert not model.best_choice(1.1 * rows, ranks, 0).feasible.any()
+
+
+def test_the_papers_rates_are_dealt_in_equal_numbers() -> None:
+    """The synthetic sets of arXiv 2602.24044: halving rates from 2.4 to 0.15 and from 0.075 to 0.0047."""
+    assert HIGH_RATES == (2.4, 1.2, 0.6, 0.3, 0.15)
+    assert LOW_RATES[0] == pytest.approx(0.075)
+    assert LOW_RATES[-1] == pytest.approx(0.0047, abs=5e-5)
+    instance = made("papers-mixed-r8-16-32-n96")
+    rates, counts = np.unique([adapter.rate_rps for adapter in instance.problem.adapters], return_counts=True)
+    assert rates.tolist() == sorted(HIGH_RATES + LOW_RATES)
+    assert counts.max() - counts.min() <= 1
+    _, of_ranks = np.unique(instance.problem.ranks, return_counts=True)
+    assert of_ranks.tolist() == [32, 32, 32]
+
+
+@pytest.mark.parametrize("entry", RECORDED, ids=lambda entry: entry.name)
+def test_traces_are_planned_from_one_part_and_replayed_from_the_next(entry: InstanceEntry, data_dir: Path) -> None:
+    """The same adapters; the replayed requests are others than those that the rates were taken from."""
+    assert (data_dir / "workloads").is_dir()
+    instance = entry.make(analytic)
+    assert instance.replay is not None
+    assert [adapter.name for adapter in instance.replay.adapters] == [
+        adapter.name for adapter in instance.problem.adapters
+    ]
+    trace = instance.replay.workload.trace
+    assert trace is not None
+    assert instance.problem.workload.trace is None
+    longest_s = instance.replay.workload.longest_horizon_s
+    replayed_rps = np.bincount(trace.adapter, minlength=len(instance.problem.adapters)) / longest_s
+    planned_rps = np.array([adapter.rate_rps for adapter in instance.problem.adapters])
+    assert not np.allclose(replayed_rps, planned_rps)
+    assert replayed_rps.sum() == pytest.approx(planned_rps.sum(), rel=0.5)
+    assert entry.make(analytic).fingerprint() == instance.fingerprint()
+
+
+def test_without_the_traces_an_entry_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """They are not part of the package: no variable, or a folder without them."""
+    monkeypatch.delenv("PLACER_DATA", raising=False)
+    assert "PLACER_DATA is not set" in missing_data()
+    monkeypatch.setenv("PLACER_DATA", str(tmp_path))
+    assert "must name a folder" in missing_data()
+    assert all(bool(entry.unavailable()) == entry.needs_data for entry in catalog())
+
+
+def test_entries_are_chosen_by_family_pattern_and_size() -> None:
+    """What both name is there once; the size leaves out what is larger."""
+    chosen = select(families=["sizes"], patterns=["sizes-zipf-*", "papers-low-r8-n64"], max_adapters=100)
+    assert [entry.name for entry in chosen] == [
+        "papers-low-r8-n64",
+        "sizes-discrete-n10",
+        "sizes-zipf-n10",
+        "sizes-discrete-n100",
+        "sizes-zipf-n100",
+    ]
+    assert set(family_names()) == {"papers", "sizes", "planted", "adversarial", "azure", "servegen"}
+
+
+@pytest.mark.parametrize(
+    ("choice", "fragment"), [({"families": ["paper"]}, "papers"), ({"patterns": ["x*"]}, "'x\\*'")]
+)
+def test_an_unknown_choice_is_refused(choice: dict[str, list[str]], fragment: str) -> None:
+    """With what there is, or how to list it."""
+    with pytest.raises(InputError, match=fragment):
+        select(**choice)  # type: ignore[arg-type]  # one of the two
