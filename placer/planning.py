@@ -91,7 +91,7 @@ def plan(
     verify
         Simulate the GPUs, repair those that the twin rejects, and look twice at those near a limit.
     improve
-        Afterwards, empty GPUs into others where the twin approves; not with a `risk`, which the twin's verdict about one
+        Afterwards, empty GPUs into others where the twin approves; not with a `risk`, which its verdict about one
         traffic would pass over.
     margin
         Ask the surrogate to accept a GPU as if all rates were larger by this share, > -1.

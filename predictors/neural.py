@@ -63,9 +63,9 @@ class NeuralNetwork:
     def add_to(self, builder: GraphBuilder, *, features: str) -> tuple[list[str], str]:
         """Add the nodes to an ONNX graph; return the names of the outputs and of the offered load, float32 [N] each.
 
-        Outputs are the raw ones, exponentiated and cut off at `MOST` but for the log-odds; the load is in tokens/s. Each node saved is half a
-        microsecond of a question about one row, and a product with a vector in place of a column of a matrix costs
-        twice that.
+        Outputs are the raw ones, exponentiated and cut off at `MOST` but for the log-odds; the load is in tokens/s.
+        Each node saved is half a microsecond of a question about one row, and a product with a vector in place of a
+        column of a matrix costs twice that.
         """
         layer = self.layer
         bases = builder.gemm(features, layer.sums, layer.offsets)
