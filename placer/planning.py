@@ -91,7 +91,8 @@ def plan(
     verify
         Simulate the GPUs, repair those that the twin rejects, and look twice at those near a limit.
     improve
-        Afterwards, empty GPUs into others where the twin approves.
+        Afterwards, empty GPUs into others where the twin approves; not with a `risk`, which its verdict about one
+        traffic would pass over.
     margin
         Ask the surrogate to accept a GPU as if all rates were larger by this share, > -1.
     risk
@@ -136,7 +137,8 @@ def plan(
         observer=observer or ignore,
         recorder=recorder,
     )
-    made = planning.run(surrogate, is_verified=verify, is_improved=improve, repair_rounds=repair_rounds)
+    is_improved = improve and risk is None
+    made = planning.run(surrogate, is_verified=verify, is_improved=is_improved, repair_rounds=repair_rounds)
     return made if recorder is None else made.model_copy(update={"warnings": (*made.warnings, *recorder.warnings())})
 
 

@@ -24,7 +24,7 @@ from threadpoolctl import threadpool_limits
 
 from predictors.derived import DERIVED_COLUMNS, DERIVED_NAMES, add_derived_columns, derived_model
 from predictors.features import FEATURE_SCHEMA
-from predictors.neural import NeuralNetwork
+from predictors.neural import MOST, NeuralNetwork
 from predictors.neural_fit import NeuralSettings, fit_network
 from predictors.onnx_graph import ML_OPSET, OPSET, GraphBuilder
 from predictors.onnx_surrogate import INPUT_NAME
@@ -266,15 +266,14 @@ class _NetworkModel:
     network: Any
 
     def raw(self, features: NDArray[np.float32]) -> Raw:
-        outputs = self.network.raw(features)
-        ratio = np.minimum(np.exp(outputs[:, 0]), 1.0)
-        return Raw(ratio, *outputs[:, 1:].T)
+        outputs = np.minimum(self.network.raw(features), np.log(MOST.astype(np.float64)))
+        return Raw(np.exp(outputs[:, 0]), *outputs[:, 1:].T)
 
     def add_to(self, builder: GraphBuilder, calibration: Calibration, *, features: str) -> RawNames:
         # The calibration goes into the weights: two nodes less.
         calibrated = self.network.calibrated(calibration.slope, calibration.offset)
-        (ratio, *others), offered = calibrated.add_to(builder, features=features)
-        return RawNames(offered, builder.smallest(ratio, 1.0), *others)
+        outputs, offered = calibrated.add_to(builder, features=features)
+        return RawNames(offered, *outputs)
 
 
 def _fit_neural(

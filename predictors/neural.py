@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 # Order of the network's raw outputs.
 RATIO, STARVATION, ITL, TTFT, ITL_MEAN = range(5)
+# Largest value of each output that is a power, in that order: no more completes than arrives in the long run, and far
+# outside of the rows a latency must still be a number. What is told of starvation is no power.
+MOST = np.array([1.0, np.finfo(np.float32).max, 1e6, 1e6, 1e6], dtype=np.float32)
 
 
 @dataclass(frozen=True)
@@ -60,9 +63,9 @@ class NeuralNetwork:
     def add_to(self, builder: GraphBuilder, *, features: str) -> tuple[list[str], str]:
         """Add the nodes to an ONNX graph; return the names of the outputs and of the offered load, float32 [N] each.
 
-        Outputs are the raw ones, exponentiated but for the log-odds; the load is in tokens/s. Each node saved is half a
-        microsecond of a question about one row, and a product with a vector in place of a column of a matrix costs
-        twice that.
+        Outputs are the raw ones, exponentiated and cut off at `MOST` but for the log-odds; the load is in tokens/s.
+        Each node saved is half a microsecond of a question about one row, and a product with a vector in place of a
+        column of a matrix costs twice that.
         """
         layer = self.layer
         bases = builder.gemm(features, layer.sums, layer.offsets)
@@ -75,6 +78,6 @@ class NeuralNetwork:
         for weights, biases in zip(self.weights[:-1], self.biases[:-1], strict=True):
             values = builder.node("Relu", builder.gemm(values, weights, biases))
         raw = builder.gemm(values, self.weights[-1], self.biases[-1])
-        powers = builder.node("Exp", raw)
+        powers = builder.node("Min", builder.node("Exp", raw), builder.tensor(MOST))
         matrices = [raw if index == STARVATION else powers for index in range(len(self.biases[-1]))]
         return [builder.column(matrix, index) for index, matrix in enumerate(matrices)], offered

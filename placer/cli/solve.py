@@ -56,7 +56,10 @@ def solve(
         bool, typer.Option("--verify/--no-verify", help="Simulate each GPU, repair rejected ones.")
     ] = True,
     improve: Annotated[
-        bool, typer.Option("--improve/--no-improve", help="Afterwards, empty GPUs into others if the twin approves.")
+        bool,
+        typer.Option(
+            "--improve/--no-improve", help="Afterwards, empty GPUs into others if the twin approves; not with --risk."
+        ),
     ] = True,
     record_rejections: RecordRejectionsOption = None,
     horizon: HorizonOption = 1800.0,
