@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from solvers.baselines.catalog import BASELINES
 from solvers.baselines.least_fleet import BaselineSolver
 from solvers.greedy import GreedySolver
+from solvers.greedy_repaired import RepairedGreedySolver
 from solvers.interface import Capability, Solver
 from solvers.packing import PackingSolver
 from twin.errors import SolverError
@@ -90,6 +91,12 @@ _BUILT_IN: tuple[SolverEntry, ...] = (
         summary="the published greedy, with its padding as intended",
         capabilities=GreedySolver.capabilities,
         make=lambda: GreedySolver("greedy-intended", padding="intended"),
+    ),
+    SolverEntry(
+        name="greedy-repaired",
+        summary="the published greedy with its known weaknesses mended; never worse than it",
+        capabilities=RepairedGreedySolver.capabilities,
+        make=RepairedGreedySolver,
     ),
     *(
         SolverEntry(

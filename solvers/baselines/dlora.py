@@ -9,8 +9,8 @@ all adapters does not fall. Here an adapter has one replica:
 - Then the adapter with the least tolerance gets a replica on the other GPU with the fewest adapters, and the old one is
   dropped. This is kept if the minimum rises, and repeated until it does not.
 
-Free memory is the KV capacity that is left when every adapter of the GPU has a slot, as far as slots fit. It ignores how
-long requests are and what mixing ranks and adapters costs a step.
+Free memory is the KV capacity that is left when every adapter of the GPU has a slot, as far as slots fit. It ignores
+how long requests are and what mixing ranks and adapters costs a step.
 """
 
 from __future__ import annotations

@@ -1,13 +1,14 @@
 """NVIDIA Dynamo's allocator of adapters: a min-cost flow from adapters to workers.
 
-The cost of an adapter on a worker is the worker's rank for that adapter by rendezvous hashing (0 for its first choice),
-plus `LOAD_COST` times the adapters that the worker already has, minus a bonus for a worker that already has the adapter.
-A flow of k replicas per adapter, at most so many per worker as it has slots, of least total cost is the allocation.
+The cost of an adapter on a worker is the worker's rank for that adapter by rendezvous hashing (0 for its first
+choice), plus `LOAD_COST` times the adapters that the worker already has, minus a bonus for a worker that already has
+the adapter. A flow of k replicas per adapter, at most so many per worker as it has slots, of least total cost is the
+allocation.
 
 Here k = 1; nothing is running when a plan is made, so that no bonus is due. A worker takes at most
-ceil(adapters / G) adapters: the fewest slots with which G workers hold them all. Dynamo hashes the names of adapters and
-workers; the hash here is a 64-bit mix of BLAKE2 digests of the adapters' names and of the workers' numbers, the same on
-every machine. The solver is OR-Tools' `SimpleMinCostFlow` (extra ``cpsat``). It ignores rates, lengths and ranks.
+ceil(adapters / G) adapters: the fewest slots with which G workers hold them all. Dynamo hashes the names of adapters
+and workers; the hash here is a 64-bit mix of BLAKE2 digests of both names, the same on every machine. The
+solver is OR-Tools' `SimpleMinCostFlow` (extra ``cpsat``). It ignores rates, lengths and ranks.
 """
 
 from __future__ import annotations

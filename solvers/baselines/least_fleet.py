@@ -109,7 +109,8 @@ class BaselineSolver:
             least = LeastFleet(self.baseline, task).search(most)
             if least is None:
                 task.run.notes.append(
-                    f"No fleet of at most {most} GPUs of type {gpu_type.name!r} that {self.name} builds keeps the limits."
+                    f"No fleet that {self.name} builds of at most {most} GPUs of type {gpu_type.name!r} keeps the "
+                    "limits."
                 )
 
 

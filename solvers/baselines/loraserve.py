@@ -58,7 +58,7 @@ def adapter_utilisation(task: FleetTask) -> NDArray[np.float64]:
     """Return the share of a GPU that each adapter uses at its rank's operating point, float64 [A]."""
     ranks = task.problem.ranks
     points = {int(rank): rank_tps(task.problem, task.gpu_type, int(rank)) for rank in np.unique(ranks)}
-    return np.asarray(task.offered_tps / np.array([points[int(rank)] for rank in ranks]), dtype=np.float64)
+    return task.offered_tps / np.array([points[int(rank)] for rank in ranks], dtype=np.float64)
 
 
 def largest_remainder(quotas: NDArray[np.float64], total: int) -> NDArray[np.int64]:
@@ -68,7 +68,7 @@ def largest_remainder(quotas: NDArray[np.float64], total: int) -> NDArray[np.int
     """
     weights = quotas if quotas.sum() > 0 else np.ones(len(quotas))
     exact = weights / weights.sum() * total
-    counts = np.floor(exact + ROUNDING).astype(np.int64)
+    counts: NDArray[np.int64] = np.floor(exact + ROUNDING).astype(np.int64)
     rest = total - int(counts.sum())
     counts[np.argsort(-(exact - counts), kind="stable")[:rest]] += 1
     return counts
