@@ -131,19 +131,18 @@ class _RepairedConstruction:
                     f"No GPU is left: {limit} are full and {len(queue)} adapters are not placed by the repaired greedy."
                 )
                 return None
-            queue = self._fill(queue)
+            if not self.fleet.open(self.gpu_type, queue[0]):
+                name = self.run.problem.adapters[queue[0]].name
+                self.run.notes.append(f"{name!r} fitted a GPU alone, and did not when asked again.")
+                return None
+            queue = self._fill(queue[1:])
         self._dissolve_last()
         self.run.record(self.fleet.placement())
         return self.run.exhausted()
 
-    def _fill(self, queue: list[int]) -> list[int]:
-        """Open a GPU and commit what fits, step by step along the grid; return what is still to be placed."""
-        gpu = len(self.fleet.members)
-        if not self.fleet.open(self.gpu_type, queue[0]):
-            # It fitted alone when that was asked for all: a surrogate that changes its mind has no answer.
-            self.run.notes.append(f"{self.run.problem.adapters[queue[0]].name!r} was refused when asked again.")
-            return []
-        rest = queue[1:]
+    def _fill(self, rest: list[int]) -> list[int]:
+        """Commit to the GPU opened last what fits, step by step along the grid; return what is still to be placed."""
+        gpu = len(self.fleet.members) - 1
         for size in chain(GRID, count(GRID[-1] + GRID_STEP, GRID_STEP)):
             pending = rest[: size - len(self.fleet.members[gpu])]
             if not pending or self.run.exhausted() is not None:

@@ -146,10 +146,10 @@ def reassigned(
     fixed = np.isin(engine_of, engines)
     fixed[adapters] = False
     model = pulp.LpProblem("engines", pulp.LpMinimize)
-    slowest = pulp.LpVariable("slowest_s", lowBound=0.0)
+    slowest = model.add_variable("slowest_s", lowBound=0.0)
     model += slowest
     is_on = [
-        [pulp.LpVariable(f"y_{adapter}_{engine}", cat=pulp.LpBinary) for engine in engines] for adapter in adapters
+        [model.add_variable(f"y_{adapter}_{engine}", cat=pulp.LpBinary) for engine in engines] for adapter in adapters
     ]
     for row in is_on:
         model += pulp.lpSum(row) == 1
@@ -157,7 +157,7 @@ def reassigned(
         here = [row[position] for row in is_on]
         stay = np.flatnonzero(fixed & (engine_of == engine))
         cost_s = program.execution_s + MOVE_COST_S * (program.engine_now != engine)
-        swap_s = pulp.LpVariable(f"swap_s_{engine}", lowBound=0.0)
+        swap_s = model.add_variable(f"swap_s_{engine}", lowBound=0.0)
         memory_s = program.memory_bytes / SWAP_BYTES_PER_S
         free_s = program.capacity_bytes / SWAP_BYTES_PER_S - float(memory_s[stay].sum())
         model += swap_s >= pulp.lpDot(memory_s[adapters].tolist(), here) - free_s
