@@ -6,7 +6,8 @@ memory for it, and repeats. A model may get several replicas; here an adapter ha
 - Without a replica all requests of an adapter are unserved, so that adapters are first placed by requests per second,
   largest first, each onto the least loaded GPU with memory.
 - Then the fleet is simulated, and the adapter with the most unserved requests moves, instead of being copied, to the
-  least loaded other GPU with memory. A move is kept, and the next follows, if fewer requests are unserved.
+  least loaded other GPU. The move is kept, and the next follows, if fewer requests are then unserved; if not, the
+  adapter with the second most is tried, and so on (`NUM_CANDIDATES` of them).
 
 "Simulate" is one question to the surrogate, not a run of the twin: unserved are the adapter's requests times the share
 that its GPU does not serve, at the best slots. A GPU's load is the GPU-seconds per second that its adapters need at
@@ -24,6 +25,7 @@ from solvers.baselines.fleet import FleetTask, Groups
 
 # Requests/s that a move must save.
 LEAST_GAIN_RPS = 1e-9
+NUM_CANDIDATES = 16
 
 
 def place(task: FleetTask, num_gpus: int) -> Groups | None:
@@ -35,19 +37,20 @@ def place(task: FleetTask, num_gpus: int) -> Groups | None:
     unserved = unserved_share(task, groups)
     for _ in range(task.num_adapters):
         task.require_budget()
-        move = next_move(task, groups, load, unserved)
-        if move is None:
+        moves = candidate_moves(task, groups, load, unserved)
+        changed = [_after(groups, move) for move in moves]
+        shares = unserved_share(task, [group for pair in changed for group in pair]).reshape(-1, 2)
+        for (adapter, *pair), after, left in zip(moves, changed, shares, strict=True):
+            before_rps = _unserved_rps(task, [groups[gpu] for gpu in pair], unserved[pair])
+            if _unserved_rps(task, after, left) < before_rps - LEAST_GAIN_RPS:
+                source, target = pair
+                groups[source], groups[target] = after
+                unserved[pair] = left
+                load[source] -= task.work[adapter]
+                load[target] += task.work[adapter]
+                break
+        else:
             break
-        adapter, source, target = move
-        changed = [[other for other in groups[source] if other != adapter], [*groups[target], adapter]]
-        shares = unserved_share(task, changed)
-        before = _unserved_rps(task, groups, unserved, (source, target))
-        if _unserved_rps(task, changed, shares, (0, 1)) > before - LEAST_GAIN_RPS:
-            break
-        groups[source], groups[target] = changed
-        unserved[[source, target]] = shares
-        load[source] -= task.work[adapter]
-        load[target] += task.work[adapter]
     return groups
 
 
@@ -64,33 +67,47 @@ def place_all(task: FleetTask, num_gpus: int) -> Groups | None:
     return groups
 
 
-def next_move(
+def candidate_moves(
     task: FleetTask, groups: Groups, load: NDArray[np.float64], unserved: NDArray[np.float64]
-) -> tuple[int, int, int] | None:
-    """Return (adapter, its GPU, the least loaded other GPU) for the adapter with the most unserved requests, if any.
+) -> list[tuple[int, int, int]]:
+    """Return (adapter, its GPU, the least loaded other GPU) for those with the most unserved requests, most first.
 
     Parameters
     ----------
     load, unserved
         Of each GPU, float64 [G]: GPU-seconds per second, and the share of its requests that it does not serve.
     """
-    requests = [unserved[gpu] * task.rates_rps[group].max() if group else 0.0 for gpu, group in enumerate(groups)]
-    source = int(np.argmax(requests))
-    if requests[source] <= LEAST_GAIN_RPS or len(groups) < 2:
-        return None
-    adapter = groups[source][int(np.argmax(task.rates_rps[groups[source]]))]
-    others = np.where(np.arange(len(groups)) == source, np.inf, load)
-    return adapter, source, int(np.argmin(others))
+    if len(groups) < 2:
+        return []
+    gpu_of = np.empty(task.num_adapters, dtype=np.int64)
+    for gpu, group in enumerate(groups):
+        gpu_of[group] = gpu
+    unserved_rps = task.rates_rps * unserved[gpu_of]
+    first, second = (int(gpu) for gpu in np.argsort(load, kind="stable")[:2])
+    order = np.argsort(-unserved_rps, kind="stable")[:NUM_CANDIDATES]
+    return [
+        (int(adapter), int(gpu_of[adapter]), second if gpu_of[adapter] == first else first)
+        for adapter in order
+        if unserved_rps[adapter] > LEAST_GAIN_RPS
+    ]
 
 
 def unserved_share(task: FleetTask, groups: Groups) -> NDArray[np.float64]:
     """Return the share of its requests that each GPU does not serve, at its best slots, float64 [G]; 0 where empty."""
     shares = np.zeros(len(groups))
     used = [gpu for gpu, group in enumerate(groups) if group]
+    if not used:
+        return shares
     choices = task.best_choice([groups[gpu] for gpu in used])
     shares[used] = np.maximum(1.0 - choices.throughput_ratio, 0.0)
     return shares
 
 
-def _unserved_rps(task: FleetTask, groups: Groups, shares: NDArray[np.float64], gpus: tuple[int, ...]) -> float:
-    return sum(float(shares[gpu] * task.rates_rps[groups[gpu]].sum()) for gpu in gpus)
+def _after(groups: Groups, move: tuple[int, int, int]) -> Groups:
+    """Return what a move leaves on its two GPUs."""
+    adapter, source, target = move
+    return [[other for other in groups[source] if other != adapter], [*groups[target], adapter]]
+
+
+def _unserved_rps(task: FleetTask, groups: Groups, shares: NDArray[np.float64]) -> float:
+    return sum(float(share * task.rates_rps[group].sum()) for share, group in zip(shares, groups, strict=True))
