@@ -30,6 +30,7 @@ from solvers.budget import Budget
 from solvers.greedy import GreedyConstruction, PaddingName, alternating_order
 from solvers.interface import Capability, Observer
 from solvers.open_fleet import OpenFleet
+from solvers.packing import BATCH_GPUS
 from solvers.placement import Placement
 from solvers.problem import Problem
 from solvers.result import SolveResult, Termination
@@ -37,8 +38,6 @@ from solvers.run import SolverRun
 
 # Beyond the published grid.
 GRID_STEP = 64
-# Closed GPUs that are asked about in one batch.
-BATCH_GPUS = 32
 PADDINGS: tuple[PaddingName, ...] = ("published", "intended")
 
 

@@ -8,7 +8,8 @@ allocation.
 Here k = 1; nothing is running when a plan is made, so that no bonus is due. A worker takes at most
 ceil(adapters / G) adapters: the fewest slots with which G workers hold them all. Dynamo hashes the names of adapters
 and workers; the hash here is a 64-bit mix of BLAKE2 digests of both names, the same on every machine. The
-solver is OR-Tools' `SimpleMinCostFlow` (extra ``cpsat``). It ignores rates, lengths and ranks.
+solver is OR-Tools' `SimpleMinCostFlow` (extra ``cpsat``); fleets of more than `MAX_PAIRS` adapters x GPUs are not
+tried. It ignores rates, lengths and ranks.
 """
 
 from __future__ import annotations
@@ -24,10 +25,14 @@ from twin.errors import SolverError
 
 # Cost of each adapter that a worker already has, in places of the rendezvous order.
 LOAD_COST = 1
+# Pairs of an adapter and a worker in one flow: beyond, it would take gigabytes and minutes.
+MAX_PAIRS = 10_000_000
 
 
-def place(task: FleetTask, num_gpus: int) -> Groups:
-    """Allocate the adapters to workers by a min-cost flow."""
+def place(task: FleetTask, num_gpus: int) -> Groups | None:
+    """Allocate the adapters to workers by a min-cost flow; None beyond `MAX_PAIRS`."""
+    if task.num_adapters * num_gpus > MAX_PAIRS:
+        return None
     names = [adapter.name for adapter in task.problem.adapters]
     cap = math.ceil(len(names) / num_gpus)
     worker_of = min_cost_assignment(rendezvous_ranks(names, num_gpus), cap)

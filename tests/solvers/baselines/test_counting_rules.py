@@ -178,8 +178,15 @@ def test_the_flow_costs_as_little_as_brute_force(ranks: list[list[int]], spare: 
 def test_dynamo_balances_counts() -> None:
     """No worker has more than its slots, the least number that is enough."""
     groups = dynamo_mcf.place(make_task(random_problem(3, 50, load_gpus=2.0)), 7)
+    assert groups is not None
     gpu_of(groups, 50)
     assert max(len(group) for group in groups) <= 8
+
+
+def test_flows_too_large_are_not_tried() -> None:
+    """The arcs of one flow grow with adapters x workers."""
+    task = make_task(random_problem(3, 50, load_gpus=2.0))
+    assert dynamo_mcf.place(task, dynamo_mcf.MAX_PAIRS // 50 + 1) is None
 
 
 @given(seed=SEEDS, num_gpus=SIZES)
