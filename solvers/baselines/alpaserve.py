@@ -1,4 +1,4 @@
-"""AlpaServe (OSDI'23, algorithm 1, the fast variant): simulate, and help the model with the most unserved requests.
+"""AlpaServe (OSDI'23): simulate, and help the model with the most unserved requests.
 
 AlpaServe simulates the placement, gives the model with the most unserved requests to the least loaded group that has
 memory for it, and repeats. A model may get several replicas; here an adapter has one:

@@ -60,14 +60,14 @@ BASELINES: tuple[Baseline, ...] = (
     ),
     Baseline(
         name="max_backbone",
-        summary="baseline: first fit by the backbone's throughput, a slot for each adapter (MaxBase)",
+        summary="baseline: first fit by the backbone's throughput, a slot for each adapter",
         place=max_backbone.place,
         choose_slots=one_slot_per_adapter,
         decides_fleet_size=True,
     ),
     Baseline(
         name="max_backbone_half",
-        summary="baseline: first fit by the backbone's throughput, a slot for two adapters (MaxBase*)",
+        summary="baseline: first fit by the backbone's throughput, a slot for two adapters",
         place=max_backbone.place,
         choose_slots=one_slot_per_two_adapters,
         decides_fleet_size=True,

@@ -1,4 +1,4 @@
-"""dLoRA's proactive placement (OSDI'24, section 5.1): the largest minimum burst tolerance.
+"""dLoRA's proactive placement (OSDI'24): the largest minimum burst tolerance.
 
 The burst tolerance of an adapter is the free memory of the GPUs that hold it over its expected arrivals. dLoRA places
 the most under-represented adapter first, onto the GPU with the fewest adapters, and keeps a replica if the minimum over

@@ -1,4 +1,4 @@
-"""dLoRA's reactive placement (OSDI'24, section 5.2): an integer program that evens out the engines.
+"""dLoRA's reactive placement (OSDI'24): an integer program that evens out the engines.
 
 dLoRA decides which requests go to which engine (x_ij) and which adapters must be there (y_kj), so that the slowest
 engine is as fast as possible:

@@ -1,9 +1,9 @@
-"""MaxBase of arXiv 2602.24044: first fit by what a GPU serves without adapters.
+"""The comparison of arXiv 2602.24044 that fills a GPU up to what it serves without adapters.
 
 Adapters, in the order of the problem, go onto the first GPU whose offered load stays within the throughput of the
 backbone alone (17,814 tokens/s for Llama-3.1-8B, 17,940 for Qwen2.5-7B; `solvers.baselines.operating_point` for
 others); an adapter with more than that gets a GPU of its own. Slots: as many as adapters, or (``max_backbone_half``,
-the paper's ``MaxBase*``) half as many. It decides the number of GPUs itself, so nothing is searched. It ignores what
+the starred variant) half as many. It decides the number of GPUs itself, so nothing is searched. It ignores what
 adapters cost: their slots' memory, the slower steps, their ranks; so it may have no answer.
 """
 

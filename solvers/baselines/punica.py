@@ -1,4 +1,4 @@
-"""Punica (arXiv 2310.18547, section 5.1): the most loaded GPU that has room, so that lightly loaded ones can be freed.
+"""Punica (arXiv 2310.18547): the most loaded GPU that has room, so that lightly loaded ones can be freed.
 
 Punica sends each request to the GPU with the largest working set among those below the batch limit and with enough
 KV memory. Here adapters, in the order of the problem, are what is sent: an adapter's working set is its expected number

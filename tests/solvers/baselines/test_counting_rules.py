@@ -1,4 +1,4 @@
-"""Rules that look at counts, hashes and sums: random, MaxBase, AIBrix, Punica, Dynamo, latency."""
+"""Rules that look at counts, hashes and sums: random, max_backbone, AIBrix, Punica, Dynamo, latency."""
 
 from dataclasses import replace
 from itertools import product
