@@ -17,7 +17,7 @@ from solvers.baselines.least_fleet import BaselineSolver
 from solvers.baselines.operating_point import saturated_step
 from solvers.budget import Budget
 from solvers.greedy import alternating_order
-from solvers.registry import get_solver
+from solvers.registry import get_solver, solver_entries
 from tests.solvers.analytic import AnalyticSurrogate
 from tests.solvers.baselines.tasks import gpu_of, loads, make_task, task_of
 from tests.solvers.problems import make_adapter, make_problem, random_problem
@@ -240,3 +240,13 @@ def test_every_baseline_is_a_solver_of_the_registry() -> None:
     """By the names of the table in the documentation."""
     for name in ("aibrix_binpack", "alpaserve", "dlora", "dlora_ilp", "dynamo_mcf", "latency", "loraserve", "punica"):
         assert isinstance(get_solver(name), BaselineSolver)
+
+
+@pytest.mark.parametrize(
+    ("name", "library", "extra"), [("dlora_ilp", "pulp", "milp"), ("dynamo_mcf", "ortools", "cpsat")]
+)
+def test_a_library_that_a_rule_needs_is_named(name: str, library: str, extra: str) -> None:
+    """So that the registry can say what to install instead of failing in the middle."""
+    entry = next(entry for entry in solver_entries() if entry.name == name)
+    assert library in entry.requires
+    assert entry.extra == extra

@@ -4,10 +4,18 @@ from dataclasses import replace
 
 import pytest
 
-from solvers.baselines.operating_point import MEASURED_SHARE, backbone_tps, rank_tps, saturated_step
+from solvers.baselines.operating_point import (
+    MEASURED_SHARE,
+    PUBLISHED_BACKBONE_TPS,
+    PUBLISHED_RANK_TPS,
+    backbone_tps,
+    rank_tps,
+    saturated_step,
+)
 from solvers.problem import Problem
 from tests.solvers.problems import make_adapter, make_problem
 from twin.engine import SUPPORTED_RANKS
+from twin.profile import shipped_profiles
 
 # ShareGPT's mean lengths, and the number of sequences of the published measurements.
 SHAREGPT = make_problem([make_adapter("a", prompt=222.9, output=196.6)], max_num_seqs=2048)
@@ -16,6 +24,11 @@ SHAREGPT = make_problem([make_adapter("a", prompt=222.9, output=196.6)], max_num
 def other_profile(problem: Problem) -> Problem:
     """Return the problem with its profile under another name: nothing is published about it."""
     return replace(problem, profiles=tuple(p.model_copy(update={"name": "mine"}) for p in problem.profiles))
+
+
+def test_the_published_values_are_of_shipped_profiles() -> None:
+    """They are looked up by name."""
+    assert set(PUBLISHED_BACKBONE_TPS) == set(PUBLISHED_RANK_TPS) == set(shipped_profiles())
 
 
 def test_the_published_values_are_used_as_they_are() -> None:
