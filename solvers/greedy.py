@@ -71,7 +71,7 @@ class GreedySolver:
         termination: Termination | None = None
         try:
             for gpu_type in range(len(problem.gpu_types)):
-                built = _Greedy(run, gpu_type, self.padding).build()
+                built = GreedyConstruction(run, gpu_type, self.padding).build()
                 if isinstance(built, Termination):
                     termination = built
                     break
@@ -91,7 +91,7 @@ class _Gpu:
     max_lora_rank: int = 0
 
 
-class _Greedy:
+class GreedyConstruction:
     """One run of the greedy on GPUs of one type."""
 
     def __init__(self, run: SolverRun, gpu_type: int, padding: PaddingName) -> None:

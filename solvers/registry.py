@@ -9,10 +9,14 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 
+from solvers.baselines.catalog import BASELINES
+from solvers.baselines.least_fleet import BaselineSolver
 from solvers.greedy import GreedySolver
+from solvers.greedy_repaired import RepairedGreedySolver
 from solvers.interface import Capability, Solver
 from solvers.packing import PackingSolver
 from twin.errors import SolverError
@@ -87,6 +91,23 @@ _BUILT_IN: tuple[SolverEntry, ...] = (
         summary="the published greedy, with its padding as intended",
         capabilities=GreedySolver.capabilities,
         make=lambda: GreedySolver("greedy-intended", padding="intended"),
+    ),
+    SolverEntry(
+        name="greedy-repaired",
+        summary="the published greedy with its known weaknesses mended; never worse than it",
+        capabilities=RepairedGreedySolver.capabilities,
+        make=RepairedGreedySolver,
+    ),
+    *(
+        SolverEntry(
+            name=baseline.name,
+            summary=baseline.summary,
+            capabilities=baseline.capabilities,
+            make=partial(BaselineSolver, baseline),
+            requires=baseline.requires,
+            extra=baseline.extra,
+        )
+        for baseline in BASELINES
     ),
 )
 

@@ -68,15 +68,12 @@ def random_problem(seed: int, num_adapters: int, *, load_gpus: float) -> Problem
     adapters = []
     for index in range(num_adapters):
         output = float(generator.uniform(50, 400))
-        adapters.append(
-            make_adapter(
-                f"a{index}",
-                rank=ranks[int(generator.integers(3))],
-                rate_rps=float(output_tps[index] / output),
-                prompt=float(generator.uniform(50, 800)),
-                output=output,
-            )
-        )
+        rank = ranks[int(generator.integers(3))]
+        prompt = float(generator.uniform(50, 800))
+        # Prompts need 3e-5 GPU-seconds per token: short outputs after long prompts would ask for more than a GPU.
+        largest_rps = 0.9 / (3e-5 * prompt + 3e-4 * output)
+        rate_rps = min(float(output_tps[index] / output), largest_rps)
+        adapters.append(make_adapter(f"a{index}", rank=rank, rate_rps=rate_rps, prompt=prompt, output=output))
     return make_problem(adapters)
 
 

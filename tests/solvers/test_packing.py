@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from solvers.alone import feasible_alone, largest_share
@@ -207,6 +207,7 @@ def test_the_objective_decides_between_fleets() -> None:
 
 @settings(max_examples=25)
 @given(seed=st.integers(0, 10_000))
+@example(seed=448)
 def test_a_fleet_keeps_its_books(seed: int) -> None:
     """Aggregates, ranks and loads that are updated step by step are those of the members."""
     generator = np.random.default_rng(seed)
