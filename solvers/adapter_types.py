@@ -115,6 +115,11 @@ def exact_types(problem: Problem) -> AdapterTypes:
     return _types(problem, labels.reshape(-1), "mean")
 
 
+def single_types(problem: Problem) -> AdapterTypes:
+    """Make every adapter a type of its own, for surrogates that tell apart even those with equal aggregates."""
+    return _types(problem, np.arange(len(problem.adapters), dtype=np.int64), "mean")
+
+
 def cluster_types(
     problem: Problem,
     *,

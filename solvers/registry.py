@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 
+from solvers.exhaustive import ExhaustiveSolver
 from solvers.greedy import GreedySolver
 from solvers.interface import Capability, Solver
 from solvers.packing import PackingSolver
@@ -69,6 +70,12 @@ _BUILT_IN: tuple[SolverEntry, ...] = (
         summary="rank-grouped best-fit decreasing, then a pass that empties GPUs",
         capabilities=PackingSolver.capabilities,
         make=lambda: PackingSolver("bfd"),
+    ),
+    SolverEntry(
+        name="exact",
+        summary="every set of adapters is asked about: the proven optimum of tiny problems",
+        capabilities=ExhaustiveSolver.capabilities,
+        make=ExhaustiveSolver,
     ),
     SolverEntry(
         name="ffd",

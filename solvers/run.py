@@ -63,15 +63,19 @@ class SolverRun:
         return True
 
     def result(self, termination: Termination, bound: Bound | None = None) -> SolveResult:
-        """Return the incumbent, or an honest nothing, with why the search stopped."""
+        """Return the incumbent, optimal if `bound` proves it, or an honest nothing, with why the search stopped."""
         incumbent = self.incumbent
+        solution = Solution.NONE
+        if incumbent is not None:
+            is_proven = bound is not None and bound.proves(incumbent.evaluation, self.problem.objective)
+            solution = Solution.OPTIMAL if is_proven else Solution.FEASIBLE
         if incumbent is None and termination in _ENDED:
             self.notes.append(
                 f"{_ENDED[termination]} with {self.num_placed} of {len(self.problem.adapters)} adapters placed, "
                 f"which is no answer: a plan must place them all.{self._pace(termination)}"
             )
         return SolveResult(
-            solution=Solution.NONE if incumbent is None else Solution.FEASIBLE,
+            solution=solution,
             termination=termination,
             placement=None if incumbent is None else incumbent.placement,
             evaluation=None if incumbent is None else incumbent.evaluation,
