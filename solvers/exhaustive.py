@@ -80,8 +80,10 @@ def _prove(run: SolverRun) -> tuple[Termination, Bound | None]:
         )
         return Termination.COMPLETED, None
     patterns = feasible_patterns(run, types)
-    division = patterns if isinstance(patterns, Termination) else _Divisions(run, types, patterns).best()
-    if isinstance(patterns, Termination) or isinstance(division, Termination):
+    if isinstance(patterns, Termination):
+        return patterns, None
+    division = _Divisions(run, types, patterns).best()
+    if isinstance(division, Termination):
         return division, None
     if division is None:
         run.notes.append("No placement exists: the GPUs that `max_count` allows cannot hold all adapters.")
