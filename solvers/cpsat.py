@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 PROOF = "cp-sat"
 # CP-SAT's work, in its deterministic seconds, for each evaluation that a budget allows, and without any limit.
 DETERMINISTIC_S_PER_EVALUATION = 1e-4
-DEFAULT_DETERMINISTIC_S = 2.0
+DEFAULT_DETERMINISTIC_S = 0.3
 # Counts (GPUs x adapter types) above which a model is not built.
 MAX_COUNTS = 50_000
 # Adapter types above which a refutation works with fewer, lighter ones.
@@ -47,10 +47,19 @@ REFUTATION_LEVELS = 40
 
 
 class CpSatSolver:
-    """Counts of adapter types on each GPU, by OR-Tools CP-SAT, with cuts from what the surrogate refuses."""
+    """Counts of adapter types on each GPU, by OR-Tools CP-SAT, with cuts from what the surrogate refuses.
+
+    Parameters
+    ----------
+    num_workers
+        Threads of CP-SAT, at least 1. Only one repeats exactly.
+    """
 
     name = "cpsat"
     capabilities = frozenset({Capability.ANYTIME, Capability.WARM_START, Capability.MIXED_GPU_TYPES, Capability.BOUND})
+
+    def __init__(self, *, num_workers: int = 1) -> None:
+        self.num_workers = num_workers
 
     def solve(
         self,
@@ -75,7 +84,7 @@ class CpSatSolver:
         try:
             termination = seed_with_best_fit(run, budget, warm_start)
             if termination is None:
-                termination, bound = _improve(run)
+                termination, bound = _improve(run, self.num_workers)
         except KeyboardInterrupt:
             termination = Termination.INTERRUPTED
         return run.result(termination, bound)
@@ -142,7 +151,7 @@ def refute(problem: Problem, surrogate: Surrogate, num_gpus: int, *, budget: Bud
     )
 
 
-def _improve(run: SolverRun) -> tuple[Termination, Bound | None]:
+def _improve(run: SolverRun, num_workers: int) -> tuple[Termination, Bound | None]:
     """Record better placements until CP-SAT refutes another one; return why the search ended and what was proven."""
     types = interchangeable_types(run.model)
     objective = integer_objective(run.problem)
@@ -156,6 +165,7 @@ def _improve(run: SolverRun) -> tuple[Termination, Bound | None]:
     if num_gpus == 0:
         return Termination.PROVEN, objective.bound(limit + 1, PROOF)
     search = _Search(run, types, num_gpus=num_gpus, weights=objective.weights, weight_limit=limit)
+    search.num_workers = num_workers
     search.hint_incumbent()
     while True:
         accepted = search.until_accepted()
@@ -210,6 +220,7 @@ class _Search:
             max_counts=[gpu_type.max_count for gpu_type in run.problem.gpu_types],
         )
         self.deterministic_s = _deterministic_limit(run.budget.budget)
+        self.num_workers = 1
         self._is_begun = False
 
     def hint_incumbent(self) -> None:
@@ -253,7 +264,7 @@ class _Search:
     def _effort(self) -> Effort:
         from solvers.cpsat_model import Effort  # noqa: PLC0415 - loads OR-Tools, for this solver only
 
-        return Effort(self.deterministic_s, self.run.budget.remaining_s)
+        return Effort(self.deterministic_s, self.run.budget.remaining_s, self.num_workers)
 
     def _out_of_effort(self) -> Termination:
         """Return why CP-SAT was told to stop."""

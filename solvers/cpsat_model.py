@@ -6,8 +6,9 @@ Variables, for GPU k of K, type t of T, GPU type g:
 - load[k, d], what GPU k has in dimension d, in the parts of `solvers.load_columns`.
 
 Constraints: every adapter is placed; adapters are on used GPUs only, and a used GPU has one; no more GPUs of a type
-than there are; the weights of the used GPUs (`solvers.integer_objective`) are at most a limit. GPUs are alike until they
-are used, so they are numbered by load, the heaviest first. What GPUs can hold is not in the model but comes in cuts.
+than there are; the weights of the used GPUs (`solvers.integer_objective`) are at most a limit. GPUs are alike until
+they are used, so they are numbered by load, the heaviest first. What GPUs can hold is not in the model but comes in
+cuts.
 """
 
 from __future__ import annotations
@@ -55,10 +56,13 @@ class Effort:
         CP-SAT's own measure of work, about seconds, the same on every machine.
     seconds
         Wall time.
+    num_workers
+        Threads.
     """
 
     deterministic_s: float | None
     seconds: float | None
+    num_workers: int = 1
 
 
 @dataclass(frozen=True)
@@ -160,7 +164,7 @@ class CountModel:
         solver = cp_model.CpSolver()
         parameters = solver.parameters
         # One worker repeats exactly, with the same deterministic limit.
-        parameters.num_workers = 1
+        parameters.num_workers = effort.num_workers
         parameters.random_seed = 0
         parameters.catch_sigint_signal = False
         if effort.deterministic_s is not None:

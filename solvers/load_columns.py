@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from predictors.features import AGGREGATE_NAMES
 from solvers.adapter_types import AdapterTypes
 
-PARTS_PER_TOTAL = 2**30
+PARTS_PER_TOTAL = 2**20
 # Columns whose quotients differ by no more than this are proportional. What they differ by is kept on the safe side.
 PROPORTIONAL = 1e-9
 # Relative error that a sum of aggregates may have where rows are no exact sums.

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 
+from solvers.cpsat import CpSatSolver
 from solvers.exhaustive import ExhaustiveSolver
 from solvers.greedy import GreedySolver
 from solvers.interface import Capability, Solver
@@ -70,6 +71,14 @@ _BUILT_IN: tuple[SolverEntry, ...] = (
         summary="rank-grouped best-fit decreasing, then a pass that empties GPUs",
         capabilities=PackingSolver.capabilities,
         make=lambda: PackingSolver("bfd"),
+    ),
+    SolverEntry(
+        name="cpsat",
+        summary="OR-Tools CP-SAT on counts of adapters, with cuts from what the surrogate refuses; proves optima",
+        capabilities=CpSatSolver.capabilities,
+        make=CpSatSolver,
+        requires=("ortools",),
+        extra="cpsat",
     ),
     SolverEntry(
         name="exact",
