@@ -38,6 +38,10 @@ class Patterns:
         """Return the number of patterns."""
         return len(self.counts)
 
+    def take(self, rows: NDArray[np.int64]) -> Patterns:
+        """Return some of the patterns, by their rows, also repeatedly."""
+        return Patterns(self.counts[rows], self.gpu_type[rows], self.max_loras[rows], self.max_lora_rank[rows])
+
 
 def interchangeable_types(model: FeasibilityModel) -> AdapterTypes:
     """Return the types whose members the model's surrogate cannot tell apart."""

@@ -16,6 +16,7 @@ from solvers.cpsat import CpSatSolver
 from solvers.exhaustive import ExhaustiveSolver
 from solvers.greedy import GreedySolver
 from solvers.interface import Capability, Solver
+from solvers.milp import MilpSolver
 from solvers.packing import PackingSolver
 from twin.errors import SolverError
 
@@ -103,6 +104,22 @@ _BUILT_IN: tuple[SolverEntry, ...] = (
         summary="the published greedy, with its padding as intended",
         capabilities=GreedySolver.capabilities,
         make=lambda: GreedySolver("greedy-intended", padding="intended"),
+    ),
+    SolverEntry(
+        name="milp",
+        summary="the pattern master by HiGHS; proves optima where all sets of adapters can be listed",
+        capabilities=MilpSolver.capabilities,
+        make=lambda: MilpSolver("milp"),
+        requires=("pulp", "highspy"),
+        extra="milp",
+    ),
+    SolverEntry(
+        name="milp-cbc",
+        summary="the pattern master by CBC",
+        capabilities=MilpSolver.capabilities,
+        make=lambda: MilpSolver("milp-cbc"),
+        requires=("pulp", "highspy"),
+        extra="milp",
     ),
 )
 
