@@ -99,7 +99,7 @@ def solve_program(program: Program, back_end: BackEnd, *, seconds: float | None,
     """
     problem = pulp.LpProblem("placement", pulp.LpMinimize)
     variables = [
-        pulp.LpVariable(f"z{index}", lowBound=0, upBound=upper, cat=pulp.LpInteger)
+        problem.add_variable(f"z{index}", lowBound=0, upBound=upper, cat=pulp.LpInteger)
         for index, upper in enumerate(program.upper)
     ]
     problem += pulp.lpSum(cost * variable for cost, variable in zip(program.costs, variables, strict=True))
@@ -190,4 +190,4 @@ class _Cbc(pulp.COIN_CMD):  # type: ignore[misc]
 
 
 def _cbc(seconds: float | None, max_nodes: int | None) -> pulp.LpSolver:
-    return _Cbc(path=pulp.PULP_CBC_CMD().path, msg=False, gapRel=0.0, threads=1, timeLimit=seconds, maxNodes=max_nodes)
+    return _Cbc(path=pulp.PULP_CBC_CMD.pulp_cbc_path, msg=False, gapRel=0.0, threads=1, timeLimit=seconds, maxNodes=max_nodes)
