@@ -25,6 +25,7 @@ from solvers.feasibility import Choices
 from solvers.feasible_patterns import ask_patterns, interchangeable_types
 from solvers.integer_objective import IntegerObjective, integer_objective
 from solvers.interface import Capability, Observer
+from solvers.native_call import stopped_early
 from solvers.placement import Placement
 from solvers.problem import Problem
 from solvers.refusals import Cut, Refusals
@@ -247,7 +248,7 @@ class _Search:
             if answer.outcome is Outcome.REFUTED:
                 return Termination.PROVEN
             if answer.counts is None or answer.gpu_types is None:
-                return self._out_of_effort()
+                return stopped_early(self.run, "CP-SAT")
             choices = ask_patterns(self.run.model, self.types, answer.counts, answer.gpu_types)
             if choices.feasible.all():
                 return _placement(self.types, answer.counts, answer.gpu_types, choices)
@@ -265,15 +266,6 @@ class _Search:
         from solvers.cpsat_model import Effort  # noqa: PLC0415 - loads OR-Tools, for this solver only
 
         return Effort(self.deterministic_s, self.run.budget.remaining_s, self.num_workers)
-
-    def _out_of_effort(self) -> Termination:
-        """Return why CP-SAT was told to stop."""
-        if self.run.budget.budget.seconds is not None and self.deterministic_s is None:
-            return Termination.TIME_LIMIT
-        if self.run.budget.budget.max_evaluations is not None:
-            return self.run.exhausted() or Termination.ITERATION_LIMIT
-        self.run.notes.append("CP-SAT came to the end of its effort without a proof; a budget in seconds allows more.")
-        return Termination.COMPLETED
 
 
 def _deterministic_limit(budget: Budget) -> float | None:

@@ -83,6 +83,21 @@ class Answer:
     deterministic_s: float
 
 
+def configured_solver(effort: Effort) -> cp_model.CpSolver:
+    """Return CP-SAT with these limits, which leaves Ctrl-C to its caller."""
+    solver = cp_model.CpSolver()
+    parameters = solver.parameters
+    # One worker repeats exactly, with the same deterministic limit.
+    parameters.num_workers = effort.num_workers
+    parameters.random_seed = 0
+    parameters.catch_sigint_signal = False
+    if effort.deterministic_s is not None:
+        parameters.max_deterministic_time = effort.deterministic_s
+    if effort.seconds is not None:
+        parameters.max_time_in_seconds = effort.seconds
+    return solver
+
+
 class CountModel:
     """The model of one problem for at most a number of GPUs, to which cuts are added between calls.
 
@@ -161,16 +176,7 @@ class CountModel:
         SolverError
             When CP-SAT refuses the model, which is an error of this module or of the library.
         """
-        solver = cp_model.CpSolver()
-        parameters = solver.parameters
-        # One worker repeats exactly, with the same deterministic limit.
-        parameters.num_workers = effort.num_workers
-        parameters.random_seed = 0
-        parameters.catch_sigint_signal = False
-        if effort.deterministic_s is not None:
-            parameters.max_deterministic_time = effort.deterministic_s
-        if effort.seconds is not None:
-            parameters.max_time_in_seconds = effort.seconds
+        solver = configured_solver(effort)
         status = call_interruptibly(lambda: solver.solve(self.model), stop=solver.stop_search)
         if status == cp_model.MODEL_INVALID:
             raise SolverError(f"CP-SAT must accept the model. It says: {self.model.validate()}", field="solver")

@@ -19,6 +19,7 @@ from solvers.budget import Budget
 from solvers.feasible_patterns import Patterns, ask_patterns, feasible_patterns, interchangeable_types, num_sets
 from solvers.integer_objective import integer_objective, proven
 from solvers.interface import Capability, Observer
+from solvers.native_call import stopped_early
 from solvers.pattern_pool import pattern_pool
 from solvers.placement import Placement
 from solvers.problem import Problem
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 MAX_SETS = 4096
 # Nodes of the native search: where a budget counts evaluations, one for so many; and without any limit.
 EVALUATIONS_PER_NODE = 10
-DEFAULT_NODES = 2000
+DEFAULT_NODES = 300
 PROOF = "pattern master"
 
 MilpName = Literal["milp", "milp-cbc"]
@@ -110,7 +111,7 @@ class MilpSolver:
             run.notes.append("No placement exists: the GPUs that `max_count` allows cannot hold all adapters.")
             return Termination.PROVEN, None
         if answer.values is None:
-            return _ended(run), None
+            return stopped_early(run, self.name), None
         if answer.outcome is Outcome.OPTIMAL and len(run.problem.gpu_types) > 1:
             least = int(np.dot(primary, answer.values))
             second = _master(run.problem, types, patterns, secondary, is_partition=True)
@@ -121,15 +122,23 @@ class MilpSolver:
         if answer.outcome is Outcome.OPTIMAL:
             return proven(run, placement, PROOF)
         run.record(placement)
-        return _ended(run), None
+        return stopped_early(run, self.name), None
 
     def _solve_pool(self, run: SolverRun, types: AdapterTypes, pool: Patterns) -> Termination:
-        """Choose from a pool; record the placement if there is one."""
+        """Choose from a pool something better than the best so far; record the placement if there is one."""
+        from solvers.milp_native import Outcome  # noqa: PLC0415 - loads PuLP and HiGHS, for this solver only
+
         objective = integer_objective(run.problem)
         costs = np.array(objective.weights, dtype=np.int64)[pool.gpu_type]
-        answer = self._answer(run, _master(run.problem, types, pool, costs, is_partition=False))
+        master = _master(run.problem, types, pool, costs, is_partition=False)
+        if run.incumbent is not None:
+            limit = objective.weight(run.incumbent.placement) - 1
+            master.rows.append(({index: float(cost) for index, cost in enumerate(costs)}, None, float(limit)))
+        answer = self._answer(run, master)
+        if answer.outcome is Outcome.INFEASIBLE:
+            return Termination.COMPLETED
         if answer.values is None:
-            return _ended(run)
+            return stopped_early(run, self.name)
         chosen = pool.take(_chosen(answer))
         counts = _without_surplus(chosen.counts, types.counts)
         used = counts.any(axis=1)
@@ -140,14 +149,19 @@ class MilpSolver:
         return run.exhausted() or Termination.COMPLETED
 
     def _answer(self, run: SolverRun, program: Program) -> Answer:
-        from solvers.milp_native import solve_program  # noqa: PLC0415 - loads PuLP and HiGHS, for this solver only
+        return ask_back_end(run, program, _BACK_ENDS[self.name])
 
-        run.num_iterations += 1
-        budget = run.budget.budget
-        nodes = DEFAULT_NODES if budget.seconds is None else None
-        if budget.max_evaluations is not None:
-            nodes = 1 + budget.max_evaluations // EVALUATIONS_PER_NODE
-        return solve_program(program, _BACK_ENDS[self.name], seconds=run.budget.remaining_s, max_nodes=nodes)
+
+def ask_back_end(run: SolverRun, program: Program, back_end: BackEnd) -> Answer:
+    """Let a back end solve a program within what is left of the run's budget, or within the default effort."""
+    from solvers.milp_native import solve_program  # noqa: PLC0415 - loads PuLP and HiGHS, for this solver only
+
+    run.num_iterations += 1
+    budget = run.budget.budget
+    nodes = DEFAULT_NODES if budget.seconds is None else None
+    if budget.max_evaluations is not None:
+        nodes = 1 + budget.max_evaluations // EVALUATIONS_PER_NODE
+    return solve_program(program, back_end, seconds=run.budget.remaining_s, max_nodes=nodes)
 
 
 def _master(
@@ -184,11 +198,3 @@ def _placement(types: AdapterTypes, gpus: Patterns) -> Placement:
     return placement_of_patterns(
         types, gpus.counts, gpu_types=gpus.gpu_type, max_loras=gpus.max_loras, max_lora_ranks=gpus.max_lora_rank
     )
-
-
-def _ended(run: SolverRun) -> Termination:
-    """Return why the native search was cut short."""
-    budget = run.budget.budget
-    if budget.seconds is not None and budget.max_evaluations is None:
-        return Termination.TIME_LIMIT
-    return run.exhausted() or Termination.ITERATION_LIMIT

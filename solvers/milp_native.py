@@ -190,4 +190,6 @@ class _Cbc(pulp.COIN_CMD):  # type: ignore[misc]
 
 
 def _cbc(seconds: float | None, max_nodes: int | None) -> pulp.LpSolver:
-    return _Cbc(path=pulp.PULP_CBC_CMD.pulp_cbc_path, msg=False, gapRel=0.0, threads=1, timeLimit=seconds, maxNodes=max_nodes)
+    return _Cbc(
+        path=pulp.PULP_CBC_CMD.pulp_cbc_path, msg=False, gapRel=0.0, threads=1, timeLimit=seconds, maxNodes=max_nodes
+    )

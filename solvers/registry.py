@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 
+from solvers.capacity_model import CapacityModelSolver
 from solvers.cpsat import CpSatSolver
 from solvers.exhaustive import ExhaustiveSolver
 from solvers.greedy import GreedySolver
@@ -110,6 +111,14 @@ _BUILT_IN: tuple[SolverEntry, ...] = (
         summary="the pattern master by HiGHS; proves optima where all sets of adapters can be listed",
         capabilities=MilpSolver.capabilities,
         make=lambda: MilpSolver("milp"),
+        requires=("pulp", "highspy"),
+        extra="milp",
+    ),
+    SolverEntry(
+        name="milp-capacity",
+        summary="adapters on GPUs of a piecewise-linear capacity by HiGHS, for small problems",
+        capabilities=CapacityModelSolver.capabilities,
+        make=CapacityModelSolver,
         requires=("pulp", "highspy"),
         extra="milp",
     ),
