@@ -155,6 +155,37 @@ def _highs(seconds: float | None, max_nodes: int | None) -> pulp.LpSolver:
     return _Highs(msg=False, gapRel=0.0, threads=1, timeLimit=seconds, random_seed=0, **options)
 
 
+class _Child:
+    """A child process that can be stopped at any time, also while it is being started."""
+
+    def __init__(self, command: list[str]) -> None:
+        self._command = command
+        self._process: subprocess.Popen[bytes] | None = None
+        self._is_stopped = False
+
+    def run(self) -> int:
+        """Start the process, wait for its end, and return its exit status."""
+        # A session of its own: Ctrl-C of the terminal must reach this process only, which ends the child itself.
+        with subprocess.Popen(  # noqa: S603 - PuLP's own CBC, with file names made here
+            self._command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        ) as process:
+            # Whoever comes second, this line or `stop`, sees what the other did.
+            self._process = process
+            if self._is_stopped:
+                process.kill()
+            return process.wait()
+
+    def stop(self) -> None:
+        """End the process, from another thread."""
+        self._is_stopped = True
+        if self._process is not None:
+            self._process.kill()
+
+
 class _Cbc(pulp.COIN_CMD):  # type: ignore[misc]
     """CBC, whose process ends with the call."""
 
@@ -166,18 +197,8 @@ class _Cbc(pulp.COIN_CMD):  # type: ignore[misc]
             limits = [] if self.timeLimit is None else ["-sec", str(self.timeLimit)]
             options = [part for option in self.getOptions() for part in f"-{option}".split()]
             command = [self.path, str(model), *limits, *options, "-solve", "-printingOptions", "all"]
-            # A group of its own: Ctrl-C of the terminal must reach this process only, which ends the child itself.
-            with subprocess.Popen(  # noqa: S603 - PuLP's own CBC, with file names made here
-                [*command, "-solution", str(solution)],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,
-            ) as child:
-                try:
-                    exit_status = child.wait()
-                finally:
-                    child.kill()
+            child = _Child([*command, "-solution", str(solution)])
+            exit_status = call_interruptibly(child.run, stop=child.stop)
             if exit_status != 0 or not solution.exists():
                 raise pulp.PulpSolverError(f"exit status {exit_status}")
             status, values, *_, sol_status = self.readsol_MPS(str(solution), lp, variables, names, row_names)

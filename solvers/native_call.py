@@ -13,7 +13,7 @@ Result = TypeVar("Result")
 
 
 def call_interruptibly(call: Callable[[], Result], *, stop: Callable[[], None]) -> Result:
-    """Return what `call` returns; on Ctrl-C `stop` it, wait for its end, and raise KeyboardInterrupt.
+    """Return what `call` returns; on Ctrl-C `stop` it, wait for its end, and raise KeyboardInterrupt again.
 
     Python handles signals in the main thread between instructions of its own, so native code runs in another thread
     meanwhile. `stop` is called while `call` runs, and must make it return soon.
@@ -21,7 +21,7 @@ def call_interruptibly(call: Callable[[], Result], *, stop: Callable[[], None]) 
     with ThreadPoolExecutor(max_workers=1) as executor:
         try:
             return executor.submit(call).result()
-        except KeyboardInterrupt:
+        except BaseException:
             stop()
             raise
 
