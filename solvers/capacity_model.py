@@ -15,21 +15,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from predictors.surrogate import Surrogate
 from solvers.adapter_types import AdapterTypes, placement_of_patterns, single_types
 from solvers.bounds import adapter_work, unavoidable_costs
-from solvers.budget import Budget
 from solvers.feasible_patterns import Patterns, ask_patterns
 from solvers.integer_objective import integer_objective
-from solvers.interface import Capability, Observer
+from solvers.interface import Capability
 from solvers.milp import ask_back_end
 from solvers.native_call import stopped_early
 from solvers.pattern_pool import pattern_pool
-from solvers.placement import Placement
-from solvers.problem import Problem
-from solvers.result import SolveResult, Termination
+from solvers.result import Bound, Termination
 from solvers.run import SolverRun
-from solvers.seeding import seed_with_best_fit
+from solvers.seeding import SEEDED_CAPABILITIES, SeededSolver
 
 if TYPE_CHECKING:
     from solvers.milp_native import Program
@@ -42,41 +38,15 @@ MAX_ROUNDS = 40
 OPTIMISM = 1.05
 
 
-class CapacityModelSolver:
+class CapacityModelSolver(SeededSolver):
     """Adapters on GPUs by HiGHS, within a piecewise-linear capacity, with cuts from what the surrogate refuses."""
 
     name = "milp-capacity"
-    capabilities = frozenset(
-        {Capability.ANYTIME, Capability.WARM_START, Capability.MIXED_GPU_TYPES, Capability.RANDOMISED}
-    )
+    capabilities = SEEDED_CAPABILITIES | {Capability.RANDOMISED}
 
-    def solve(
-        self,
-        problem: Problem,
-        surrogate: Surrogate,
-        *,
-        budget: Budget,
-        seed: int = 0,
-        warm_start: Placement | None = None,
-        observer: Observer | None = None,
-    ) -> SolveResult:
-        """Improve best fit's placement while the model finds better ones; see `solvers.interface.Solver`.
-
-        Raises
-        ------
-        InputError
-            When some adapter fits no GPU alone, or the warm start is not a placement of this problem.
-        SolverError
-            When the native library fails.
-        """
-        run = SolverRun(problem, surrogate, budget, observer)
-        try:
-            termination = seed_with_best_fit(run, budget, warm_start)
-            if termination is None:
-                termination = _improve(run, np.random.default_rng(seed))
-        except KeyboardInterrupt:
-            termination = Termination.INTERRUPTED
-        return run.result(termination)
+    def improve(self, run: SolverRun, generator: np.random.Generator) -> tuple[Termination, Bound | None]:
+        """Record better placements while the model finds them."""
+        return _improve(run, generator), None
 
 
 @dataclass(frozen=True)

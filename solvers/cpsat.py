@@ -24,14 +24,14 @@ from solvers.budget import Budget
 from solvers.feasibility import Choices
 from solvers.feasible_patterns import ask_patterns, interchangeable_types
 from solvers.integer_objective import IntegerObjective, integer_objective
-from solvers.interface import Capability, Observer
+from solvers.interface import Capability
 from solvers.native_call import stopped_early
 from solvers.placement import Placement
 from solvers.problem import Problem
 from solvers.refusals import Cut, Refusals
-from solvers.result import Bound, SolveResult, Termination
+from solvers.result import Bound, Termination
 from solvers.run import SolverRun
-from solvers.seeding import seed_with_best_fit
+from solvers.seeding import SEEDED_CAPABILITIES, SeededSolver
 
 if TYPE_CHECKING:
     from solvers.cpsat_model import CountModel, Effort
@@ -47,7 +47,7 @@ MAX_REFUTED_TYPES = 150
 REFUTATION_LEVELS = 40
 
 
-class CpSatSolver:
+class CpSatSolver(SeededSolver):
     """Counts of adapter types on each GPU, by OR-Tools CP-SAT, with cuts from what the surrogate refuses.
 
     Parameters
@@ -57,38 +57,15 @@ class CpSatSolver:
     """
 
     name = "cpsat"
-    capabilities = frozenset({Capability.ANYTIME, Capability.WARM_START, Capability.MIXED_GPU_TYPES, Capability.BOUND})
+    capabilities = SEEDED_CAPABILITIES | {Capability.BOUND}
 
     def __init__(self, *, num_workers: int = 1) -> None:
         self.num_workers = num_workers
 
-    def solve(
-        self,
-        problem: Problem,
-        surrogate: Surrogate,
-        *,
-        budget: Budget,
-        seed: int = 0,
-        warm_start: Placement | None = None,
-        observer: Observer | None = None,
-    ) -> SolveResult:
-        """Improve best fit's placement until it is proven; see `solvers.interface.Solver`. `seed` does not matter.
-
-        Raises
-        ------
-        InputError
-            When some adapter fits no GPU alone, or the warm start is not a placement of this problem.
-        """
-        del seed
-        run = SolverRun(problem, surrogate, budget, observer)
-        bound = None
-        try:
-            termination = seed_with_best_fit(run, budget, warm_start)
-            if termination is None:
-                termination, bound = _improve(run, self.num_workers)
-        except KeyboardInterrupt:
-            termination = Termination.INTERRUPTED
-        return run.result(termination, bound)
+    def improve(self, run: SolverRun, generator: np.random.Generator) -> tuple[Termination, Bound | None]:
+        """Record better placements until CP-SAT refutes another one; nothing is random."""
+        del generator
+        return _improve(run, self.num_workers)
 
 
 @dataclass(frozen=True)

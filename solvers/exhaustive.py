@@ -15,17 +15,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from predictors.surrogate import Surrogate
 from solvers.adapter_types import AdapterTypes, placement_of_patterns
-from solvers.budget import Budget
 from solvers.feasible_patterns import Patterns, feasible_patterns, interchangeable_types, num_sets
 from solvers.integer_objective import integer_objective, proven
-from solvers.interface import Capability, Observer
-from solvers.placement import Placement
-from solvers.problem import Problem
-from solvers.result import Bound, SolveResult, Termination
+from solvers.interface import Capability
+from solvers.result import Bound, Termination
 from solvers.run import SolverRun
-from solvers.seeding import seed_with_best_fit
+from solvers.seeding import SEEDED_CAPABILITIES, SeededSolver
 
 # Different sets of adapters, the empty one included: all of 12 adapters of which no two are alike.
 MAX_SETS = 4096
@@ -35,67 +31,39 @@ PROOF = "enumeration"
 _Usage = tuple[int, ...]
 
 
-class ExhaustiveSolver:
+class ExhaustiveSolver(SeededSolver):
     """Exact for tiny problems, by asking about every set; above `MAX_SETS` sets, best fit's answer without a proof."""
 
     name = "exact"
-    capabilities = frozenset({Capability.ANYTIME, Capability.WARM_START, Capability.MIXED_GPU_TYPES, Capability.BOUND})
+    capabilities = SEEDED_CAPABILITIES | {Capability.BOUND}
 
-    def solve(
-        self,
-        problem: Problem,
-        surrogate: Surrogate,
-        *,
-        budget: Budget,
-        seed: int = 0,
-        warm_start: Placement | None = None,
-        observer: Observer | None = None,
-    ) -> SolveResult:
-        """Find and prove the optimum; see `solvers.interface.Solver`. The answer does not depend on `seed`.
-
-        Raises
-        ------
-        InputError
-            When some adapter fits no GPU alone, or the warm start is not a placement of this problem.
-        """
-        del seed
-        run = SolverRun(problem, surrogate, budget, observer)
-        bound = None
-        try:
-            termination = seed_with_best_fit(run, budget, warm_start)
-            if termination is None:
-                termination, bound = _prove(run)
-        except KeyboardInterrupt:
-            termination = Termination.INTERRUPTED
-        return run.result(termination, bound)
-
-
-def _prove(run: SolverRun) -> tuple[Termination, Bound | None]:
-    """Record the optimum, and return why the search ended and the bound that was proven."""
-    types = interchangeable_types(run.model)
-    if num_sets(types) > MAX_SETS:
-        run.notes.append(
-            f"Nothing was proven: there are {num_sets(types):,} sets of these adapters, and `exact` asks about at most "
-            f"{MAX_SETS:,}. This is what best fit finds; take `cpsat` or `patterns` for a better answer."
+    def improve(self, run: SolverRun, generator: np.random.Generator) -> tuple[Termination, Bound | None]:
+        """Record and prove the optimum; nothing is random."""
+        del generator
+        types = interchangeable_types(run.model)
+        if num_sets(types) > MAX_SETS:
+            run.notes.append(
+                f"Nothing was proven: there are {num_sets(types):,} sets of these adapters, and `exact` asks about at "
+                f"most {MAX_SETS:,}. This is what best fit finds; take `cpsat` or `patterns` for a better answer."
+            )
+            return Termination.COMPLETED, None
+        patterns = feasible_patterns(run, types)
+        if isinstance(patterns, Termination):
+            return patterns, None
+        division = _Divisions(run, types, patterns).best()
+        if isinstance(division, Termination):
+            return division, None
+        if division is None:
+            run.notes.append("No placement exists: the GPUs that `max_count` allows cannot hold all adapters.")
+            return Termination.PROVEN, None
+        placement = placement_of_patterns(
+            types,
+            patterns.counts[division],
+            gpu_types=patterns.gpu_type[division],
+            max_loras=patterns.max_loras[division],
+            max_lora_ranks=patterns.max_lora_rank[division],
         )
-        return Termination.COMPLETED, None
-    patterns = feasible_patterns(run, types)
-    if isinstance(patterns, Termination):
-        return patterns, None
-    division = _Divisions(run, types, patterns).best()
-    if isinstance(division, Termination):
-        return division, None
-    if division is None:
-        run.notes.append("No placement exists: the GPUs that `max_count` allows cannot hold all adapters.")
-        return Termination.PROVEN, None
-    placement = placement_of_patterns(
-        types,
-        patterns.counts[division],
-        gpu_types=patterns.gpu_type[division],
-        max_loras=patterns.max_loras[division],
-        max_lora_ranks=patterns.max_lora_rank[division],
-    )
-    return proven(run, placement, PROOF)
+        return proven(run, placement, PROOF)
 
 
 @dataclass(frozen=True)

@@ -13,19 +13,17 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from predictors.surrogate import Surrogate
 from solvers.adapter_types import AdapterTypes, placement_of_patterns
-from solvers.budget import Budget
 from solvers.feasible_patterns import Patterns, ask_patterns, feasible_patterns, interchangeable_types, num_sets
 from solvers.integer_objective import integer_objective, proven
-from solvers.interface import Capability, Observer
+from solvers.interface import Capability
 from solvers.native_call import stopped_early
 from solvers.pattern_pool import pattern_pool
 from solvers.placement import Placement
 from solvers.problem import Problem
-from solvers.result import Bound, SolveResult, Termination
+from solvers.result import Bound, Termination
 from solvers.run import SolverRun
-from solvers.seeding import seed_with_best_fit
+from solvers.seeding import SEEDED_CAPABILITIES, SeededSolver
 
 if TYPE_CHECKING:
     from solvers.milp_native import Answer, BackEnd, Program
@@ -41,52 +39,17 @@ MilpName = Literal["milp", "milp-cbc"]
 _BACK_ENDS: dict[MilpName, BackEnd] = {"milp": "highs", "milp-cbc": "cbc"}
 
 
-class MilpSolver:
+class MilpSolver(SeededSolver):
     """The pattern master by HiGHS (``milp``) or CBC (``milp-cbc``)."""
 
-    capabilities = frozenset(
-        {
-            Capability.ANYTIME,
-            Capability.WARM_START,
-            Capability.MIXED_GPU_TYPES,
-            Capability.RANDOMISED,
-            Capability.BOUND,
-        }
-    )
+    capabilities = SEEDED_CAPABILITIES | {Capability.RANDOMISED, Capability.BOUND}
 
     def __init__(self, name: MilpName) -> None:
-        self.name: MilpName = name
+        self.name = name
+        self._back_end = _BACK_ENDS[name]
 
-    def solve(
-        self,
-        problem: Problem,
-        surrogate: Surrogate,
-        *,
-        budget: Budget,
-        seed: int = 0,
-        warm_start: Placement | None = None,
-        observer: Observer | None = None,
-    ) -> SolveResult:
-        """Improve best fit's placement by a choice of patterns; see `solvers.interface.Solver`.
-
-        Raises
-        ------
-        InputError
-            When some adapter fits no GPU alone, or the warm start is not a placement of this problem.
-        SolverError
-            When the native library fails.
-        """
-        run = SolverRun(problem, surrogate, budget, observer)
-        bound = None
-        try:
-            termination = seed_with_best_fit(run, budget, warm_start)
-            if termination is None:
-                termination, bound = self._improve(run, np.random.default_rng(seed))
-        except KeyboardInterrupt:
-            termination = Termination.INTERRUPTED
-        return run.result(termination, bound)
-
-    def _improve(self, run: SolverRun, generator: np.random.Generator) -> tuple[Termination, Bound | None]:
+    def improve(self, run: SolverRun, generator: np.random.Generator) -> tuple[Termination, Bound | None]:
+        """Solve the master over all accepted sets if they can be listed, else over a pool."""
         types = interchangeable_types(run.model)
         if num_sets(types) <= MAX_SETS:
             patterns = feasible_patterns(run, types)
@@ -149,7 +112,7 @@ class MilpSolver:
         return run.exhausted() or Termination.COMPLETED
 
     def _answer(self, run: SolverRun, program: Program) -> Answer:
-        return ask_back_end(run, program, _BACK_ENDS[self.name])
+        return ask_back_end(run, program, self._back_end)
 
 
 def ask_back_end(run: SolverRun, program: Program, back_end: BackEnd) -> Answer:
