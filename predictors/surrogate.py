@@ -92,6 +92,24 @@ class HasDomain(Protocol):
         ...
 
 
+@runtime_checkable
+class DeclaresMonotone(Protocol):
+    """A surrogate that says whether more is never better.
+
+    Under the same settings, a row of features that is nowhere below another in the load (number of adapters, sums of
+    rates and of their squares, of tokens, of burstiness, active adapters, and for every rank the adapters of that rank
+    or above) is accepted only if the other is. A smaller `max_lora_rank`, a larger `kv_tokens` or a smaller
+    `max_cpu_loras` never hurts, and slots beyond the number of adapters never help. This holds for all rows with no
+    more active adapters than adapters, not only for those that are sums of adapters. A false declaration makes proofs
+    false.
+    """
+
+    @property
+    def is_monotone(self) -> bool:
+        """Whether the above holds."""
+        ...
+
+
 class InflatedSurrogate:
     """A surrogate with a planning margin: it is asked as if every rate were `factor` times as large.
 
@@ -197,6 +215,12 @@ def unwrapped(surrogate: Surrogate) -> Surrogate:
     while isinstance(surrogate, InflatedSurrogate | ThresholdSurrogate):
         surrogate = surrogate.surrogate
     return surrogate
+
+
+def declares_monotone(surrogate: Surrogate) -> bool:
+    """Return whether the surrogate says that more is never better; margins and thresholds keep that."""
+    inner = unwrapped(surrogate)
+    return isinstance(inner, DeclaresMonotone) and inner.is_monotone
 
 
 def _ask_about_members(

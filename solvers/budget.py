@@ -58,6 +58,11 @@ class RunningBudget:
         """Seconds since the start."""
         return self._clock() - self._started_s
 
+    @property
+    def remaining_s(self) -> float | None:
+        """Seconds that are left, at least 0; ``None``: unlimited."""
+        return None if self.budget.seconds is None else max(0.0, self.budget.seconds - self.elapsed_s)
+
     def exhausted(self, num_evaluations: int) -> Termination | None:
         """Return why to stop after `num_evaluations`, or ``None`` while something is left."""
         limit = self.budget.max_evaluations

@@ -21,6 +21,7 @@ from predictors.surrogate import (
     MemberSurrogate,
     Surrogate,
     SurrogateOutput,
+    declares_monotone,
     empty_output,
     outside_domain,
     unwrapped,
@@ -89,6 +90,8 @@ class FeasibilityModel:
         What memory allows.
     uses_members
         Whether the surrogate can use which adapters are in a set; if not, callers need not list them.
+    is_monotone
+        Whether more load never helps, as the surrogate (of every GPU type) declares; see `DeclaresMonotone`.
     num_evaluations
         Rows that the surrogate was asked for so far.
     """
@@ -99,6 +102,10 @@ class FeasibilityModel:
         self.slots = SlotTables(problem)
         self.num_evaluations = 0
         self.uses_members = _uses_members(self._surrogate_of(0))
+        types = range(len(problem.gpu_types))
+        self.is_monotone = not self.uses_members and all(
+            declares_monotone(self._surrogate_of(index)) for index in types
+        )
 
     @property
     def aggregates(self) -> NDArray[np.float64]:

@@ -15,9 +15,13 @@ from importlib.util import find_spec
 
 from solvers.baselines.catalog import BASELINES
 from solvers.baselines.least_fleet import BaselineSolver
+from solvers.capacity_model import CapacityModelSolver
+from solvers.cpsat import CpSatSolver
+from solvers.exhaustive import ExhaustiveSolver
 from solvers.greedy import GreedySolver
 from solvers.greedy_repaired import RepairedGreedySolver
 from solvers.interface import Capability, Solver
+from solvers.milp import MilpSolver
 from solvers.packing import PackingSolver
 from twin.errors import SolverError
 
@@ -75,6 +79,20 @@ _BUILT_IN: tuple[SolverEntry, ...] = (
         make=lambda: PackingSolver("bfd"),
     ),
     SolverEntry(
+        name="cpsat",
+        summary="OR-Tools CP-SAT on counts of adapters, with cuts from what the surrogate refuses; proves optima",
+        capabilities=CpSatSolver.capabilities,
+        make=CpSatSolver,
+        requires=("ortools",),
+        extra="cpsat",
+    ),
+    SolverEntry(
+        name="exact",
+        summary="every set of adapters is asked about: the proven optimum of tiny problems",
+        capabilities=ExhaustiveSolver.capabilities,
+        make=ExhaustiveSolver,
+    ),
+    SolverEntry(
         name="ffd",
         summary="rank-grouped first-fit decreasing, then a pass that empties GPUs",
         capabilities=PackingSolver.capabilities,
@@ -91,6 +109,30 @@ _BUILT_IN: tuple[SolverEntry, ...] = (
         summary="the published greedy, with its padding as intended",
         capabilities=GreedySolver.capabilities,
         make=lambda: GreedySolver("greedy-intended", padding="intended"),
+    ),
+    SolverEntry(
+        name="milp",
+        summary="the pattern master by HiGHS; proves optima where all sets of adapters can be listed",
+        capabilities=MilpSolver.capabilities,
+        make=lambda: MilpSolver("milp"),
+        requires=("pulp", "highspy"),
+        extra="milp",
+    ),
+    SolverEntry(
+        name="milp-capacity",
+        summary="adapters on GPUs of a piecewise-linear capacity by HiGHS, for small problems",
+        capabilities=CapacityModelSolver.capabilities,
+        make=CapacityModelSolver,
+        requires=("pulp", "highspy"),
+        extra="milp",
+    ),
+    SolverEntry(
+        name="milp-cbc",
+        summary="the pattern master by CBC",
+        capabilities=MilpSolver.capabilities,
+        make=lambda: MilpSolver("milp-cbc"),
+        requires=("pulp", "highspy"),
+        extra="milp",
     ),
     SolverEntry(
         name="greedy-repaired",

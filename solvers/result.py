@@ -8,6 +8,10 @@ from typing import Literal
 
 from solvers.objective import Evaluation
 from solvers.placement import Placement
+from solvers.problem_file import ObjectiveName
+
+# Costs per hour that differ by less are the same sum, rounded differently.
+COST_TOLERANCE = 1e-6
 
 
 class Solution(Enum):
@@ -52,11 +56,20 @@ class Bound:
         What proves it: ``"work"``, ``"farley"``, ...
     model
         Whose problem it bounds: the surrogate's, or the twin's.
+    cost_per_hour
+        Least cost of any placement; ``None``: nothing was proven about it.
     """
 
     value: int
     proof: str
     model: Literal["surrogate", "twin"]
+    cost_per_hour: float | None = None
+
+    def proves(self, evaluation: Evaluation, objective: ObjectiveName) -> bool:
+        """Return whether no placement can be better than `evaluation` in what `objective` minimises."""
+        if objective == "least_cost":
+            return self.cost_per_hour is not None and evaluation.cost_per_hour <= self.cost_per_hour + COST_TOLERANCE
+        return evaluation.num_gpus <= self.value
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,8 @@ class SolverRun:
         Counts the evaluations of the search.
     incumbent
         The best placement so far; ``None``: none yet.
+    budget
+        What of it is left.
     num_placed
         Adapters placed by the construction in progress, for the message when it is cut short.
     num_iterations
@@ -43,12 +45,12 @@ class SolverRun:
         self.num_placed = 0
         self.num_iterations = 0
         self.notes: list[str] = []
-        self._budget = budget.start()
+        self.budget = budget.start()
         self._observer = observer
 
     def exhausted(self) -> Termination | None:
         """Return why to stop now, or ``None``."""
-        return self._budget.exhausted(self.model.num_evaluations)
+        return self.budget.exhausted(self.model.num_evaluations)
 
     def record(self, placement: Placement) -> bool:
         """Evaluate `placement`; keep and report it if feasible and better than the incumbent; return if feasible."""
@@ -57,28 +59,32 @@ class SolverRun:
             return False
         value = objective_value(self.problem, evaluation)
         if self.incumbent is None or value < objective_value(self.problem, self.incumbent.evaluation):
-            self.incumbent = Incumbent(placement, evaluation, self.model.num_evaluations, self._budget.elapsed_s)
+            self.incumbent = Incumbent(placement, evaluation, self.model.num_evaluations, self.budget.elapsed_s)
             if self._observer is not None:
                 self._observer(self.incumbent)
         return True
 
     def result(self, termination: Termination, bound: Bound | None = None) -> SolveResult:
-        """Return the incumbent, or an honest nothing, with why the search stopped."""
+        """Return the incumbent, optimal if `bound` proves it, or an honest nothing, with why the search stopped."""
         incumbent = self.incumbent
+        solution = Solution.NONE
+        if incumbent is not None:
+            is_proven = bound is not None and bound.proves(incumbent.evaluation, self.problem.objective)
+            solution = Solution.OPTIMAL if is_proven else Solution.FEASIBLE
         if incumbent is None and termination in _ENDED:
             self.notes.append(
                 f"{_ENDED[termination]} with {self.num_placed} of {len(self.problem.adapters)} adapters placed, "
                 f"which is no answer: a plan must place them all.{self._pace(termination)}"
             )
         return SolveResult(
-            solution=Solution.NONE if incumbent is None else Solution.FEASIBLE,
+            solution=solution,
             termination=termination,
             placement=None if incumbent is None else incumbent.placement,
             evaluation=None if incumbent is None else incumbent.evaluation,
             bound=bound,
             statistics=SolveStatistics(
                 num_evaluations=self.model.num_evaluations,
-                runtime_s=self._budget.elapsed_s,
+                runtime_s=self.budget.elapsed_s,
                 num_iterations=self.num_iterations,
             ),
             message=" ".join(self.notes),
@@ -88,5 +94,5 @@ class SolverRun:
         """Return how long all adapters would take at the pace so far, where time was short."""
         if termination is not Termination.TIME_LIMIT or not self.num_placed:
             return ""
-        needed_s = self._budget.elapsed_s * len(self.problem.adapters) / self.num_placed
+        needed_s = self.budget.elapsed_s * len(self.problem.adapters) / self.num_placed
         return f" At that pace all of them need {needed_s:,.0f} s, and more GPUs make it slower."

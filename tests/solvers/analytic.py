@@ -24,6 +24,11 @@ class AnalyticSurrogate:
         """Columns that `predict` takes."""
         return FEATURE_SCHEMA
 
+    @property
+    def is_monotone(self) -> bool:
+        """Whether more load never helps: every coefficient is positive."""
+        return True
+
     def utilisation(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
         """Return the share of a replica's time that each row needs."""
 

@@ -44,7 +44,7 @@ def test_both_paddings_can_be_asked_for() -> None:
 
 def test_an_unknown_name_gets_the_closest_one() -> None:
     """Typos are common on a command line."""
-    with pytest.raises(SolverError, match=r"`solver` must be one of .*bfd, .*ffd, greedy.*Got 'greddy'") as caught:
+    with pytest.raises(SolverError, match=r"`solver` must be one of .*bfd, .*ffd, .*greedy.*Got 'greddy'") as caught:
         get_solver("greddy")
     assert (caught.value.hint, caught.value.value) == ("did you mean 'greedy'?", "greddy")
 
