@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from solvers.milp_native import Program
 
 # Adapters times GPUs above which the model is not built.
-MAX_VARIABLES = 2000
+MAX_VARIABLES = 300
 # Times that the model is solved again after refusals.
 MAX_ROUNDS = 40
 # By how much the capacity is raised above what was seen: no sample has the fullest set.

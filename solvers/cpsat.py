@@ -26,8 +26,10 @@ from solvers.feasible_patterns import ask_patterns, interchangeable_types
 from solvers.integer_objective import IntegerObjective, integer_objective
 from solvers.interface import Capability
 from solvers.native_call import stopped_early
+from solvers.pattern_pool import patterns_of
 from solvers.placement import Placement
 from solvers.problem import Problem
+from solvers.proven import NO_PLACEMENT, UNPLANNED_SLOTS, UNREPEATABLE
 from solvers.refusals import Cut, Refusals
 from solvers.result import Bound, Termination
 from solvers.run import SolverRun
@@ -148,11 +150,11 @@ def _improve(run: SolverRun, num_workers: int) -> tuple[Termination, Bound | Non
     while True:
         accepted = search.until_accepted()
         if accepted is Termination.PROVEN:
-            return accepted, _conclusion(run, objective)
+            return _conclusion(run, types, objective)
         if isinstance(accepted, Termination):
             return accepted, None
         if not run.record(accepted):
-            run.notes.append("Nothing was proven: the surrogate's predictions were not the same when asked again.")
+            run.notes.append(UNREPEATABLE)
             return Termination.COMPLETED, None
         search.model.limit_weight(objective.weight(accepted) - 1)
 
@@ -169,12 +171,16 @@ def _room_for_improvement(run: SolverRun, objective: IntegerObjective) -> tuple[
     return min(most, limit // min(objective.weights)), limit
 
 
-def _conclusion(run: SolverRun, objective: IntegerObjective) -> Bound | None:
-    """Return the bound that a refutation of anything better leaves, or say that there is no placement."""
+def _conclusion(run: SolverRun, types: AdapterTypes, objective: IntegerObjective) -> tuple[Termination, Bound | None]:
+    """Return what follows when anything better than the incumbent is refuted."""
     if run.incumbent is None:
-        run.notes.append("No placement exists: the GPUs that `max_count` allows cannot hold all adapters.")
-        return None
-    return objective.bound(objective.weight(run.incumbent.placement), PROOF)
+        run.notes.append(NO_PLACEMENT)
+        return Termination.PROVEN, None
+    gpus = patterns_of(run.incumbent.placement, types)
+    if not ask_patterns(run.model, types, gpus.counts, gpus.gpu_type).feasible.all():
+        run.notes.append(UNPLANNED_SLOTS)
+        return Termination.COMPLETED, None
+    return Termination.PROVEN, objective.bound(objective.weight(run.incumbent.placement), PROOF)
 
 
 class _Search:

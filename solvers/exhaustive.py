@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from solvers.adapter_types import AdapterTypes, placement_of_patterns
 from solvers.feasible_patterns import Patterns, feasible_patterns, interchangeable_types, num_sets
-from solvers.integer_objective import integer_objective, proven
+from solvers.integer_objective import integer_objective
 from solvers.interface import Capability
+from solvers.proven import NO_PLACEMENT, proven
 from solvers.result import Bound, Termination
 from solvers.run import SolverRun
 from solvers.seeding import SEEDED_CAPABILITIES, SeededSolver
@@ -54,7 +55,7 @@ class ExhaustiveSolver(SeededSolver):
         if isinstance(division, Termination):
             return division, None
         if division is None:
-            run.notes.append("No placement exists: the GPUs that `max_count` allows cannot hold all adapters.")
+            run.notes.append(NO_PLACEMENT)
             return Termination.PROVEN, None
         placement = placement_of_patterns(
             types,

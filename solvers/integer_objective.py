@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 from solvers.placement import Placement
 from solvers.problem import Problem
-from solvers.result import Bound, Termination
-from solvers.run import SolverRun
+from solvers.result import Bound
 
 UNITS_PER_COST = 10**9
 
@@ -80,19 +79,3 @@ def integer_objective(problem: Problem) -> IntegerObjective:
         cost_unit=common / UNITS_PER_COST if is_cost else 0.0,
         largest_cost=max(prices),
     )
-
-
-def proven(run: SolverRun, placement: Placement, proof: str) -> tuple[Termination, Bound | None]:
-    """Record what an exact method found to be the optimum; return why the search ended and what is proven about it.
-
-    Nothing is proven when the evaluator does not agree, or knows something better.
-    """
-    objective = integer_objective(run.problem)
-    if not run.record(placement):
-        run.notes.append("Nothing was proven: the surrogate's predictions were not the same when asked again.")
-        return Termination.COMPLETED, None
-    assert run.incumbent is not None
-    if objective.weight(run.incumbent.placement) < objective.weight(placement):
-        run.notes.append("Nothing was proven: the best placement uses slots that planning does not try by itself.")
-        return Termination.COMPLETED, None
-    return Termination.PROVEN, objective.bound(objective.weight(placement), proof)

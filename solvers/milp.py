@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 
 from solvers.adapter_types import AdapterTypes, placement_of_patterns
 from solvers.feasible_patterns import Patterns, ask_patterns, feasible_patterns, interchangeable_types, num_sets
-from solvers.integer_objective import integer_objective, proven
+from solvers.integer_objective import integer_objective
 from solvers.interface import Capability
 from solvers.native_call import stopped_early
 from solvers.pattern_pool import pattern_pool
 from solvers.placement import Placement
 from solvers.problem import Problem
+from solvers.proven import NO_PLACEMENT, proven
 from solvers.result import Bound, Termination
 from solvers.run import SolverRun
 from solvers.seeding import SEEDED_CAPABILITIES, SeededSolver
@@ -71,7 +72,7 @@ class MilpSolver(SeededSolver):
         primary, secondary = (costs[patterns.gpu_type] for costs in (objective.primary, objective.secondary))
         answer = self._answer(run, _master(run.problem, types, patterns, primary, is_partition=True))
         if answer.outcome is Outcome.INFEASIBLE:
-            run.notes.append("No placement exists: the GPUs that `max_count` allows cannot hold all adapters.")
+            run.notes.append(NO_PLACEMENT)
             return Termination.PROVEN, None
         if answer.values is None:
             return stopped_early(run, self.name), None

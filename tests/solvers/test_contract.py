@@ -15,7 +15,7 @@ from solvers.objective import evaluate, objective_value
 from solvers.placement import GpuAssignment, Placement, validate_placement
 from solvers.problem import Limits, Problem
 from solvers.registry import get_solver, solver_names
-from solvers.result import Incumbent, Solution, SolveResult, Termination
+from solvers.result import COST_TOLERANCE, Incumbent, Solution, SolveResult, Termination
 from tests.solvers.analytic import AnalyticSurrogate
 from tests.solvers.oracle import least_objective
 from tests.solvers.problems import GPU, make_adapter, make_problem, random_problem, with_objective
@@ -109,6 +109,8 @@ def test_no_answer_beats_brute_force(name: str, seed: int, num_adapters: int, lo
     if result.solution is Solution.OPTIMAL:
         assert result.evaluation is not None
         assert objective_value(problem, result.evaluation)[0] == optimum
+    if result.bound is not None and result.bound.model == "surrogate" and optimum is not None:
+        assert result.bound.value <= optimum
 
 
 @pytest.mark.parametrize(("seed", "num_adapters", "load"), SMALL[:6] + LARGE)
@@ -255,6 +257,7 @@ def test_costs_are_never_below_brute_force(name: str) -> None:
         optimum = least_objective(problem, AnalyticSurrogate())
         if result.evaluation is not None and optimum is not None:
             assert result.evaluation.cost_per_hour >= optimum
+            assert result.bound is None or (result.bound.cost_per_hour or 0.0) <= optimum + COST_TOLERANCE
 
 
 def test_the_twin_as_surrogate(name: str) -> None:

@@ -12,6 +12,7 @@ from solvers.exhaustive import MAX_SETS, ExhaustiveSolver
 from solvers.objective import objective_value
 from solvers.placement import GpuAssignment, Placement
 from solvers.problem import Problem
+from solvers.registry import get_solver
 from solvers.result import Solution, SolveResult, Termination
 from tests.solvers.analytic import AnalyticSurrogate
 from tests.solvers.problems import GPU, make_adapter, make_problem, random_problem, with_objective
@@ -71,23 +72,24 @@ def test_scarce_gpus_are_proven_to_be_too_few() -> None:
     assert "No placement exists" in result.message
 
 
-def test_nothing_is_proven_beside_a_better_warm_start_of_other_slots() -> None:
+@pytest.mark.parametrize("name", ["exact", "cpsat", "milp"])
+def test_nothing_is_proven_beside_a_better_warm_start_of_other_slots(name: str) -> None:
     """The proof is about the slots that planning tries; a user's own slots may do better, and are kept."""
     problem = random_problem(5, 4, load_gpus=0.4)
-    whole = Placement((GpuAssignment(0, (0, 1, 2, 3), max_loras=5, max_lora_rank=32),))
+    pair, rest = (GpuAssignment(0, members, max_loras=5, max_lora_rank=32) for members in ((0, 1), (2, 3)))
 
     class OnlyFiveSlots(AnalyticSurrogate):
-        """Accepts several adapters on five slots only, which planning does not try for four adapters."""
+        """Accepts several adapters on five slots only, which planning does not try for so few."""
 
         def predict(self, features: NDArray[np.float32]) -> SurrogateOutput:
-            """Predict, and starve sets on other slots."""
+            """Predict, and starve sets on other slots, and sets of more than two."""
             output = super().predict(features)
-            refused = (features[:, 0] > 1) & (features[:, self.schema.index("max_loras")] != 5)
-            ratio = output.throughput_ratio.copy()
-            ratio[refused] = 0.0
-            return replace(output, throughput_ratio=ratio)
+            adapters = features[:, self.schema.index("num_adapters")]
+            refused = (adapters > 2) | ((adapters > 1) & (features[:, self.schema.index("max_loras")] != 5))
+            return replace(output, throughput_ratio=np.where(refused, np.float32(0.0), output.throughput_ratio))
 
-    result = ExhaustiveSolver().solve(problem, OnlyFiveSlots(), budget=Budget(), warm_start=whole)
-    assert result.placement == whole
+    warm_start = Placement((pair, rest))
+    result = get_solver(name).solve(problem, OnlyFiveSlots(), budget=Budget(), warm_start=warm_start)
+    assert result.placement == warm_start
     assert (result.solution, result.bound) == (Solution.FEASIBLE, None)
     assert "slots that planning does not try" in result.message
