@@ -159,6 +159,7 @@ def _plan_one(
     try:
         made = plan(
             problem,
+            solver="bfd",
             surrogate=surrogate.resolve(),
             budget=None,
             seed=seed,

@@ -169,7 +169,16 @@ def make_problem(family: WorkloadFamily, profile: PerformanceProfile, *, load_gp
 
 def pack(problem: Problem, surrogate: str | Surrogate, *, risk: float | None, seed: int) -> Count:
     """Pack a problem with best fit, and ask the twin about every GPU; nothing is repaired or improved."""
-    made = plan(problem, surrogate=surrogate, risk=risk, budget=None, seed=seed, improve=False, repair_rounds=0)
+    made = plan(
+        problem,
+        solver="bfd",
+        surrogate=surrogate,
+        risk=risk,
+        budget=None,
+        seed=seed,
+        improve=False,
+        repair_rounds=0,
+    )
     return Count(len(made.gpus), made.repair.rejected_at_first)
 
 

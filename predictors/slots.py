@@ -82,6 +82,14 @@ class SlotOptions:
             table.kv_tokens[max_loras] = self._look_up(max_loras, rank)
         return int(table.kv_tokens[max_loras])
 
+    def capacities(self, rank: int, slots: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the KV capacity in tokens with each of `slots` of a rank, int64 [N]; 0 where it does not start."""
+        starts = slots <= self.limit(rank)
+        capacities = np.zeros(len(slots), dtype=np.int64)
+        if starts.any():
+            capacities[starts] = self._capacities(rank, slots[starts])
+        return capacities
+
     def _capacities(self, rank: int, slots: NDArray[np.int64]) -> NDArray[np.int64]:
         table = self._table(rank)
         capacities = table.kv_tokens[slots]

@@ -32,6 +32,8 @@ from solvers.slots import SlotTables
 from solvers.surrogate_per_gpu_type import SurrogatePerGpuType
 
 NUM_ADAPTERS_COLUMN = AGGREGATE_NAMES.index("num_adapters")
+# Ranks are below it, so that one number stands for (type, rank).
+RANK_FACTOR = 4096
 Members = Sequence[tuple[int, ...]]
 
 
@@ -92,8 +94,8 @@ class FeasibilityModel:
         Whether the surrogate can use which adapters are in a set; if not, callers need not list them.
     is_monotone
         Whether more load never helps, as the surrogate (of every GPU type) declares; see `DeclaresMonotone`.
-    num_evaluations
-        Rows that the surrogate was asked for so far.
+    num_evaluations, num_calls
+        Rows that the surrogate was asked for so far, and in how many batches.
     """
 
     def __init__(self, problem: Problem, surrogate: Surrogate) -> None:
@@ -101,11 +103,10 @@ class FeasibilityModel:
         self.surrogate = surrogate
         self.slots = SlotTables(problem)
         self.num_evaluations = 0
-        self.uses_members = _uses_members(self._surrogate_of(0))
+        self.num_calls = 0
+        self.uses_members = _uses_members(self.surrogate_of(0))
         types = range(len(problem.gpu_types))
-        self.is_monotone = not self.uses_members and all(
-            declares_monotone(self._surrogate_of(index)) for index in types
-        )
+        self.is_monotone = not self.uses_members and all(declares_monotone(self.surrogate_of(index)) for index in types)
 
     @property
     def aggregates(self) -> NDArray[np.float64]:
@@ -140,6 +141,45 @@ class FeasibilityModel:
         if oracle is not None:
             return self._choices_of(oracle, rows, max_ranks)
         owner, settings = self._expand(rows, max_ranks, np.broadcast_to(np.asarray(gpu_type), len(rows)))
+        return self._choices(rows, owner, settings, members)
+
+    def choice_with_slots(
+        self,
+        rows: NDArray[np.float64],
+        max_ranks: NDArray[np.int64],
+        gpu_types: NDArray[np.int64],
+        max_loras: NDArray[np.int64],
+        members: Members | None = None,
+    ) -> Choices:
+        """Judge N sets, each with the slots that it is given: one row each, where `best_choice` asks for every option.
+
+        Parameters
+        ----------
+        rows, max_ranks, members
+            As `best_choice` takes them.
+        gpu_types, max_loras
+            Of each set, int64 [N]; slots that memory does not allow are not feasible, and an oracle, which decides
+            about slots itself, gives its own.
+        """
+        oracle = self._oracle
+        if oracle is not None:
+            return self._choices_of(oracle, rows, max_ranks)
+        kv_tokens = np.zeros(len(rows), dtype=np.int64)
+        kinds = gpu_types * RANK_FACTOR + max_ranks
+        for kind in np.unique(kinds):
+            gpu_type, max_rank = divmod(int(kind), RANK_FACTOR)
+            mine = kinds == kind
+            kv_tokens[mine] = self.slots.capacities(gpu_type, max_rank, max_loras[mine])
+        owner = np.flatnonzero(kv_tokens)
+        fixed = self.problem.fixed_max_lora_rank
+        ranks = max_ranks if fixed is None else np.full_like(max_ranks, fixed)
+        settings = Settings(gpu_types[owner], max_loras[owner], ranks[owner], kv_tokens[owner])
+        return self._choices(rows, owner, settings, members)
+
+    def _choices(
+        self, rows: NDArray[np.float64], owner: NDArray[np.int64], settings: Settings, members: Members | None
+    ) -> Choices:
+        """Ask about options, each of the set that `owner` names, int64 [R], and return the best one of each set."""
         repeated = None if members is None else [members[int(index)] for index in owner]
         output = self.predict(rows[owner], settings, members=repeated)
         accepted, pressure = acceptance.judge(self.problem.limits, output)
@@ -162,7 +202,7 @@ class FeasibilityModel:
         """Ask for N sets under given settings: in one batch, unless GPU types have surrogates of their own."""
         oracle = self._oracle
         if oracle is not None:
-            self.num_evaluations += len(rows)
+            self._count(len(rows))
             return oracle.output(rows, settings.max_lora_rank)
         features = self.features(rows, settings)
         types = np.unique(settings.gpu_type)
@@ -179,8 +219,8 @@ class FeasibilityModel:
 
     def ask(self, gpu_type: int, features: NDArray[np.float32], members: Members | None = None) -> SurrogateOutput:
         """Ask the surrogate of a GPU type for N rows of features, in one batch; counts N evaluations."""
-        self.num_evaluations += len(features)
-        surrogate = self._surrogate_of(gpu_type)
+        self._count(len(features))
+        surrogate = self.surrogate_of(gpu_type)
         if members is not None and self.uses_members and isinstance(surrogate, MemberSurrogate):
             return surrogate.predict_members(members, features)
         return surrogate.predict(features)
@@ -201,13 +241,17 @@ class FeasibilityModel:
         outside = np.zeros(len(rows), dtype=np.bool_)
         for gpu_type in np.unique(settings.gpu_type):
             mine = settings.gpu_type == gpu_type
-            outside[mine] = outside_domain(self._surrogate_of(int(gpu_type)), features[mine])
+            outside[mine] = outside_domain(self.surrogate_of(int(gpu_type)), features[mine])
         return outside
 
     def settings(self, gpu_type: int, max_loras: int, max_lora_rank: int) -> Settings:
         """Return the settings of one GPU as a batch of one."""
         kv_tokens = self.slots.kv_tokens(gpu_type, max_loras, max_lora_rank)
         return Settings(*(np.array([value]) for value in (gpu_type, max_loras, max_lora_rank, kv_tokens)))
+
+    def _count(self, num_rows: int) -> None:
+        self.num_evaluations += num_rows
+        self.num_calls += 1
 
     @property
     def _oracle(self) -> AggregateOracle | None:
@@ -216,7 +260,7 @@ class FeasibilityModel:
 
     def _choices_of(self, oracle: AggregateOracle, rows: NDArray[np.float64], max_ranks: NDArray[np.int64]) -> Choices:
         """Return what an oracle says about N sets; it knows no pressure between none and too much."""
-        self.num_evaluations += len(rows)
+        self._count(len(rows))
         fixed = self.problem.fixed_max_lora_rank
         ranks = max_ranks if fixed is None else np.full_like(max_ranks, fixed)
         feasible, slots = oracle.decide(rows, ranks)
@@ -233,7 +277,8 @@ class FeasibilityModel:
             pressure=np.where(feasible, 0.0, np.inf),
         )
 
-    def _surrogate_of(self, gpu_type: int) -> Surrogate:
+    def surrogate_of(self, gpu_type: int) -> Surrogate:
+        """Return who is asked about GPUs of a type."""
         surrogate = self.surrogate
         return surrogate.for_gpu_type(gpu_type) if isinstance(surrogate, SurrogatePerGpuType) else surrogate
 
@@ -244,10 +289,9 @@ class FeasibilityModel:
         sizes = rows[:, NUM_ADAPTERS_COLUMN].astype(np.int64)
         owners: list[NDArray[np.int64]] = [np.empty(0, dtype=np.int64)]
         columns: list[NDArray[np.int64]] = [np.empty((4, 0), dtype=np.int64)]
-        # Ranks are below 4096, so that one number stands for (type, rank).
-        kinds = gpu_types * 4096 + max_ranks
+        kinds = gpu_types * RANK_FACTOR + max_ranks
         for kind in np.unique(kinds):
-            gpu_type, max_rank = divmod(int(kind), 4096)
+            gpu_type, max_rank = divmod(int(kind), RANK_FACTOR)
             sets = np.flatnonzero(kinds == kind)
             owner, slots, kv_tokens = self.slots.all_options(gpu_type, max_rank, sizes[sets])
             owners.append(sets[owner])

@@ -25,12 +25,12 @@ import numpy as np
 from predictors.slots import GRID
 from predictors.surrogate import Surrogate
 from solvers.alone import feasible_alone
+from solvers.best_fit import FIRST_BATCH_GPUS
 from solvers.bounds import adapter_work, unavoidable_costs
 from solvers.budget import Budget
 from solvers.greedy import GreedyConstruction, PaddingName, alternating_order
 from solvers.interface import Capability, Observer
 from solvers.open_fleet import OpenFleet
-from solvers.packing import BATCH_GPUS
 from solvers.placement import Placement
 from solvers.problem import Problem
 from solvers.result import SolveResult, Termination
@@ -130,7 +130,7 @@ class _RepairedConstruction:
                     f"No GPU is left: {limit} are full and {len(queue)} adapters are not placed by the repaired greedy."
                 )
                 return None
-            if not self.fleet.open(self.gpu_type, queue[0]):
+            if self.fleet.open(self.gpu_type, queue[0]) is None:
                 name = self.run.problem.adapters[queue[0]].name
                 self.run.notes.append(f"{name!r} fitted a GPU alone, and did not when asked again.")
                 return None
@@ -181,8 +181,8 @@ class _RepairedConstruction:
         gpus = fleet.may_hold(fleet.open_gpus, adapter)
         gpus = gpus[gpus != excluded]
         gpus = gpus[np.argsort(-fleet.fullness[gpus], kind="stable")]
-        for start in range(0, len(gpus), BATCH_GPUS):
-            batch = gpus[start : start + BATCH_GPUS]
+        for start in range(0, len(gpus), FIRST_BATCH_GPUS):
+            batch = gpus[start : start + FIRST_BATCH_GPUS]
             choices = fleet.ask(batch, adapter)
             accepting = np.flatnonzero(choices.feasible)
             if len(accepting):

@@ -2,7 +2,7 @@
 
 Adapters are placed by rank descending, because one adapter of a large rank makes every slot of its GPU that large, and
 by work descending within a rank. First fit takes the first open GPU that the surrogate accepts; best fit the one that
-is then fullest. All open GPUs (the fullest first, in batches) are one question to the surrogate per adapter.
+is then fullest (`solvers.best_fit`).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import numpy as np
 
 from predictors.surrogate import Surrogate
 from solvers.alone import feasible_alone
+from solvers.best_fit import BestFit
 from solvers.bounds import adapter_work, unavoidable_costs
 from solvers.budget import Budget
 from solvers.interface import Capability, Observer
@@ -22,8 +23,6 @@ from solvers.problem import Problem
 from solvers.result import SolveResult, Termination
 from solvers.run import SolverRun
 
-# GPUs that are asked about in one batch: enough to amortise a call, few enough that the fullest are tried first.
-BATCH_GPUS = 32
 # Of the least loaded GPUs, how many are tried in vain before the last pass gives up.
 EMPTYING_ATTEMPTS = 100
 
@@ -62,24 +61,24 @@ class PackingSolver:
         del seed
         run = SolverRun(problem, surrogate, budget, observer)
         try:
-            termination = _Packing(run, is_best_fit=self.name == "bfd").search(warm_start)
+            termination = Packing(run, is_best_fit=self.name == "bfd").search(warm_start)
         except KeyboardInterrupt:
             termination = Termination.INTERRUPTED
         return run.result(termination)
 
 
-class _Packing:
+class Packing:
     """One search; everything that it finds is recorded in its run."""
 
     def __init__(self, run: SolverRun, *, is_best_fit: bool) -> None:
         self.run = run
         self.problem = run.problem
-        self.is_best_fit = is_best_fit
         types = range(len(self.problem.gpu_types))
         self.work = np.array(
             [adapter_work(self.problem, unavoidable_costs(self.problem, gpu_type)) for gpu_type in types]
         )
-        self.fits_alone = np.zeros(self.work.shape, dtype=np.bool_)
+        # Nothing is opened before it is known who fits a GPU alone.
+        self.best_fit = BestFit(run, np.zeros(self.work.shape, dtype=np.bool_), is_best_fit=is_best_fit)
 
     def search(self, warm_start: Placement | None) -> Termination:
         """Improve the warm start, then build and improve a fleet per GPU type; return why the search ended."""
@@ -88,10 +87,10 @@ class _Packing:
             if self.run.record(warm_start):
                 fleet = OpenFleet(self.run.model, self.work)
                 fleet.load_placement(warm_start)
-                self._improve(fleet)
+                self.improve(fleet)
             else:
                 self.run.notes.append("The warm start is not feasible and was ignored.")
-        self.fits_alone = feasible_alone(self.run.model)
+        self.best_fit.fits_alone = feasible_alone(self.run.model)
         for preferred in range(len(self.problem.gpu_types)):
             if (ended := self.run.exhausted()) is not None:
                 return ended
@@ -103,7 +102,7 @@ class _Packing:
             if not self.run.record(built.placement()):
                 self.run.notes.append("A fleet was dropped: its predictions were not the same when asked again.")
                 continue
-            self._improve(built)
+            self.improve(built)
         return self.run.exhausted() or Termination.COMPLETED
 
     def _build(self, preferred: int) -> OpenFleet | Termination | None:
@@ -112,48 +111,19 @@ class _Packing:
         order = np.lexsort((-self.work[preferred], -self.problem.ranks))
         costs = [gpu_type.cost_per_hour for gpu_type in self.problem.gpu_types]
         types = sorted(range(len(costs)), key=lambda index: (index != preferred, costs[index], index))
-        for placed, adapter in enumerate(order):
-            self.run.num_placed = max(self.run.num_placed, placed)
-            if (ended := self.run.exhausted()) is not None:
-                return ended
-            self.run.num_iterations += 1
-            if not self._place(fleet, int(adapter)) and not self._open(fleet, int(adapter), types):
-                name = self.problem.adapters[int(adapter)].name
-                self.run.notes.append(
-                    f"All GPUs that `max_count` allows were filled with {placed} of {len(order)} adapters placed; "
-                    f"the next was {name!r}. Allow more GPUs."
-                )
-                return None
-        return fleet
+        placed = self.best_fit.insert(fleet, order, types=types)
+        if placed == len(order):
+            return fleet
+        if (ended := self.run.exhausted()) is not None:
+            return ended
+        name = self.problem.adapters[int(order[placed])].name
+        self.run.notes.append(
+            f"All GPUs that `max_count` allows were filled with {placed} of {len(order)} adapters placed; "
+            f"the next was {name!r}. Allow more GPUs."
+        )
+        return None
 
-    def _open(self, fleet: OpenFleet, adapter: int, types: list[int]) -> bool:
-        for gpu_type in types:
-            limit = self.problem.gpu_types[gpu_type].max_count
-            has_left = limit is None or fleet.count_of_type(gpu_type) < limit
-            if has_left and self.fits_alone[gpu_type, adapter] and fleet.open(gpu_type, adapter):
-                return True
-        return False
-
-    def _place(self, fleet: OpenFleet, adapter: int) -> bool:
-        """Put `adapter` on an open GPU; return False when none takes it."""
-        gpus = fleet.may_hold(fleet.open_gpus, adapter)
-        if self.is_best_fit:
-            gpus = gpus[np.argsort(-fleet.fullness[gpus], kind="stable")]
-        for start in range(0, len(gpus), BATCH_GPUS):
-            batch = gpus[start : start + BATCH_GPUS]
-            choices = fleet.ask(batch, adapter)
-            accepting = np.flatnonzero(choices.feasible)
-            if not len(accepting):
-                continue
-            position = int(accepting[0])
-            if self.is_best_fit:
-                fullness = fleet.fullness_with(batch, adapter, choices)
-                position = int(accepting[np.argmax(fullness[accepting])])
-            fleet.add(int(batch[position]), adapter, choices, position)
-            return True
-        return False
-
-    def _improve(self, fleet: OpenFleet) -> None:
+    def improve(self, fleet: OpenFleet) -> None:
         """Empty GPUs into others while that succeeds, recording each success; then use cheaper types."""
         failures = 0
         while failures < EMPTYING_ATTEMPTS:
@@ -175,11 +145,8 @@ class _Packing:
         """Return a fleet with the adapters of `gpu` on other GPUs, or None."""
         attempt = fleet.copy()
         adapters = np.array(attempt.close(gpu), dtype=np.int64)
-        self.run.num_iterations += 1
-        for adapter in adapters[np.lexsort((adapters, -self.work[fleet.gpu_type[gpu], adapters]))]:
-            if self.run.exhausted() is not None or not self._place(attempt, int(adapter)):
-                return None
-        return attempt
+        order = adapters[np.lexsort((adapters, -self.work[fleet.gpu_type[gpu], adapters]))]
+        return attempt if self.best_fit.insert(attempt, order) == len(order) else None
 
     def _use_cheaper_types(self, fleet: OpenFleet) -> None:
         """Move the sets of whole GPUs to cheaper types that hold them."""

@@ -84,11 +84,14 @@ class SolveStatistics:
         Wall time; the only number here that differs between equal runs.
     num_iterations
         Steps of the algorithm, as it counts them.
+    num_calls
+        Batches in which the rows were asked for.
     """
 
     num_evaluations: int
     runtime_s: float
     num_iterations: int
+    num_calls: int = 0
 
 
 @dataclass(frozen=True)

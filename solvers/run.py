@@ -57,6 +57,7 @@ class SolverRun:
         evaluation = evaluate(self.problem, placement, self.surrogate)
         if not evaluation.is_feasible:
             return False
+        self.budget.improve_from(self.model.num_evaluations)
         value = objective_value(self.problem, evaluation)
         if self.incumbent is None or value < objective_value(self.problem, self.incumbent.evaluation):
             self.incumbent = Incumbent(placement, evaluation, self.model.num_evaluations, self.budget.elapsed_s)
@@ -84,6 +85,7 @@ class SolverRun:
             bound=bound,
             statistics=SolveStatistics(
                 num_evaluations=self.model.num_evaluations,
+                num_calls=self.model.num_calls,
                 runtime_s=self.budget.elapsed_s,
                 num_iterations=self.num_iterations,
             ),

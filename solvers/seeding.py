@@ -84,6 +84,7 @@ def _run_best_fit(run: SolverRun, budget: Budget, warm_start: Placement | None) 
         run.problem, run.surrogate, budget=budget, warm_start=warm_start, observer=record
     )
     run.model.num_evaluations = result.statistics.num_evaluations
+    run.model.num_calls = result.statistics.num_calls
     run.num_iterations += result.statistics.num_iterations
     if result.message and (result.placement is not None or result.termination is Termination.COMPLETED):
         run.notes.append(result.message)

@@ -42,6 +42,10 @@ class SlotTables:
         """Return the KV capacity of a replica with these slots, in tokens; 0 when it does not start."""
         return self._of(gpu_type).kv_tokens(max_loras, max_lora_rank)
 
+    def capacities(self, gpu_type: int, max_rank: int, slots: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the KV capacity with each of `slots` for adapters up to a rank, int64 [N]; 0: does not start."""
+        return self._of(gpu_type).capacities(self.rank_of_slots(max_rank), slots)
+
     def _of(self, gpu_type: int) -> SlotOptions:
         if gpu_type not in self._options:
             problem = self.problem

@@ -50,3 +50,41 @@ def test_a_result_cannot_contradict_itself() -> None:
     for solution in (Solution.FEASIBLE, Solution.OPTIMAL):
         with pytest.raises(AssertionError):
             SolveResult(solution, Termination.COMPLETED, None, None, Bound(1, "work", "twin"), nothing)
+
+
+def test_improving_starts_with_the_first_placement() -> None:
+    """Rows before it do not count; it is found once."""
+    running = Budget(max_improving_evaluations=10).start()
+    assert running.exhausted(10**6) is None
+    running.improve_from(500)
+    running.improve_from(505)
+    assert running.exhausted(509) is None
+    assert running.exhausted(510) is Termination.ITERATION_LIMIT
+    assert running.remaining(507).max_improving_evaluations == 3
+
+
+@pytest.mark.parametrize(("num_adapters", "expected"), [(1, 20_000), (400, 100_000), (100_000, 500_000)])
+def test_the_automatic_budget_grows_with_the_adapters(num_adapters: int, expected: int) -> None:
+    """Between a floor and a ceiling, and never longer than a minute."""
+    budget = Budget.automatic(num_adapters)
+    assert (budget.seconds, budget.max_evaluations, budget.max_improving_evaluations) == (60.0, None, expected)
+
+
+def test_a_share_is_of_every_limit() -> None:
+    """What is unlimited stays so."""
+    assert Budget(10.0, 100, 50).share(0.5) == Budget(5.0, 50, 25)
+    assert Budget().share(0.5) == Budget()
+
+
+def test_what_is_left_is_never_negative() -> None:
+    """A batch may cross a limit."""
+    times = iter([0.0, 3.0])
+    running = Budget(2.0, 10, 5).start(lambda: next(times))
+    running.improve_from(4)
+    assert running.remaining(12) == Budget(0.0, 0, 0)
+
+
+def test_negative_evaluations_for_improving_are_refused() -> None:
+    """As every other limit."""
+    with pytest.raises(InputError, match="evaluations for improving must be at least 0"):
+        Budget(max_improving_evaluations=-1)

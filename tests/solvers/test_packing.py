@@ -223,7 +223,7 @@ def test_a_fleet_keeps_its_books(seed: int) -> None:
             position = int(generator.choice(accepting))
             fleet.add(int(gpus[position]), int(adapter), choices, position)
         else:
-            assert fleet.open(0, int(adapter))
+            assert fleet.open(0, int(adapter)) is not None
     placement = fleet.placement()
     for gpu, assignment in zip(fleet.open_gpus, placement.gpus, strict=True):
         members = list(assignment.adapters)
@@ -241,7 +241,7 @@ def test_a_refusal_is_remembered_until_the_gpu_changes() -> None:
     problem = make_problem([make_adapter(f"a{index}", rate_rps=9.0) for index in range(3)])
     model = FeasibilityModel(problem, AnalyticSurrogate())
     fleet = OpenFleet(model, adapter_work(problem, unavoidable_costs(problem, 0))[None, :])
-    assert fleet.open(0, 0)
+    assert fleet.open(0, 0) == 0
     assert not fleet.ask(fleet.open_gpus, 1).feasible[0]
     assert fleet.may_hold(fleet.open_gpus, 2).tolist() == []
     assert fleet.copy().may_hold(fleet.open_gpus, 2).tolist() == [0]
