@@ -49,7 +49,7 @@ _SHAPE_DIGITS = 6
 class AdapterTypes:
     """The adapters of a problem, grouped.
 
-    Types are in the order of rank descending, then rate descending.
+    Types are in the order of rank descending, then mean rate descending, whatever stands for them.
 
     Attributes
     ----------
@@ -218,7 +218,8 @@ def _types(problem: Problem, labels: NDArray[np.int64], representative: Represen
     rows = np.array([_stand_in(problem.aggregates[group], representative) for group in groups])
     ranks = np.array([problem.ranks[group[0]] for group in groups], dtype=np.int64)
     rates = rows[:, _RATE_COLUMN]
-    ranking = np.lexsort((np.arange(len(groups)), -rates, -ranks))
+    mean_rates = np.array([problem.aggregates[group, _RATE_COLUMN].mean() for group in groups])
+    ranking = np.lexsort((np.arange(len(groups)), -mean_rates, -ranks))
     members = tuple(tuple(int(index) for index in groups[position]) for position in ranking)
     type_of = np.empty(len(labels), dtype=np.int64)
     for index, group in enumerate(members):

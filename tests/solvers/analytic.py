@@ -1,10 +1,16 @@
 """A surrogate by a closed formula: monotone in the load, fast, and exact about itself."""
 
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.typing import NDArray
 
 from predictors.features import FEATURE_SCHEMA, FeatureSchema
 from predictors.surrogate import SurrogateOutput
+from solvers.patterns.box_bounds import Cuts
+from solvers.problem_file import Limits
+
+_COLUMN = {name: index for index, name in enumerate(FEATURE_SCHEMA.names)}
 
 
 class AnalyticSurrogate:
@@ -28,6 +34,15 @@ class AnalyticSurrogate:
     def is_monotone(self) -> bool:
         """Whether more load never helps: every coefficient is positive."""
         return True
+
+    @property
+    def feature_signs(self) -> Mapping[str, int]:
+        """In which features the formula is monotone (`solvers.patterns.box_bounds`): in all but the slots."""
+        harmful = dict.fromkeys(
+            ("sum_prompt_tps", "sum_output_tps", "sum_kv_token_steps", "active_10s", "active_40s", "max_lora_rank"), 1
+        )
+        without_influence = dict.fromkeys(set(FEATURE_SCHEMA.names) - set(harmful) - {"kv_tokens", "max_loras"}, 0)
+        return {**harmful, **without_influence, "kv_tokens": -1}
 
     def utilisation(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
         """Return the share of a replica's time that each row needs."""
@@ -53,3 +68,29 @@ class AnalyticSurrogate:
         )
         columns = (ratio, np.clip(used - 0.5, 0.0, 1.0), ratio * offered, 0.02 * (1.0 + used), 0.5 * used)
         return SurrogateOutput(*(np.asarray(values, dtype=np.float32) for values in columns))
+
+
+class ClosedFormSurrogate(AnalyticSurrogate):
+    """The same formula, which also says what it accepts: at given slots it is piecewise linear in the load."""
+
+    def accepted_cuts(self, limits: Limits, lower: NDArray[np.float64], upper: NDArray[np.float64]) -> Cuts:
+        """Return that the time share, without and with missing slots, and the KV share are within the limits."""
+        fewest, most = lower[:, _COLUMN["max_loras"]], upper[:, _COLUMN["max_loras"]]
+        step_s = 0.02 + 3e-5 * fewest * (1.0 + lower[:, _COLUMN["max_lora_rank"]] / 32.0)
+        gradients = np.zeros((len(lower), 3, lower.shape[1]))
+        for cut in range(2):
+            gradients[:, cut, _COLUMN["sum_prompt_tps"]] = 3e-5 * step_s / 0.02
+            gradients[:, cut, _COLUMN["sum_output_tps"]] = 3e-4 * step_s / 0.02
+            gradients[:, cut, _COLUMN["active_40s"]] = 0.002
+        gradients[:, 1, _COLUMN["active_10s"]] = 0.01
+        gradients[:, 2, _COLUMN["sum_kv_token_steps"]] = step_s / np.maximum(upper[:, _COLUMN["kv_tokens"]], 1.0)
+        most_used = min(
+            1.0,
+            1.0 / (1.0 - limits.starvation_tolerance),
+            np.inf if limits.itl_p95_ms is None else limits.itl_p95_ms / 20.0 - 1.0,
+            np.inf if limits.ttft_p95_ms is None else limits.ttft_p95_ms / 500.0,
+        )
+        # Features and answers are rounded to float32.
+        slack = np.full((len(lower), 3), most_used * self.speed * (1.0 + 1e-5))
+        slack[:, 1] += 0.01 * most
+        return Cuts(gradients, slack - np.einsum("bmf,bf->bm", gradients, lower))

@@ -100,11 +100,10 @@ def test_heavy_and_light_rows_enclose_every_set(adapters: list[tuple[LoraRank, f
     heavy = cluster_types(problem, levels=3, representative="heaviest")
     light = cluster_types(problem, levels=3, representative="lightest")
     patterns = random_patterns(heavy, 3, seed)
-    # The two kinds may rank their types differently.
+    assert heavy.members == light.members
     real = np.array([problem.aggregates[list(chosen)].sum(axis=0) for chosen in expand_patterns(heavy, patterns)])
-    light_patterns = np.array([light.pattern_of(chosen) for chosen in expand_patterns(heavy, patterns)])
     assert np.all(heavy.aggregates(patterns) >= real * (1 - 1e-12))
-    assert np.all(light.aggregates(light_patterns) <= real * (1 + 1e-12))
+    assert np.all(light.aggregates(patterns) <= real * (1 + 1e-12))
 
 
 @given(adapters=continuous_adapters)

@@ -1,0 +1,196 @@
+"""What can be certified about a surrogate in a whole box of its features: that it accepts nothing there, or little.
+
+A lower bound on the number of GPUs needs a statement about all adapter sets, asked or not. The set of rows between two
+corners is a box; a certificate says for a box which linear inequalities every accepted row in it keeps. Certificates
+are of the surrogate's problem: they say nothing about the twin.
+
+How a surrogate gets certificates:
+
+- it offers `accepted_cuts` (`HasAcceptedCuts`): a closed form, or a model whose structure is known;
+- it declares which features never help (`MonotoneFeasibility`): then a box is empty when its best corner is refused;
+- a function in `_MAKERS` recognises it.
+
+Otherwise nothing is certified.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from predictors.features import FEATURE_SCHEMA
+from predictors.surrogate import unwrapped
+from solvers import acceptance
+from solvers.feasibility import FeasibilityModel
+from solvers.problem_file import Limits
+
+_SLOTS_COLUMN = FEATURE_SCHEMA.index("max_loras")
+# Numbers of slots that are asked about for one box.
+MOST_SLOTS = 64
+
+
+@dataclass(frozen=True)
+class Cuts:
+    """Inequalities for B boxes, M of them each: accepted rows x keep ``gradients @ (x - lower) <= slack``.
+
+    A negative slack beside gradients that are nowhere negative says that nothing in the box is accepted; an infinite
+    one says nothing.
+
+    Attributes
+    ----------
+    gradients
+        float64 [B, M, F], finite.
+    slack
+        float64 [B, M].
+    """
+
+    gradients: NDArray[np.float64]
+    slack: NDArray[np.float64]
+
+    @property
+    def is_empty(self) -> NDArray[np.bool_]:
+        """Whether a single inequality of a box already excludes all of it, bool [B]."""
+        is_rising = np.asarray((self.gradients >= 0.0).all(axis=2))
+        return np.asarray(((self.slack < 0.0) & is_rising).any(axis=1))
+
+
+class BoxBound(Protocol):
+    """Certificates about the surrogate of one GPU type."""
+
+    @property
+    def certificate(self) -> str:
+        """What the certificates rest on, in a word: ``monotone``, ``closed form``, ``trees``, ..."""
+        ...
+
+    @property
+    def matters(self) -> NDArray[np.bool_]:
+        """Features in which a narrower box may have better certificates, bool [F]."""
+        ...
+
+    def cuts(self, lower: NDArray[np.float64], upper: NDArray[np.float64]) -> Cuts:
+        """Return what every accepted row keeps in each of B boxes.
+
+        Parameters
+        ----------
+        lower, upper
+            Corners, float64 [B, F] in the order of `FEATURE_SCHEMA`; a row is in a box when each of its columns, before
+            it is rounded to float32, is between them.
+        """
+        ...
+
+
+@runtime_checkable
+class MonotoneFeasibility(Protocol):
+    """A surrogate that knows in which features its acceptance is monotone."""
+
+    @property
+    def feature_signs(self) -> Mapping[str, int]:
+        """By feature name: 1 where more never makes any output better, -1 where less never does, 0 without influence.
+
+        Better is a larger throughput ratio, a smaller starvation probability, and smaller latencies. About features
+        that are not named nothing is claimed.
+        """
+        ...
+
+
+@runtime_checkable
+class HasAcceptedCuts(Protocol):
+    """A surrogate that can say which inequalities its accepted rows keep."""
+
+    def accepted_cuts(self, limits: Limits, lower: NDArray[np.float64], upper: NDArray[np.float64]) -> Cuts:
+        """Return what every row in each of B boxes keeps that is accepted under `limits`; see `BoxBound.cuts`."""
+        ...
+
+
+class MonotoneBoxBound:
+    """Certificates of a surrogate that declares its monotone features: the best corner of a box is asked about.
+
+    Parameters
+    ----------
+    model
+        Who is asked; counts the questions.
+    gpu_type
+        Whose surrogate.
+    feature_signs
+        As `MonotoneFeasibility` has them.
+    """
+
+    certificate = "monotone"
+
+    def __init__(self, model: FeasibilityModel, gpu_type: int, feature_signs: Mapping[str, int]) -> None:
+        self._model = model
+        self._gpu_type = gpu_type
+        names = FEATURE_SCHEMA.names
+        self._is_helped_by_more = np.array([feature_signs.get(name) == -1 for name in names])
+        self._is_unclaimed = np.array([name not in feature_signs for name in names])
+        self.matters = np.array([feature_signs.get(name) != 0 for name in names])
+
+    def cuts(self, lower: NDArray[np.float64], upper: NDArray[np.float64]) -> Cuts:
+        """Return a negative slack where the best corner is refused; nothing where unclaimed features vary.
+
+        Only the slots may vary: all of a few numbers of them are asked about.
+        """
+        slots = np.stack([lower[:, _SLOTS_COLUMN], upper[:, _SLOTS_COLUMN]]).astype(np.int64)
+        width = slots[1] - slots[0] + 1
+        varies = (lower < upper) & self._is_unclaimed
+        varies[:, _SLOTS_COLUMN] = width > MOST_SLOTS
+        certifiable = np.flatnonzero(~varies.any(axis=1))
+        owners = np.repeat(certifiable, width[certifiable])
+        first = np.cumsum(width[certifiable]) - width[certifiable]
+        corners = np.where(self._is_helped_by_more, upper, lower)[owners]
+        corners[:, _SLOTS_COLUMN] = slots[0][owners] + np.arange(len(owners)) - np.repeat(first, width[certifiable])
+        limits = self._model.problem.limits
+        accepted = acceptance.accepts(limits, self._model.ask(self._gpu_type, corners.astype(np.float32)))
+        is_refused = np.ones(len(lower), dtype=np.bool_)
+        is_refused[owners[accepted]] = False
+        slack = np.full((len(lower), 1), np.inf)
+        slack[certifiable[is_refused[certifiable]]] = -1.0
+        return Cuts(np.zeros((len(lower), 1, lower.shape[1])), slack)
+
+
+class _OwnBoxBound:
+    """Certificates that a surrogate offers itself."""
+
+    certificate = "closed form"
+
+    def __init__(self, surrogate: HasAcceptedCuts, limits: Limits) -> None:
+        self._surrogate = surrogate
+        self._limits = limits
+        self.matters = np.ones(len(FEATURE_SCHEMA.names), dtype=np.bool_)
+
+    def cuts(self, lower: NDArray[np.float64], upper: NDArray[np.float64]) -> Cuts:
+        """Return what the surrogate says."""
+        return self._surrogate.accepted_cuts(self._limits, lower, upper)
+
+
+def box_bound_for(model: FeasibilityModel, gpu_type: int) -> BoxBound | None:
+    """Return certificates about the surrogate that `model` asks for a GPU type, or None when nothing is certified.
+
+    A surrogate that looks at the members of a set is none of its features alone, and is not certified.
+    """
+    if model.uses_members:
+        return None
+    for maker in _MAKERS:
+        bound = maker(model, gpu_type)
+        if bound is not None:
+            return bound
+    return None
+
+
+def _own(model: FeasibilityModel, gpu_type: int) -> BoxBound | None:
+    surrogate = model.surrogate_of(gpu_type)
+    return _OwnBoxBound(surrogate, model.problem.limits) if isinstance(surrogate, HasAcceptedCuts) else None
+
+
+def _monotone(model: FeasibilityModel, gpu_type: int) -> BoxBound | None:
+    # A margin scales the load up and a threshold shifts the probability: what never helps still never does.
+    inner = unwrapped(model.surrogate_of(gpu_type))
+    return MonotoneBoxBound(model, gpu_type, inner.feature_signs) if isinstance(inner, MonotoneFeasibility) else None
+
+
+# Asked in this order; the first that knows the surrogate answers.
+_MAKERS: tuple[Callable[[FeasibilityModel, int], BoxBound | None], ...] = (_own, _monotone)

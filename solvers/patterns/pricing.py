@@ -1,0 +1,224 @@
+"""Patterns that are worth more than their GPU: density greedy from many starts at once, then exchanges of types.
+
+Under dual values, a pattern is worth the sum over its adapters. The best one is a knapsack whose capacity only the
+surrogate knows. Each start fills a GPU type by type, in the order of value per estimated share of a GPU, with as many
+adapters as the surrogate accepts; all starts ask together. Starts differ in the largest rank that they allow (one large
+rank makes every slot large), in how shares are estimated, and in random factors. The best patterns are then improved by
+exchanges: some adapters of one type for some of another, again many per question.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from solvers.patterns.exchanges import best_exchanges
+from solvers.patterns.questions import PatternModel
+
+# Random orders for each rank and estimate.
+NUM_PERTURBATIONS = 4
+# Standard deviation of the random factors' logarithm.
+PERTURBATION = 0.12
+# Counts of one type that a start asks about at once.
+NUM_CANDIDATES = 3
+# Patterns that are improved by exchanges, exchanges of each that are asked about at once, and how often.
+NUM_IMPROVED = 6
+NUM_MOVES = 21
+NUM_EXCHANGE_ROUNDS = 30
+# Patterns of which a random part is filled again at once.
+NUM_SHAKEN = 32
+# Values that differ less are equal.
+VALUE_TOLERANCE = 1e-7
+
+
+@dataclass(frozen=True)
+class PricingTask:
+    """What pricing is asked.
+
+    Attributes
+    ----------
+    values
+        What one adapter of each type is worth, >= 0, float64 [T].
+    demand
+        Most adapters of each type, int64 [T].
+    threshold
+        What a pattern must be worth more than.
+    num_shakes
+        How often, while none is found, the best patterns lose a random part and are filled again.
+    """
+
+    values: NDArray[np.float64]
+    demand: NDArray[np.int64]
+    threshold: float
+    num_shakes: int = 0
+
+
+class Pricer:
+    """Finds patterns for one GPU type.
+
+    Parameters
+    ----------
+    model
+        Who is asked.
+    gpu_type
+        Of the patterns.
+    generator
+        Of the random factors.
+    """
+
+    def __init__(self, model: PatternModel, gpu_type: int, generator: np.random.Generator) -> None:
+        self.model = model
+        self.gpu_type = gpu_type
+        self._generator = generator
+        self._ranks = model.types.ranks
+        nothing = np.zeros(model.types.num_types)
+        # Share of a GPU that one adapter of each type takes, estimated in several ways: float64 [T] each.
+        self._shares = [1.0 / model.capacities(nothing, gpu_type)]
+
+    def learn_mixture(self, mixture: NDArray[np.float64]) -> None:
+        """Estimate shares also beside half of a typical pattern: real counts, float64 [T]."""
+        half = 0.5 * mixture
+        shares = 1.0 / self.model.capacities(half, self.gpu_type)
+        total = float(shares @ half)
+        if total > 0.0:
+            self._shares = [self._shares[0], shares * (0.5 / total)]
+
+    def price(self, task: PricingTask) -> NDArray[np.int64]:
+        """Return distinct patterns worth more than the threshold, best first, int64 [P, T]."""
+        self.model.run.num_iterations += 1
+        orders = self._orders(task)
+        filled = self._fill(np.zeros_like(orders), orders, task)
+        distinct = _best_first(filled, task.values)
+        improved = self._exchange(distinct[:NUM_IMPROVED], task)
+        patterns = _best_first(np.concatenate([improved, distinct]), task.values)
+        for _ in range(task.num_shakes):
+            if not len(patterns) or patterns[0] @ task.values > task.threshold + VALUE_TOLERANCE:
+                break
+            shaken = _best_first(self._shaken(patterns, orders, task), task.values)
+            improved = self._exchange(shaken[:NUM_IMPROVED], task)
+            patterns = _best_first(np.concatenate([patterns, improved, shaken]), task.values)
+        is_worth_it: NDArray[np.bool_] = patterns @ task.values > task.threshold + VALUE_TOLERANCE
+        return np.asarray(patterns[is_worth_it], dtype=np.int64)
+
+    def filled(self, pattern: NDArray[np.int64], task: PricingTask) -> NDArray[np.int64]:
+        """Return `pattern`, int64 [T], with what fits beside it of the demand that it leaves, best value first.
+
+        The demand includes what is in the pattern.
+        """
+        order = np.argsort(-task.values / self._shares[-1], kind="stable")
+        return np.asarray(self._fill(pattern[None], order[None], task)[0], dtype=np.int64)
+
+    def _shaken(self, patterns: NDArray[np.int64], orders: NDArray[np.int64], task: PricingTask) -> NDArray[np.int64]:
+        """Return the best of `patterns` without random parts of them, filled again in random ones of the orders."""
+        best = patterns[np.arange(NUM_SHAKEN) % min(len(patterns), NUM_IMPROVED)]
+        kept = self._generator.binomial(best, self._generator.uniform(0.3, 0.9, (NUM_SHAKEN, 1))).astype(np.int64)
+        chosen = orders[self._generator.integers(0, len(orders), NUM_SHAKEN)]
+        # Each order starts anew at a random place, so that other types are the first to find room.
+        first = self._generator.integers(0, max(1, int((chosen >= 0).sum(axis=1).min())), NUM_SHAKEN)
+        rotated = np.array([np.concatenate([row[at:], row[:at]]) for row, at in zip(chosen, first, strict=True)])
+        padding_last = np.argsort(rotated < 0, axis=1, kind="stable")
+        return self._fill(kept, np.take_along_axis(rotated, padding_last, axis=1), task)
+
+    def _orders(self, task: PricingTask) -> NDArray[np.int64]:
+        """Return orders of the types that have value and demand, padded with -1, int64 [S, T]."""
+        usable = (task.values > 0.0) & (task.demand > 0)
+        orders = []
+        for max_rank in np.unique(self._ranks[usable]):
+            allowed = usable & (self._ranks <= max_rank)
+            for shares in self._shares:
+                for perturbation in range(1 + NUM_PERTURBATIONS):
+                    sigma = PERTURBATION if perturbation else 0.0
+                    factors = np.exp(self._generator.normal(0.0, sigma, len(shares)))
+                    density = np.where(allowed, task.values / shares * factors, -1.0)
+                    order = np.argsort(-density, kind="stable")
+                    orders.append(np.where(density[order] > 0.0, order, -1))
+        return np.array(orders, dtype=np.int64).reshape(len(orders), len(usable))
+
+    def _fill(self, patterns: NDArray[np.int64], orders: NDArray[np.int64], task: PricingTask) -> NDArray[np.int64]:
+        """Add to each of S patterns as many of each type as fit, in its order; all ask together."""
+        patterns = patterns.copy()
+        starts = np.arange(len(patterns))
+        position = np.zeros(len(patterns), dtype=np.int64)
+        # The count to add lies in low..high; it is known where both are equal.
+        low = np.zeros(len(patterns), dtype=np.int64)
+        high = np.zeros(len(patterns), dtype=np.int64)
+        num_types = orders.shape[1]
+        fresh = starts
+        while True:
+            kinds = orders[fresh, np.minimum(position[fresh], num_types - 1)]
+            left = np.where(
+                (kinds >= 0) & (position[fresh] < num_types), task.demand[kinds] - patterns[fresh, kinds], 0
+            )
+            low[fresh], high[fresh] = 0, np.minimum(left, self._most(kinds))
+            ended = (position >= num_types) | (orders[starts, np.minimum(position, num_types - 1)] < 0)
+            settled = ~ended & (low == high)
+            if not settled.any():
+                active = starts[~ended]
+                if not len(active):
+                    return patterns
+                self._narrow(patterns, orders[active, position[active]], active, low, high)
+                settled = ~ended & (low == high)
+            fresh = starts[settled]
+            patterns[fresh, orders[fresh, position[fresh]]] += low[fresh]
+            position[fresh] += 1
+
+    def _most(self, kinds: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return how many of each of `kinds` fit a GPU at most, by estimate, int64; at least 1."""
+        most: NDArray[np.int64] = np.ceil(1.1 / self._shares[0][kinds]).astype(np.int64)
+        return most
+
+    def _narrow(
+        self,
+        patterns: NDArray[np.int64],
+        kinds: NDArray[np.int64],
+        active: NDArray[np.int64],
+        low: NDArray[np.int64],
+        high: NDArray[np.int64],
+    ) -> None:
+        """Ask for counts between `low` and `high` of the `active` patterns' next types, and narrow both in place."""
+        steps = np.arange(1, NUM_CANDIDATES + 1)
+        width = (high - low)[active, None]
+        counts = low[active, None] + -(-steps * width // NUM_CANDIDATES)
+        asked = np.repeat(patterns[active], NUM_CANDIDATES, axis=0)
+        asked[np.arange(len(asked)), np.repeat(kinds, NUM_CANDIDATES)] += counts.reshape(-1)
+        fits = self.model.feasible(asked, self.gpu_type).reshape(counts.shape)
+        low[active] = np.where(fits, counts, low[active, None]).max(axis=1)
+        refused = np.where(fits, high[active, None], counts - 1).min(axis=1)
+        high[active] = np.maximum(refused, low[active])
+
+    def _exchange(self, patterns: NDArray[np.int64], task: PricingTask) -> NDArray[np.int64]:
+        """Improve each of P patterns by exchanges until none pays; all ask together."""
+        patterns = patterns.copy()
+        improvable = np.ones(len(patterns), dtype=np.bool_)
+        for _ in range(NUM_EXCHANGE_ROUNDS):
+            active = np.flatnonzero(improvable)
+            if not len(active):
+                break
+            moves = [
+                best_exchanges(
+                    patterns[index],
+                    values=task.values,
+                    shares=self._shares[-1],
+                    demand=task.demand,
+                    most=NUM_MOVES,
+                )
+                for index in active
+            ]
+            owners = np.repeat(active, [len(found) for found in moves])
+            candidates = np.concatenate([patterns[:0], *moves])
+            fits = self.model.feasible(candidates, self.gpu_type)
+            gains = np.where(fits, candidates @ task.values - patterns[owners] @ task.values, -np.inf)
+            for index in active:
+                mine = np.flatnonzero(owners == index)
+                improvable[index] = len(mine) > 0 and bool(np.isfinite(gains[mine].max()))
+                if improvable[index]:
+                    patterns[index] = candidates[mine[np.argmax(gains[mine])]]
+        return patterns
+
+
+def _best_first(patterns: NDArray[np.int64], values: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Return the distinct ones of `patterns` [N, T], the one worth most first."""
+    distinct = np.unique(patterns, axis=0)
+    return distinct[np.argsort(-(distinct @ values), kind="stable")]

@@ -1,0 +1,97 @@
+"""Which patterns fit a GPU: counts of types as questions to the surrogate, in batches that respect the budget."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from solvers.adapter_types import AdapterTypes
+from solvers.result import Termination
+from solvers.run import SolverRun
+
+# Patterns of one batch: enough to amortise a call, few enough that a budget is not overdrawn by much.
+BATCH_PATTERNS = 128
+# A capacity is searched to this relative precision.
+CAPACITY_PRECISION = 0.01
+# Copies of one type beyond which its capacity is not searched.
+MOST_COPIES = 4096.0
+
+
+class BudgetSpentError(Exception):
+    """The search must end now; `termination` says why."""
+
+    def __init__(self, termination: Termination) -> None:
+        super().__init__(termination.value)
+        self.termination = termination
+
+
+class PatternModel:
+    """The surrogate's view of patterns.
+
+    Parameters
+    ----------
+    run
+        Counts the questions and knows the budget.
+    types
+        What patterns count.
+    """
+
+    def __init__(self, run: SolverRun, types: AdapterTypes) -> None:
+        self.run = run
+        self.types = types
+
+    def check_budget(self) -> None:
+        """Raise BudgetSpentError when nothing is left of the budget."""
+        if (ended := self.run.exhausted()) is not None:
+            raise BudgetSpentError(ended)
+
+    def feasible(self, patterns: NDArray[np.int64], gpu_type: int) -> NDArray[np.bool_]:
+        """Return for each of N patterns (int64 [N, T]) whether it fits a GPU of a type with some slots, bool [N].
+
+        An empty pattern fits. Where the surrogate looks at members, the first of each type are asked about.
+
+        Raises
+        ------
+        BudgetSpentError
+            Before the first batch that the budget does not allow.
+        """
+        fits = np.ones(len(patterns), dtype=np.bool_)
+        asked = np.flatnonzero(patterns.any(axis=1))
+        for start in range(0, len(asked), BATCH_PATTERNS):
+            self.check_budget()
+            batch = asked[start : start + BATCH_PATTERNS]
+            chosen = patterns[batch]
+            model = self.run.model
+            members = [self._first_members(pattern) for pattern in chosen] if model.uses_members else None
+            rows, max_ranks = self.types.aggregates(chosen), self.types.max_ranks(chosen)
+            fits[batch] = model.best_choice(rows, max_ranks, gpu_type, members).feasible
+        return fits
+
+    def capacities(self, base: NDArray[np.float64], gpu_type: int) -> NDArray[np.float64]:
+        """Return how many copies of each type fit beside `base` (real counts, float64 [T]), as real numbers [T].
+
+        Aggregates are sums, so a surrogate of features can be asked about parts of an adapter. Found by bisection on a
+        logarithmic scale; for estimates, not for placements.
+        """
+        types, model = self.types, self.run.model
+        base_row = base @ types.rows
+        base_rank = int(np.where(base > 0, types.ranks, 0).max(initial=0))
+        max_ranks = np.maximum(types.ranks, base_rank)
+        low = np.full(types.num_types, np.log(1e-2))
+        high = np.full(types.num_types, np.log(MOST_COPIES))
+        while float((high - low).max()) > CAPACITY_PRECISION:
+            middle = 0.5 * (low + high)
+            rows = base_row + np.exp(middle)[:, None] * types.rows
+            # A set has at least one adapter; slots are options of its whole number.
+            rows[:, 0] = np.maximum(rows[:, 0], 1.0)
+            fits = np.zeros(types.num_types, dtype=np.bool_)
+            for start in range(0, types.num_types, BATCH_PATTERNS):
+                self.check_budget()
+                part = slice(start, start + BATCH_PATTERNS)
+                fits[part] = model.best_choice(rows[part], max_ranks[part], gpu_type).feasible
+            low, high = np.where(fits, middle, low), np.where(fits, high, middle)
+        return np.asarray(np.exp(low), dtype=np.float64)
+
+    def _first_members(self, pattern: NDArray[np.int64]) -> tuple[int, ...]:
+        present = np.flatnonzero(pattern)
+        return tuple(sorted(index for kind in present for index in self.types.members[kind][: pattern[kind]]))
