@@ -72,6 +72,7 @@ class PlanParts:
     message: str
     bound: Bound
     solver_evaluations: int
+    solver_calls: int
 
 
 def build_plan(parts: PlanParts, timings: Callable[[], Timings]) -> Plan:
@@ -90,6 +91,7 @@ def build_plan(parts: PlanParts, timings: Callable[[], Timings]) -> Plan:
         gpus=gpus,
         repair=parts.repair,
         solver_evaluations=parts.solver_evaluations,
+        solver_calls=parts.solver_calls,
         warnings=_warnings(parts, gpus),
         seed=parts.settings.seed,
         configuration=_configuration(parts),
@@ -180,6 +182,7 @@ def _configuration(parts: PlanParts) -> PlanConfiguration:
         threshold=parts.threshold,
         budget_s=parts.budget.seconds,
         max_evaluations=parts.budget.max_evaluations,
+        max_improving_evaluations=parts.budget.max_improving_evaluations,
         verification_engine=parts.settings.engine,
         horizon_s=parts.settings.horizon_s,
         warmup_s=parts.settings.warmup_s,

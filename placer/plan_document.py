@@ -191,6 +191,9 @@ class PlanConfiguration(_Document):
         Share of just accepted GPUs that the twin was allowed to reject; ``None``: not given.
     threshold
         Probability of starvation below which the surrogate was taken to accept a GPU; smaller than 0.5 with a risk.
+    budget_s, max_evaluations, max_improving_evaluations
+        Limits of the solver: seconds, rows asked of the surrogate, and those once it had a placement; ``None``: no
+        such limit.
     is_improved
         Whether GPUs were emptied into others after the repair, where the twin approved.
     """
@@ -211,6 +214,8 @@ class PlanConfiguration(_Document):
     threshold: float = STARVED_PROBABILITY
     budget_s: float | None
     max_evaluations: int | None
+    # Plans of earlier versions lack it.
+    max_improving_evaluations: int | None = None
     verification_engine: str
     horizon_s: float
     warmup_s: float
@@ -267,8 +272,8 @@ class Plan(_Document):
         For the user; may be empty.
     gap
         (GPUs - bound) / GPUs; ``None`` without either.
-    solver_evaluations
-        Rows that the surrogate was asked for by the solver.
+    solver_evaluations, solver_calls
+        Rows that the solver asked the surrogate for, and in how many batches.
     """
 
     schema_version: Literal[1] = 1
@@ -283,6 +288,8 @@ class Plan(_Document):
     gpus: tuple[PlannedGpu, ...]
     repair: RepairSummary
     solver_evaluations: int
+    # Plans of earlier versions lack it.
+    solver_calls: int = 0
     warnings: tuple[str, ...]
     seed: int
     configuration: PlanConfiguration

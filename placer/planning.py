@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 import re
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 from placer.events import FleetChanged, IncumbentFound, PhaseStarted, PlanObserver, announce_compilation, ignore
 from placer.plan_builder import PlanParts, build_plan
-from placer.plan_document import Plan, RepairSummary, SolutionName, TerminationName, Timings
+from placer.plan_document import Plan, RepairSummary, SolutionName, TerminationName
 from placer.recording import GpuRecorder, recorder_for
 from placer.repair import DEFAULT_REPAIR_ROUNDS, Fleet, Repair
+from placer.stopwatch import Stopwatch
 from placer.surrogates import inflated, surrogate_for, threshold_for, uses_simulation, with_threshold
 from placer.verify import TwinSettings, TwinVerifier
 from predictors.surrogate import STARVED_PROBABILITY, Surrogate
@@ -35,9 +34,9 @@ from twin.simulate import EngineName
 
 __all__ = ["Plan", "plan"]
 
-DEFAULT_SOLVER = "bfd"
+DEFAULT_SOLVER = "portfolio"
 DEFAULT_SURROGATE = "auto"
-DEFAULT_BUDGET_S = 60.0
+AUTO_BUDGET: Literal["auto"] = "auto"
 # Horizon of the exact surrogate: shorter than the verification's, because it is asked very often.
 EXACT_HORIZON_S = 900.0
 EXACT_WARMUP_S = 150.0
@@ -57,7 +56,7 @@ def plan(
     *,
     solver: str = DEFAULT_SOLVER,
     surrogate: str | Path | Surrogate = DEFAULT_SURROGATE,
-    budget: float | None = DEFAULT_BUDGET_S,
+    budget: float | Literal["auto"] | None = AUTO_BUDGET,
     max_evaluations: int | None = None,
     seed: int = 0,
     verify: bool = True,
@@ -83,7 +82,9 @@ def plan(
     surrogate
         ``auto``, ``exact``, the path of an ONNX file, or a surrogate.
     budget
-        Seconds for the solver; ``None``: unlimited. Verification and repair are bounded by numbers of simulations.
+        Seconds for the solver; ``None``: unlimited. ``auto``: unlimited if `max_evaluations` is given, else what
+        `solvers.budget.Budget.automatic` says: once there is a placement, 250 rows for each adapter, and 60 s.
+        Verification and repair are bounded by numbers of simulations.
     max_evaluations
         Rows that the solver may ask the surrogate for: a limit that is the same on every machine.
     seed
@@ -131,7 +132,7 @@ def plan(
         problem,
         solver=get_solver(solver),
         settings=settings,
-        budget=Budget(budget, max_evaluations),
+        budget=_budget(problem, budget, max_evaluations),
         margin=margin,
         risk=risk,
         observer=observer or ignore,
@@ -140,6 +141,12 @@ def plan(
     is_improved = improve and risk is None
     made = planning.run(surrogate, is_verified=verify, is_improved=is_improved, repair_rounds=repair_rounds)
     return made if recorder is None else made.model_copy(update={"warnings": (*made.warnings, *recorder.warnings())})
+
+
+def _budget(problem: Problem, budget: float | Literal["auto"] | None, max_evaluations: int | None) -> Budget:
+    if budget != "auto":
+        return Budget(budget, max_evaluations)
+    return Budget.automatic(len(problem.adapters)) if max_evaluations is None else Budget(None, max_evaluations)
 
 
 def check_arguments(margin: float, risk: float | None, repair_rounds: int) -> None:
@@ -158,29 +165,6 @@ def check_arguments(margin: float, risk: float | None, repair_rounds: int) -> No
         raise InputError(
             f"repair rounds must be at least 0. Got {repair_rounds}.", field="repair_rounds", value=repair_rounds
         )
-
-
-@dataclass
-class _Stopwatch:
-    """Seconds spent in each phase."""
-
-    clock: Callable[[], float] = time.perf_counter
-    seconds: dict[str, float] = field(default_factory=dict)
-    started: float = 0.0
-    phase: str = ""
-
-    def begin(self, phase: str) -> None:
-        """End the phase before, and begin `phase`."""
-        now = self.clock()
-        if self.phase:
-            self.seconds[self.phase] = self.seconds.get(self.phase, 0.0) + now - self.started
-        self.phase, self.started = phase, now
-
-    def timings(self) -> Timings:
-        """End the last phase and return all times."""
-        self.begin("")
-        rounded = {f"{name}_s": round(seconds, 3) for name, seconds in self.seconds.items()}
-        return Timings(**rounded, total_s=round(sum(self.seconds.values()), 3))
 
 
 class _Planning:
@@ -208,7 +192,7 @@ class _Planning:
         self.observer = observer
         self.verifier = TwinVerifier(problem, settings, observer=observer, recorder=recorder)
         self.fleet = Fleet((), RepairSummary())
-        self.stopwatch = _Stopwatch()
+        self.stopwatch = Stopwatch()
 
     def run(self, choice: str | Path | Surrogate, *, is_verified: bool, is_improved: bool, repair_rounds: int) -> Plan:
         """Go through the phases; see `plan`."""
@@ -265,6 +249,7 @@ class _Planning:
                 message=self._message(result, bound),
                 bound=_better_bound(bound, result),
                 solver_evaluations=0 if result is None else result.statistics.num_evaluations,
+                solver_calls=0 if result is None else result.statistics.num_calls,
             ),
             self.stopwatch.timings,
         )
@@ -335,7 +320,7 @@ class _Planning:
         only = replace(problem, gpu_types=(problem.gpu_types[gpu_type],), profiles=(problem.profiles[gpu_type],))
         own = surrogate.for_gpu_type(gpu_type) if isinstance(surrogate, SurrogatePerGpuType) else surrogate
         try:
-            result = self._solve_one(only, own, _share(self.budget, len(problem.gpu_types)))
+            result = self._solve_one(only, own, self.budget.share(1.0 / len(problem.gpu_types)))
         except InputError as error:
             return error
         if result.placement is None:
@@ -411,14 +396,6 @@ def _is_beyond_doubt(problem: Problem, adapter: int) -> bool:
     types = range(len(problem.gpu_types))
     work = min(float(adapter_work(problem, unavoidable_costs(problem, index))[adapter]) for index in types)
     return work * (1.0 - problem.limits.starvation_tolerance) > HOPELESS_GPUS
-
-
-def _share(budget: Budget, parts: int) -> Budget:
-    """Return an equal share of a budget."""
-    return Budget(
-        None if budget.seconds is None else budget.seconds / parts,
-        None if budget.max_evaluations is None else budget.max_evaluations // parts,
-    )
 
 
 def _better_bound(work: Bound, result: SolveResult | None) -> Bound:

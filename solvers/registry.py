@@ -21,8 +21,10 @@ from solvers.exhaustive import ExhaustiveSolver
 from solvers.greedy import GreedySolver
 from solvers.greedy_repaired import RepairedGreedySolver
 from solvers.interface import Capability, Solver
+from solvers.local_search.solver import LocalSearchSolver
 from solvers.milp import MilpSolver
 from solvers.packing import PackingSolver
+from solvers.portfolio import PortfolioSolver
 from twin.errors import SolverError
 
 ENTRY_POINT_GROUP = "placer.solvers"
@@ -71,6 +73,12 @@ class SolverEntry:
         return Availability(is_available=False, reason=reason, extra=self.extra)
 
 
+def _make_patterns() -> Solver:
+    from solvers.patterns.solver import PatternsSolver  # noqa: PLC0415 - loads HiGHS, for this solver only
+
+    return PatternsSolver()
+
+
 _BUILT_IN: tuple[SolverEntry, ...] = (
     SolverEntry(
         name="bfd",
@@ -111,6 +119,28 @@ _BUILT_IN: tuple[SolverEntry, ...] = (
         make=lambda: GreedySolver("greedy-intended", padding="intended"),
     ),
     SolverEntry(
+        name="local_search",
+        summary="best fit, then GPUs are emptied and filled again, and adapters exchanged, while the budget lasts",
+        capabilities=LocalSearchSolver.capabilities,
+        make=LocalSearchSolver,
+    ),
+    SolverEntry(
+        name="patterns",
+        summary="column generation over patterns of adapter types, seeded by best fit, with dives",
+        capabilities=frozenset(
+            {
+                Capability.ANYTIME,
+                Capability.BOUND,
+                Capability.MIXED_GPU_TYPES,
+                Capability.RANDOMISED,
+                Capability.WARM_START,
+            }
+        ),
+        make=_make_patterns,
+        requires=("highspy",),
+        extra="milp",
+    ),
+    SolverEntry(
         name="milp",
         summary="the pattern master by HiGHS; proves optima where all sets of adapters can be listed",
         capabilities=MilpSolver.capabilities,
@@ -133,6 +163,12 @@ _BUILT_IN: tuple[SolverEntry, ...] = (
         make=lambda: MilpSolver("milp-cbc"),
         requires=("pulp", "highspy"),
         extra="milp",
+    ),
+    SolverEntry(
+        name="portfolio",
+        summary="best fit, then patterns where they can run, then local search: the default",
+        capabilities=PortfolioSolver.capabilities,
+        make=PortfolioSolver,
     ),
     SolverEntry(
         name="greedy-repaired",

@@ -36,10 +36,24 @@ if TYPE_CHECKING:
 def solve(
     problem: Annotated[Path, typer.Argument(help="Problem file, YAML or JSON.", show_default=False)],
     *,
-    solver: Annotated[str, typer.Option("--solver", help="See `placer solvers`.")] = "bfd",
+    solver: Annotated[str, typer.Option("--solver", help="See `placer solvers`.")] = "portfolio",
     surrogate: Annotated[str, typer.Option("--surrogate", help="auto, exact (the twin), or an ONNX file.")] = "auto",
     profile: ProfileOption = None,
-    budget: Annotated[float, typer.Option("--budget", help="Seconds for the solver.")] = 60.0,
+    budget: Annotated[
+        float | None,
+        typer.Option(
+            "--budget", help="Seconds for the solver; default: 60, and 250 evaluations per adapter.", show_default=False
+        ),
+    ] = None,
+    max_evaluations: Annotated[
+        int | None,
+        typer.Option(
+            "--max-evaluations",
+            min=0,
+            help="Rows that the solver may ask the surrogate for: the same plan on every machine.",
+            show_default=False,
+        ),
+    ] = None,
     seed: SeedOption = 0,
     margin: Annotated[float, typer.Option("--margin", help="Share by which rates are raised for the surrogate.")] = 0.0,
     risk: Annotated[
@@ -80,7 +94,8 @@ def solve(
             load_problem(problem, profile=profile),
             solver=solver,
             surrogate=surrogate,
-            budget=budget,
+            budget="auto" if budget is None else budget,
+            max_evaluations=max_evaluations,
             seed=seed,
             verify=verify,
             improve=improve,

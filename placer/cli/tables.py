@@ -181,6 +181,7 @@ def _summary(plan: Plan) -> list[str]:
             if bound.proof == "work"
             else f"lower bound: {bound.value} ({bound.proof}, of the {bound.model}'s problem), {gap}"
         )
+    lines.append(_search(plan))
     repair = plan.repair
     if repair.twin_calls:
         steps = [
@@ -194,6 +195,25 @@ def _summary(plan: Plan) -> list[str]:
         lines.append(f"checks: {', '.join(steps)}")
     lines += _stability([gpu.verification for gpu in plan.gpus if gpu.verification is not None])
     return lines
+
+
+def _search(plan: Plan) -> str:
+    """Say how much the solver asked, and what ended it."""
+    asked = f"{plan.solver_evaluations:,} rows in {plan.solver_calls:,} questions to the surrogate"
+    return f"search: {plan.configuration.solver}, {asked}, {_end_of_search(plan)}"
+
+
+def _end_of_search(plan: Plan) -> str:
+    configuration = plan.configuration
+    if plan.termination == "time_limit":
+        return f"ended by the limit of {configuration.budget_s:g} s"
+    if plan.termination == "iteration_limit":
+        if configuration.max_evaluations is not None:
+            return f"ended by the limit of {configuration.max_evaluations:,} rows"
+        return f"ended by the limit of {configuration.max_improving_evaluations:,} rows after the first placement"
+    return {"proven": "ended by the bound", "completed": "nothing more to try"}.get(
+        plan.termination, plan.termination.replace("_", " ")
+    )
 
 
 def _stability(verdicts: Sequence[Verification]) -> list[str]:

@@ -1,6 +1,7 @@
 """The command line in this process: what goes where, exit codes, and messages for every kind of bad input."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,20 @@ def test_solve_writes_json_and_nothing_else_to_standard_output(problem_path: Pat
     assert load_plan(path) == result
     assert result.seed == 2
     assert f"wrote {path}" in errors
+
+
+def test_solve_says_how_much_was_asked_and_what_ended_it(problem_path: Path) -> None:
+    """Rows and questions, and the limit that the user may want to raise."""
+    limited = ("--no-verify", "--solver", "local_search", "--max-evaluations", "20")
+    code, output, _ = _run("solve", problem_path, "--surrogate", "exact", *limited)
+    assert code == 0
+    found = re.search(
+        r"^search: local_search, (\d+) rows in (\d+) questions to the surrogate, (.*)$", output, re.MULTILINE
+    )
+    assert found is not None
+    assert int(found[1]) >= 20
+    assert 0 < int(found[2]) <= int(found[1])
+    assert found[3].strip() == "ended by the limit of 20 rows"
 
 
 def test_solve_without_verification_says_so(problem_path: Path) -> None:

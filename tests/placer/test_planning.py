@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -142,7 +142,7 @@ def test_a_plan_says_what_it_is_made_from(problem: ProblemFromFile) -> None:
     assert [entry.role for entry in result.inputs] == ["problem", "profile"]
     assert {"placer", "python", "numpy"} <= set(result.versions)
     assert result.configuration.engine == problem.engine
-    assert (result.configuration.solver, result.configuration.surrogate.name) == ("bfd", "AnalyticSurrogate")
+    assert (result.configuration.solver, result.configuration.surrogate.name) == ("portfolio", "AnalyticSurrogate")
     assert (result.seed, result.configuration.horizon_s) == (5, 1800.0)
     assert result.lower_bound is not None
     assert result.gap == pytest.approx((result.num_gpus - result.lower_bound.value) / result.num_gpus)
@@ -206,6 +206,25 @@ def test_evaluations_limit_the_solver_on_every_machine_alike(problem: ProblemFro
     """The deterministic budget ends the search as well."""
     result = plan(problem, surrogate=fair_surrogate(), budget=None, max_evaluations=5)
     assert (result.verdict, result.termination) == ("none", "iteration_limit")
+
+
+def test_without_a_budget_there_is_an_automatic_one(problem: ProblemFromFile) -> None:
+    """A minute, and so many rows once there is a placement; any limit that is given replaces both."""
+
+    def limits(
+        *, budget: float | Literal["auto"] = "auto", max_evaluations: int | None = None
+    ) -> tuple[float | None, int | None, int | None]:
+        surrogate = fair_surrogate()
+        made = plan(
+            problem, solver="bfd", surrogate=surrogate, budget=budget, max_evaluations=max_evaluations, verify=False
+        )
+        configuration = made.configuration
+        return configuration.budget_s, configuration.max_evaluations, configuration.max_improving_evaluations
+
+    assert limits() == (60.0, None, 20_000)
+    assert limits(budget=5.0) == (5.0, None, None)
+    assert limits(max_evaluations=7) == (None, 7, None)
+    assert limits(budget=5.0, max_evaluations=7) == (5.0, 7, None)
 
 
 def test_an_adapter_that_the_twin_rejects_alone_is_named(tmp_path: Path) -> None:

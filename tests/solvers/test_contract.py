@@ -1,6 +1,7 @@
 """What every solver of the registry must keep; a deviation is declared in its capabilities."""
 
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -59,6 +60,13 @@ def solve(name: str, problem: Problem, *, budget: Budget = UNLIMITED) -> SolveRe
     return get_solver(name).solve(problem, AnalyticSurrogate(), budget=budget)
 
 
+@cache
+def solved(name: str, seed: int, num_adapters: int, load: float) -> tuple[Problem, SolveResult]:
+    """Return a random problem and the answer to it without a limit; several tests look at the same answers."""
+    problem = random_problem(seed, num_adapters, load_gpus=load)
+    return problem, solve(name, problem)
+
+
 def is_declared_none(name: str, result: SolveResult) -> bool:
     """Return whether there is no answer, a reason is given for that, and the solver is one of those that may do so."""
     return result.placement is None and bool(result.message) and name in MAY_FIND_NOTHING
@@ -79,8 +87,7 @@ def test_an_answer_is_a_valid_feasible_placement_or_an_honest_none(
     name: str, seed: int, num_adapters: int, load: float
 ) -> None:
     """What is returned can be started and keeps the limits; what is not returned is explained."""
-    problem = random_problem(seed, num_adapters, load_gpus=load)
-    result = solve(name, problem)
+    problem, result = solved(name, seed, num_adapters, load)
     if result.placement is None:
         assert result.solution is Solution.NONE
         assert result.message
@@ -92,8 +99,7 @@ def test_an_answer_is_a_valid_feasible_placement_or_an_honest_none(
 @pytest.mark.parametrize(("seed", "num_adapters", "load"), SMALL + LARGE)
 def test_the_reported_evaluation_is_the_recomputed_one(name: str, seed: int, num_adapters: int, load: float) -> None:
     """Solvers do not grade themselves: there is one evaluator, and it repeats to the bit."""
-    problem = random_problem(seed, num_adapters, load_gpus=load)
-    result = solve(name, problem)
+    problem, result = solved(name, seed, num_adapters, load)
     if result.placement is not None:
         assert result.evaluation == evaluate(problem, result.placement, AnalyticSurrogate())
 
@@ -101,9 +107,8 @@ def test_the_reported_evaluation_is_the_recomputed_one(name: str, seed: int, num
 @pytest.mark.parametrize(("seed", "num_adapters", "load"), SMALL)
 def test_no_answer_beats_brute_force(name: str, seed: int, num_adapters: int, load: float) -> None:
     """An answer below the optimum means that something infeasible was accepted; "optimal" means the optimum."""
-    problem = random_problem(seed, num_adapters, load_gpus=load)
+    problem, result = solved(name, seed, num_adapters, load)
     optimum = least_objective(problem, AnalyticSurrogate())
-    result = solve(name, problem)
     if result.evaluation is not None:
         assert optimum is None or objective_value(problem, result.evaluation)[0] >= optimum
     if result.solution is Solution.OPTIMAL:
@@ -132,7 +137,7 @@ def without_time(result: SolveResult) -> SolveResult:
 def test_optimal_is_never_said_without_a_proof(name: str) -> None:
     """A heuristic never says optimal; who says it shows the bound that equals the answer."""
     for seed, num_adapters, load in SMALL:
-        result = solve(name, random_problem(seed, num_adapters, load_gpus=load))
+        _, result = solved(name, seed, num_adapters, load)
         if result.solution is Solution.OPTIMAL:
             assert Capability.BOUND in get_solver(name).capabilities
             assert result.bound is not None
@@ -143,14 +148,22 @@ def test_optimal_is_never_said_without_a_proof(name: str) -> None:
 @pytest.mark.parametrize("max_evaluations", [0, 50, 400])
 def test_the_evaluation_budget_ends_the_search(name: str, max_evaluations: int) -> None:
     """The deterministic limit holds but for the batch that crosses it, and the termination says so."""
-    problem = random_problem(5, 120, load_gpus=2.5)
-    full = solve(name, problem)
+    problem, full = solved(name, 5, 120, 2.5)
     result = solve(name, problem, budget=Budget(max_evaluations=max_evaluations))
     if full.statistics.num_evaluations > max_evaluations:
         assert result.termination is Termination.ITERATION_LIMIT
     # One batch: at most every adapter alone, or a batch of GPUs, with all their slot options.
     assert result.statistics.num_evaluations <= max_evaluations + 1000
     assert result.statistics.num_evaluations <= full.statistics.num_evaluations
+
+
+def test_rows_and_calls_are_counted(name: str) -> None:
+    """Questions go in batches, and both numbers are reported; the evaluator's own questions come on top."""
+    surrogate = AnalyticSurrogate()
+    result = get_solver(name).solve(random_problem(5, 120, load_gpus=2.5), surrogate, budget=UNLIMITED)
+    statistics = result.statistics
+    assert 0 < statistics.num_calls <= surrogate.num_calls
+    assert statistics.num_calls < statistics.num_evaluations
 
 
 def test_no_time_means_no_answer_and_says_so(name: str) -> None:
