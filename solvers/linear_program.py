@@ -81,13 +81,11 @@ class LinearProgram:
             When HiGHS gives up.
         """
         highspy = _highs_library()
-        self._highs.run()
-        status = self._highs.getModelStatus()
-        if status not in (highspy.HighsModelStatus.kOptimal, highspy.HighsModelStatus.kInfeasible):
-            # The basis of the program before may be a bad start for this one: prices of 1e8 end the simplex method.
+        status = self._run()
+        if status != highspy.HighsModelStatus.kOptimal:
+            # The last basis may be of no use for the changed bounds: what was said of it is confirmed from scratch.
             self._highs.clearSolver()
-            self._highs.run()
-            status = self._highs.getModelStatus()
+            status = self._run()
         if status == highspy.HighsModelStatus.kInfeasible:
             return None
         if status != highspy.HighsModelStatus.kOptimal:
@@ -98,6 +96,10 @@ class LinearProgram:
             columns=np.array(solution.col_value, dtype=np.float64),
             row_prices=np.array(solution.row_dual, dtype=np.float64),
         )
+
+    def _run(self) -> Any:
+        self._highs.run()
+        return self._highs.getModelStatus()
 
 
 def _require(status: Any) -> None:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from solvers.linear_program import LinearProgram
 from solvers.patterns.boxes import NUM_AGGREGATES
+from twin.errors import SolverError
 
 # What a bound from prices may have lost to rounding, relative.
 ROUNDING = 1e-9
@@ -21,7 +22,7 @@ class Relaxed:
     Attributes
     ----------
     value
-        No set in the box is worth more; -inf: the box holds no set.
+        No set in the box is worth more; -inf: the box holds no set; inf: HiGHS gave up.
     pull
         By how much the value falls per unit by which a sum's bound moves inwards, >= 0, float64 [K].
     """
@@ -93,7 +94,11 @@ class Relaxation:
         sizes = np.where((sizes > 0.0) & np.isfinite(limits), sizes, 1.0)
         scaled, bounds = scaled / sizes[:, None], limits / sizes
         self._change(low, high, scaled, bounds, allowed)
-        solution = self._program.solve()
+        try:
+            solution = self._program.solve()
+        except SolverError:
+            # A bound that is not known is none; the box is divided, or keeps the bound of what it is a part of.
+            return Relaxed(np.inf, np.zeros(NUM_AGGREGATES))
         if solution is None:
             return Relaxed(-np.inf, np.zeros(NUM_AGGREGATES))
         # HiGHS minimises the negative value; its prices, negated, are what a unit of each sum is worth.

@@ -27,6 +27,7 @@ from solvers.placement import Placement, validate_placement
 from solvers.problem import Problem
 from solvers.result import Solution, SolveResult, Termination
 from solvers.run import SolverRun
+from twin.errors import SolverError
 
 # Types up to which adapters are not clustered, and which clusters are not made coarser.
 MOST_TYPES = 150
@@ -106,6 +107,9 @@ class PatternsSolver:
             termination = spent.termination
         except KeyboardInterrupt:
             termination = Termination.INTERRUPTED
+        except SolverError as error:
+            run.notes.append(f"Generation ended early. {error.message}")
+            termination = Termination.ERROR
         result = run.result(termination, search.bound)
         if result.solution is Solution.OPTIMAL and search.bound.model == "twin":
             # The placement is one of the surrogate's problem: what bounds the twin's does not make it optimal.
