@@ -140,6 +140,14 @@ def make_instances(
             warnings.append(f"{item.name} is left out: {reason}")
         else:
             made.append(item.make(lambda problem: problem_and_surrogate(problem, settings)))
+    for instance in made:
+        if instance.problem.objective == "lowest_latency":
+            raise InputError(
+                f"instances must be about numbers or costs of GPUs. {instance.name!r} asks for the lowest latency.",
+                field="instances",
+                value=instance.name,
+                hint="give it the objective `fewest_gpus` or `least_cost`",
+            )
     if not made:
         raise InputError(
             f"there must be at least one instance. {' '.join(warnings) or 'None was chosen.'}",

@@ -23,7 +23,7 @@ from placer.moves import count_moves
 from placer.plan_document import RepairSummary, TerminationName, Verification
 from placer.planning import EXACT_HORIZON_S, EXACT_WARMUP_S
 from placer.repair import Fleet, Repair
-from placer.surrogates import inflated, surrogate_for, threshold_for, with_threshold
+from placer.surrogates import at_the_quantile, inflated, surrogate_for, threshold_for, with_threshold
 from placer.verify import TwinSettings, TwinVerifier
 from predictors.aggregate_oracle import AggregateOracle
 from predictors.features import adapter_aggregates
@@ -128,7 +128,7 @@ def problem_and_surrogate(problem: Problem, settings: RunSettings, *, seed: int 
         )
     if settings.risk is not None:
         surrogate = with_threshold(surrogate, threshold_for(surrogate, settings.risk))
-    return problem, inflated(surrogate, 1.0 + settings.margin)
+    return problem, at_the_quantile(inflated(surrogate, 1.0 + settings.margin), problem)
 
 
 def do_run(run: Run) -> RunRecord:

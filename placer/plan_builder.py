@@ -175,6 +175,8 @@ def _configuration(parts: PlanParts) -> PlanConfiguration:
         fixed_max_lora_rank=problem.fixed_max_lora_rank,
         objective=problem.objective,
         limits=problem.limits,
+        latency_metric=problem.latency_metric,
+        uncertainty=problem.uncertainty,
         solver=parts.solver,
         surrogate=describe_surrogate(parts.surrogate),
         margin=parts.margin,

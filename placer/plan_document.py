@@ -7,7 +7,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from predictors.surrogate import STARVED_PROBABILITY
-from solvers.problem_file import Limits, ObjectiveName
+from predictors.uncertainty import RateUncertainty
+from solvers.problem_file import LatencyMetric, Limits, ObjectiveName
 from twin.engine import EngineConfig
 from twin.stability_report import StabilityReport
 
@@ -206,6 +207,8 @@ class PlanConfiguration(_Document):
     fixed_max_lora_rank: int | None
     objective: ObjectiveName
     limits: Limits
+    latency_metric: LatencyMetric = "itl_p95_ms"
+    uncertainty: RateUncertainty | None = None
     solver: str
     surrogate: SurrogateDescription
     margin: float

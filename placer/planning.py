@@ -14,7 +14,7 @@ from placer.plan_document import Plan, RepairSummary, SolutionName, TerminationN
 from placer.recording import GpuRecorder, recorder_for
 from placer.repair import DEFAULT_REPAIR_ROUNDS, Fleet, Repair
 from placer.stopwatch import Stopwatch
-from placer.surrogates import inflated, surrogate_for, threshold_for, uses_simulation, with_threshold
+from placer.surrogates import at_the_quantile, inflated, surrogate_for, threshold_for, uses_simulation, with_threshold
 from placer.verify import TwinSettings, TwinVerifier
 from predictors.surrogate import STARVED_PROBABILITY, Surrogate
 from solvers.bounds import adapter_work, unavoidable_costs, work_bound
@@ -93,7 +93,7 @@ def plan(
         Simulate the GPUs, repair those that the twin rejects, and look twice at those near a limit.
     improve
         Afterwards, empty GPUs into others where the twin approves; not with a `risk`, which its verdict about one
-        traffic would pass over.
+        traffic would pass over, nor for `lowest_latency`, which does not want fewer GPUs.
     margin
         Ask the surrogate to accept a GPU as if all rates were larger by this share, > -1.
     risk
@@ -138,7 +138,7 @@ def plan(
         observer=observer or ignore,
         recorder=recorder,
     )
-    is_improved = improve and risk is None
+    is_improved = improve and risk is None and problem.objective != "lowest_latency"
     made = planning.run(surrogate, is_verified=verify, is_improved=is_improved, repair_rounds=repair_rounds)
     return made if recorder is None else made.model_copy(update={"warnings": (*made.warnings, *recorder.warnings())})
 
@@ -270,8 +270,9 @@ class _Planning:
         return surrogate
 
     def _careful(self, surrogate: Surrogate) -> Surrogate:
-        """Return the surrogate as solver and repair ask it: with the margin, and with the threshold for the risk."""
-        return inflated(with_threshold(surrogate, self.threshold), 1.0 + self.margin)
+        """Return the surrogate as solver and repair ask it: with the margin, the threshold, and the uncertain rates."""
+        careful = inflated(with_threshold(surrogate, self.threshold), 1.0 + self.margin)
+        return at_the_quantile(careful, self.problem)
 
     def _solve(self, surrogate: Surrogate) -> SolveResult:
         """Run the solver: on all GPU types if it can mix them, else on each of them."""

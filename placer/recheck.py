@@ -187,7 +187,7 @@ def replica_of(problem: ProblemFromFile, gpu: PlannedGpu) -> tuple[Workload, Rep
         )
     position = types.index(gpu.gpu_type)
     replica = Replica(problem.model, problem.gpu_types[position], gpu.engine, problem.profiles[position])
-    return problem.workload.subset([indices[name] for name in gpu.adapters]), replica
+    return problem.traffic_of([indices[name] for name in gpu.adapters]), replica
 
 
 def require_engine(name: str) -> EngineName:

@@ -12,6 +12,7 @@ from predictors.exact import ExactSurrogate
 from predictors.features import inflate
 from predictors.onnx_surrogate import OnnxSurrogate
 from predictors.surrogate import STARVED_PROBABILITY, InflatedSurrogate, Surrogate, ThresholdSurrogate, unwrapped
+from predictors.uncertainty import ChanceConstrainedSurrogate
 from solvers.acceptance import accepts
 from solvers.feasibility import FeasibilityModel
 from solvers.placement import GpuAssignment
@@ -80,6 +81,16 @@ def with_threshold(surrogate: Surrogate, threshold: float) -> Surrogate:
     if isinstance(surrogate, SurrogatePerGpuType):
         return SurrogatePerGpuType(tuple(ThresholdSurrogate(part, threshold) for part in surrogate.surrogates))
     return ThresholdSurrogate(surrogate, threshold)
+
+
+def at_the_quantile(surrogate: Surrogate, problem: Problem) -> Surrogate:
+    """Return a surrogate that is asked about the loads that a problem's uncertain rates may reach; itself without."""
+    if problem.uncertainty is None:
+        return surrogate
+    if isinstance(surrogate, SurrogatePerGpuType):
+        parts = tuple(ChanceConstrainedSurrogate(part, problem.uncertainty) for part in surrogate.surrogates)
+        return SurrogatePerGpuType(parts)
+    return ChanceConstrainedSurrogate(surrogate, problem.uncertainty)
 
 
 def threshold_for(surrogate: Surrogate, risk: float) -> float:

@@ -135,7 +135,7 @@ class TwinVerifier:
         problem = self.problem
         return [
             (
-                problem.workload.subset(list(gpu.adapters)),
+                problem.traffic_of(gpu.adapters),
                 problem.replica(gpu.gpu_type, gpu.max_loras, gpu.max_lora_rank, len(gpu.adapters)),
             )
             for gpu in assignments

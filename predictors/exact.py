@@ -20,7 +20,7 @@ from twin.profile import PerformanceProfile
 from twin.replica import Replica
 from twin.report import SimulationReport
 from twin.simulate import simulate
-from twin.workload import RequestTable, Workload
+from twin.workload import Workload
 
 _NUM_AGGREGATES = len(AGGREGATE_NAMES)
 _SUM_RATE = AGGREGATE_NAMES.index("sum_rate_rps")
@@ -166,7 +166,7 @@ class ExactSurrogate:
             workload = Workload(adapters=adapters)
         else:
             scale = self._scale(indices, row)
-            workload = scaled_workload(self.workload.subset(list(indices)), scale)
+            workload = self.workload.subset(list(indices)).scaled(scale)
             longest_s = workload.longest_horizon_s
             if longest_s < horizon_s:
                 # A trace that is over before the horizon would leave time in which queues drain.
@@ -201,25 +201,6 @@ class ExactSurrogate:
 
     def _refusal(self) -> _Row:
         return (0.0, 1.0, 0.0, self.horizon_s, self.horizon_s)
-
-
-def scaled_workload(workload: Workload, factor: float) -> Workload:
-    """Return `workload` with every rate times `factor` (> 0); a trace is replayed that much faster."""
-    if factor == 1.0:
-        return workload
-    adapters = tuple(
-        adapter.model_copy(update={"rate_rps": adapter.rate_rps * factor}) for adapter in workload.adapters
-    )
-    trace, duration_s = workload.trace, workload.trace_duration_s
-    if trace is not None:
-        duration_s = workload.longest_horizon_s / factor
-        trace = RequestTable(
-            arrival_ns=np.round(trace.arrival_ns / factor).astype(np.int64),
-            adapter=trace.adapter,
-            prompt_tokens=trace.prompt_tokens,
-            output_tokens=trace.output_tokens,
-        )
-    return replace(workload, adapters=adapters, trace=trace, trace_duration_s=duration_s)
 
 
 def _row_of(report: SimulationReport, horizon_s: float) -> _Row:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -110,7 +110,29 @@ class DeclaresMonotone(Protocol):
         ...
 
 
-class InflatedSurrogate:
+class SurrogateWrapper:
+    """A surrogate that asks another one.
+
+    Attributes
+    ----------
+    surrogate
+        Who is asked.
+    keeps_order
+        Whether more is never better for this one whenever that holds for the one inside.
+    """
+
+    keeps_order: ClassVar[bool] = True
+
+    def __init__(self, surrogate: Surrogate) -> None:
+        self.surrogate = surrogate
+
+    @property
+    def schema(self) -> FeatureSchema:
+        """Columns that `predict` takes: those of the inner surrogate."""
+        return self.surrogate.schema
+
+
+class InflatedSurrogate(SurrogateWrapper):
     """A surrogate with a planning margin: it is asked as if every rate were `factor` times as large.
 
     The throughput is scaled back, so that it stays the ratio times the load that is really offered.
@@ -123,13 +145,8 @@ class InflatedSurrogate:
                 field="factor",
                 value=factor,
             )
-        self.surrogate = surrogate
+        super().__init__(surrogate)
         self.factor = factor
-
-    @property
-    def schema(self) -> FeatureSchema:
-        """Columns that `predict` takes: those of the inner surrogate."""
-        return self.surrogate.schema
 
     def predict(self, features: NDArray[np.float32]) -> SurrogateOutput:
         """Return what the inner surrogate predicts for the inflated load."""
@@ -147,7 +164,7 @@ class InflatedSurrogate:
         return replace(output, throughput_tps=output.throughput_tps / np.float32(self.factor))
 
 
-class ThresholdSurrogate:
+class ThresholdSurrogate(SurrogateWrapper):
     """A surrogate that is believed less: where it says `threshold`, the probability of starvation becomes one half.
 
     The log-odds of the probability are shifted by those of the threshold, so that the rule of planning, which accepts
@@ -175,13 +192,8 @@ class ThresholdSurrogate:
                 field="threshold",
                 value=threshold,
             )
-        self.surrogate = surrogate
+        super().__init__(surrogate)
         self.threshold = threshold
-
-    @property
-    def schema(self) -> FeatureSchema:
-        """Columns that `predict` takes: those of the inner surrogate."""
-        return self.surrogate.schema
 
     def predict(self, features: NDArray[np.float32]) -> SurrogateOutput:
         """Return what the inner surrogate predicts, with the shifted probability."""
@@ -211,16 +223,25 @@ class ThresholdSurrogate:
 
 
 def unwrapped(surrogate: Surrogate) -> Surrogate:
-    """Return the surrogate that answers, inside of any margin and threshold."""
-    while isinstance(surrogate, InflatedSurrogate | ThresholdSurrogate):
+    """Return the surrogate that answers, inside of any margin, threshold and uncertainty."""
+    while isinstance(surrogate, SurrogateWrapper):
         surrogate = surrogate.surrogate
     return surrogate
+
+
+def keeps_order(surrogate: Surrogate) -> bool:
+    """Return whether what the surrogate inside declares about more and less also holds for its wrappers."""
+    while isinstance(surrogate, SurrogateWrapper):
+        if not surrogate.keeps_order:
+            return False
+        surrogate = surrogate.surrogate
+    return True
 
 
 def declares_monotone(surrogate: Surrogate) -> bool:
     """Return whether the surrogate says that more is never better; margins and thresholds keep that."""
     inner = unwrapped(surrogate)
-    return isinstance(inner, DeclaresMonotone) and inner.is_monotone
+    return isinstance(inner, DeclaresMonotone) and inner.is_monotone and keeps_order(surrogate)
 
 
 def _ask_about_members(

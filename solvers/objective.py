@@ -104,7 +104,13 @@ def evaluate(problem: Problem, placement: Placement, surrogate: Surrogate) -> Ev
 
 
 def objective_value(problem: Problem, evaluation: Evaluation) -> tuple[float, float]:
-    """Return what the problem's objective minimises, and what breaks ties; smaller is better."""
+    """Return what the problem's objective minimises, and what breaks ties; smaller is better.
+
+    Numbers of GPUs, costs per hour, or the largest predicted latency of all GPUs in seconds.
+    """
+    if problem.objective == "lowest_latency":
+        by_itl = problem.latency_metric == "itl_p95_ms"
+        return max(gpu.itl_s if by_itl else gpu.ttft_s for gpu in evaluation.gpus), float(evaluation.num_gpus)
     if problem.objective == "least_cost":
         return evaluation.cost_per_hour, float(evaluation.num_gpus)
     return float(evaluation.num_gpus), evaluation.cost_per_hour

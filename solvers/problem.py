@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,8 +14,9 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from predictors.features import adapter_aggregates
+from predictors.uncertainty import RateUncertainty
 from solvers.problem_errors import Location, ProblemSource, translate
-from solvers.problem_file import Limits, ObjectiveName, ProblemFile, problem_schema
+from solvers.problem_file import LatencyMetric, Limits, ObjectiveName, ProblemFile, problem_schema
 from twin.engine import SUPPORTED_RANKS, EngineConfig
 from twin.errors import InputError, ProfileError
 from twin.hardware import GpuType, ModelArchitecture, load_model
@@ -44,6 +46,10 @@ class Problem:
         Template of every replica's settings; `replica` fills in slots, rank and CPU cache.
     fixed_max_loras, fixed_max_lora_rank
         Settings that the user fixes for all GPUs; ``None``: chosen per GPU.
+    latency_metric
+        What the objective `lowest_latency` makes small.
+    uncertainty
+        How far the rates may be from what is given; ``None``: they are what is given.
     """
 
     model: ModelArchitecture
@@ -55,6 +61,17 @@ class Problem:
     objective: ObjectiveName
     limits: Limits
     workload: Workload
+    latency_metric: LatencyMetric = "itl_p95_ms"
+    uncertainty: RateUncertainty | None = None
+
+    def traffic_of(self, adapters: Sequence[int]) -> Workload:
+        """Return what a GPU with `adapters` must withstand: their traffic, at the quantile of uncertain rates."""
+        workload = self.workload.subset(list(adapters))
+        if self.uncertainty is None:
+            return workload
+        rates = np.array([adapter.rate_rps for adapter in workload.adapters])
+        (factor,) = self.uncertainty.factor(np.array([rates.sum()]), np.array([(rates**2).sum()]))
+        return workload.scaled(float(factor))
 
     @property
     def adapters(self) -> tuple[Adapter, ...]:
@@ -134,9 +151,12 @@ def parse_problem(data: Any, *, file: str, base_directory: Path) -> Problem:
         objective=content.objective,
         limits=content.limits,
         workload=load_workload(content, source, base_directory),
+        latency_metric=content.latency_metric,
+        uncertainty=content.uncertainty,
     )
     _check_engine(problem, source)
     _check_gpu_types(problem, source)
+    _check_counts(problem, source)
     _check_limits(problem, source)
     _check_ranks(problem, source)
     _check_lengths(problem, source)
@@ -247,6 +267,19 @@ def _check_gpu_types(problem: Problem, source: ProblemSource) -> None:
             value=gpu_type.memory_gib,
             hint="use a larger GPU, or a shorter engine.max_model_len",
         )
+
+
+def _check_counts(problem: Problem, source: ProblemSource) -> None:
+    """Refuse the lowest latency of any number of GPUs: that is one GPU for each adapter."""
+    if problem.objective != "lowest_latency":
+        return
+    for position, gpu_type in enumerate(problem.gpu_types):
+        if gpu_type.max_count is None:
+            raise source.error(
+                "a GPU type must have `max_count` where the objective is `lowest_latency`",
+                location=("gpu_types", position, "max_count"),
+                hint="say how many GPUs of this type there are",
+            )
 
 
 def _check_limits(problem: Problem, source: ProblemSource) -> None:

@@ -6,11 +6,14 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from predictors.uncertainty import RateUncertainty
 from twin.engine import EngineConfig, LoraRank
 from twin.hardware import GpuType
 from twin.workload import Adapter, Phase
 
-ObjectiveName = Literal["fewest_gpus", "least_cost"]
+ObjectiveName = Literal["fewest_gpus", "least_cost", "lowest_latency"]
+# What `lowest_latency` makes small, by the name of its limit.
+LatencyMetric = Literal["itl_p95_ms", "ttft_p95_ms"]
 
 
 class Limits(BaseModel):
@@ -109,13 +112,18 @@ class ProblemFile(BaseModel):
     engine
         vLLM's arguments; `max_loras` and `max_lora_rank` are chosen per GPU unless they are given here.
     objective
-        ``fewest_gpus``, or ``least_cost`` (by `cost_per_hour`).
+        ``fewest_gpus``, ``least_cost`` (by `cost_per_hour`), or ``lowest_latency``: as many of the GPUs that
+        `max_count` allows (every GPU type must then have it) as make the slowest of them as fast as can be.
+    latency_metric
+        Of which 95th percentile ``lowest_latency`` makes the largest of all GPUs small.
     limits
         What the placement must keep.
     adapters, trace
         Exactly one of the two: adapters with their rates, or a trace from which to derive them.
     phases
         Rate scales over time, for the simulation.
+    uncertainty
+        How far the rates may be from what is given; ``None``: they are what is given.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -125,9 +133,11 @@ class ProblemFile(BaseModel):
     gpu_types: tuple[GpuType, ...] = Field(min_length=1)
     engine: EngineConfig = EngineConfig()
     objective: ObjectiveName = "fewest_gpus"
+    latency_metric: LatencyMetric = "itl_p95_ms"
     limits: Limits = Limits()
     adapters: tuple[Adapter, ...] | None = Field(default=None, min_length=1)
     phases: tuple[Phase, ...] = ()
+    uncertainty: RateUncertainty | None = None
     trace: TraceSection | None = None
 
     @model_validator(mode="after")

@@ -22,6 +22,7 @@ from solvers.greedy import GreedySolver
 from solvers.greedy_repaired import RepairedGreedySolver
 from solvers.interface import Capability, Solver
 from solvers.local_search.solver import LocalSearchSolver
+from solvers.lowest_latency import AnyObjectiveSolver
 from solvers.milp import MilpSolver
 from solvers.packing import PackingSolver
 from solvers.portfolio import PortfolioSolver
@@ -211,8 +212,8 @@ def solver_names() -> tuple[str, ...]:
     return tuple(entry.name for entry in solver_entries())
 
 
-def get_solver(name: str) -> Solver:
-    """Return the solver called `name`.
+def get_solver(name: str) -> AnyObjectiveSolver:
+    """Return the solver called `name`, for every objective.
 
     Raises
     ------
@@ -237,7 +238,7 @@ def get_solver(name: str) -> Solver:
             value=name,
             hint=f"pip install 'lora-placer[{extra}]'" if extra else None,
         )
-    return entries[name].make()
+    return AnyObjectiveSolver(entries[name].make())
 
 
 def _entry_of(point: EntryPoint) -> SolverEntry:

@@ -67,6 +67,8 @@ class Bound:
 
     def proves(self, evaluation: Evaluation, objective: ObjectiveName) -> bool:
         """Return whether no placement can be better than `evaluation` in what `objective` minimises."""
+        if objective == "lowest_latency":
+            return False
         if objective == "least_cost":
             return self.cost_per_hour is not None and evaluation.cost_per_hour <= self.cost_per_hour + COST_TOLERANCE
         return evaluation.num_gpus <= self.value

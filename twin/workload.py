@@ -197,6 +197,19 @@ class Workload:
         # The others' requests told how long the trace was watched.
         return replace(self, adapters=chosen, trace=renumbered, trace_duration_s=self.longest_horizon_s)
 
+    def scaled(self, factor: float) -> Workload:
+        """Return the same workload with every rate times `factor` (> 0); a trace is replayed that much faster."""
+        if factor == 1.0:
+            return self
+        adapters = tuple(
+            adapter.model_copy(update={"rate_rps": adapter.rate_rps * factor}) for adapter in self.adapters
+        )
+        trace, duration_s = self.trace, self.trace_duration_s
+        if trace is not None:
+            duration_s = self.longest_horizon_s / factor
+            trace = replace(trace, arrival_ns=np.round(trace.arrival_ns / factor).astype(np.int64))
+        return replace(self, adapters=adapters, trace=trace, trace_duration_s=duration_s)
+
     def requests(self, *, horizon_s: float, seed: int = 0) -> RequestTable:
         """Return the requests that arrive in ``[0, horizon_s)``.
 

@@ -234,8 +234,11 @@ def _sources(plan: Plan) -> list[str]:
         care += (
             f", probability of starvation at most {configuration.threshold:.3g} (risk {100 * configuration.risk:g}%)"
         )
-    lines = [
-        "offered: mean rates and lengths of the problem",
+    lines = ["offered: mean rates and lengths of the problem"]
+    if configuration.uncertainty is not None:
+        share = 1.0 - configuration.uncertainty.probability
+        lines.append(f"simulated: the load that each GPU exceeds with a probability of {share:.3g}")
+    lines += [
         f"predicted, headroom: surrogate {surrogate.name} ({surrogate.details}), {care}",
     ]
     if any(gpu.verification is not None for gpu in plan.gpus):

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from predictors.features import FEATURE_SCHEMA
-from predictors.surrogate import unwrapped
+from predictors.surrogate import keeps_order, unwrapped
 from solvers import acceptance
 from solvers.feasibility import FeasibilityModel
 from solvers.problem_file import Limits
@@ -189,7 +189,9 @@ def _own(model: FeasibilityModel, gpu_type: int) -> BoxBound | None:
 def _monotone(model: FeasibilityModel, gpu_type: int) -> BoxBound | None:
     # A margin scales the load up and a threshold shifts the probability: what never helps still never does.
     inner = unwrapped(model.surrogate_of(gpu_type))
-    return MonotoneBoxBound(model, gpu_type, inner.feature_signs) if isinstance(inner, MonotoneFeasibility) else None
+    if not isinstance(inner, MonotoneFeasibility) or not keeps_order(model.surrogate_of(gpu_type)):
+        return None
+    return MonotoneBoxBound(model, gpu_type, inner.feature_signs)
 
 
 # Asked in this order; the first that knows the surrogate answers.

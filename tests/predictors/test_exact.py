@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from predictors.catalog import load_surrogate
 from predictors.contract import check_surrogate
-from predictors.exact import ExactSurrogate, scaled_workload
+from predictors.exact import ExactSurrogate
 from predictors.features import FEATURE_SCHEMA, adapter_aggregates, build_features, engine_row, inflate
 from predictors.surrogate import InflatedSurrogate, ThresholdSurrogate
 from tests.predictors.populations import CHAT_OUTPUT, CHAT_PROMPT, chat_adapters
@@ -104,7 +104,7 @@ def test_a_margin_scales_the_rates_of_the_set(exact: ExactSurrogate) -> None:
     """Behind a margin, the very set is simulated with larger rates."""
     members = (0, 1, 2)
     output = InflatedSurrogate(exact, 1.5).predict_members([members], features_of(exact, members))
-    report = report_of(exact, scaled_workload(WORKLOAD.subset(list(members)), 1.5))
+    report = report_of(exact, WORKLOAD.subset(list(members)).scaled(1.5))
     assert output.throughput_ratio[0] == np.float32(report.served_ratio)
     assert output.itl_s[0] == np.float32(report.itl.p95_s)
 
@@ -123,7 +123,7 @@ def test_a_threshold_changes_nothing_that_the_twin_says(exact: ExactSurrogate) -
 def test_a_trace_is_replayed_faster() -> None:
     """A trace has no rates to scale: its clock runs faster."""
     trace = WORKLOAD.requests(horizon_s=HORIZON_S)
-    faster = scaled_workload(Workload(adapters=WORKLOAD.adapters, trace=trace), 2.0)
+    faster = Workload(adapters=WORKLOAD.adapters, trace=trace).scaled(2.0)
     assert faster.trace is not None
     np.testing.assert_array_equal(faster.trace.arrival_ns, np.round(trace.arrival_ns / 2.0))
     assert faster.adapters[0].rate_rps == 2.0 * WORKLOAD.adapters[0].rate_rps

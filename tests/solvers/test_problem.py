@@ -197,7 +197,7 @@ TABLE: list[Row] = [
     (
         "objective: fewest_gpus",
         "objective: fastest",
-        "`objective` must be one of 'fewest_gpus', 'least_cost'. Got 'fastest' (workload.yaml:6).",
+        "`objective` must be one of 'fewest_gpus', 'least_cost', 'lowest_latency'. Got 'fastest' (workload.yaml:6).",
         "objective",
         "fastest",
     ),
@@ -562,3 +562,10 @@ class TestTrace:
         text = self.problem("{file: trace.csv, replay: true, adapters: {popularity: given}}")
         with pytest.raises(InputError, match="a trace that is replayed must have no `phases`"):
             parse(text + "phases: [{start_s: 10, rate_scale: 2}]\n")
+
+
+def test_the_lowest_latency_needs_a_number_of_gpus(parse: Parse) -> None:
+    """Without `max_count` it would be one GPU for each adapter."""
+    with pytest.raises(InputError, match="max_count") as raised:
+        parse(changed("objective: fewest_gpus", "objective: lowest_latency"))
+    assert raised.value.field == "gpu_types.0.max_count"
