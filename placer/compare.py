@@ -12,7 +12,7 @@ from typing import Any
 from placer.comparison_document import BoundRecord, Comparison, InstanceRecord, RunRecord
 from placer.comparison_folder import ComparisonFolder
 from placer.comparison_run import Run, RunSettings, do_run, problem_and_surrogate
-from placer.comparison_summary import best_bound, summarise
+from placer.comparison_summary import best_bound, best_cost_bound, summarise
 from placer.foreign_surrogate import names_object
 from placer.instances.catalog import InstanceEntry
 from placer.instances.instance import Instance
@@ -291,7 +291,8 @@ def _described(instance: Instance, runs: Sequence[RunRecord], settings: RunSetti
         candidates += [bound for bound in proven if bound is not None and bound.model == "surrogate"]
     else:
         work = work_bound(problem)
-        candidates += [BoundRecord(value=work.value, proof=work.proof, model=work.model), *proven]
+        candidates += [BoundRecord.of(work), *proven]
+    cheapest = min(gpu_type.cost_per_hour for gpu_type in problem.gpu_types)
     return InstanceRecord(
         name=instance.name,
         family=instance.family,
@@ -300,7 +301,8 @@ def _described(instance: Instance, runs: Sequence[RunRecord], settings: RunSetti
         fingerprint=instance.fingerprint(),
         bound=best_bound(candidates),
         planted_gpus=instance.planted_gpus,
-        cheapest_gpu_per_hour=min(gpu_type.cost_per_hour for gpu_type in problem.gpu_types),
+        cheapest_gpu_per_hour=cheapest,
+        least_cost_per_hour=best_cost_bound(candidates, cheapest),
     )
 
 

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from placer.plan_document import TerminationName
 from solvers.placement import GpuAssignment, Placement
+from solvers.result import Bound
 
 RunStatus = Literal["placed", "no placement", "failed", "unavailable"]
 
@@ -59,11 +60,23 @@ class IncumbentRecord(_Document):
 
 
 class BoundRecord(_Document):
-    """A lower bound on the number of GPUs: what proves it, and for whose model."""
+    """A lower bound on the number of GPUs: what proves it, and for whose model.
+
+    Attributes
+    ----------
+    cost_per_hour
+        What was proven about the cost; ``None``: nothing but what follows from the number of GPUs.
+    """
 
     value: int
     proof: str
     model: str
+    cost_per_hour: float | None = None
+
+    @classmethod
+    def of(cls, bound: Bound) -> BoundRecord:
+        """Return the record of a solver's bound."""
+        return cls(value=bound.value, proof=bound.proof, model=bound.model, cost_per_hour=bound.cost_per_hour)
 
 
 class TwinRecord(_Document):
@@ -176,6 +189,8 @@ class InstanceRecord(_Document):
         GPUs on which a placement is known.
     cheapest_gpu_per_hour
         So that a bound on GPUs is one on the cost.
+    least_cost_per_hour
+        The largest lower bound on the cost that is known; ``None``: no bound is known.
     """
 
     name: str
@@ -186,6 +201,8 @@ class InstanceRecord(_Document):
     bound: BoundRecord | None
     planted_gpus: int | None
     cheapest_gpu_per_hour: float
+    # Comparisons of earlier versions lack it.
+    least_cost_per_hour: float | None = None
 
 
 class SolverSummary(_Document):

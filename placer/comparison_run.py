@@ -219,7 +219,7 @@ def _solved(run: Run, problem: Problem, result: SolveResult, seen: Sequence[Incu
         reason=result.message,
         solution=result.solution.value,
         termination=_termination(result.termination),
-        bound=None if bound is None else BoundRecord(value=bound.value, proof=bound.proof, model=bound.model),
+        bound=None if bound is None else BoundRecord.of(bound),
         runtime_s=result.statistics.runtime_s,
         num_evaluations=result.statistics.num_evaluations,
     )

@@ -15,6 +15,13 @@ def best_bound(candidates: Iterable[BoundRecord | None]) -> BoundRecord | None:
     return max(known, key=lambda bound: bound.value) if known else None
 
 
+def best_cost_bound(candidates: Iterable[BoundRecord | None], cheapest_gpu_per_hour: float) -> float | None:
+    """Return the largest cost that some bounds prove: what they say of it, or that of so many of the cheapest GPUs."""
+    known = [bound for bound in candidates if bound is not None]
+    costs = [max(bound.cost_per_hour or 0.0, bound.value * cheapest_gpu_per_hour) for bound in known]
+    return max(costs, default=None)
+
+
 def summarise(
     solvers: Sequence[str],
     instances: Sequence[InstanceRecord],
@@ -56,10 +63,13 @@ def over_bound(run: RunRecord, instance: InstanceRecord) -> float | None:
 
 
 def cost_over_bound(run: RunRecord, instance: InstanceRecord) -> float | None:
-    """Return cost / (bound x cheapest GPU) - 1: no placement of so many GPUs costs less."""
-    if instance.bound is None or run.final_cost_per_hour is None or instance.cheapest_gpu_per_hour <= 0.0:
+    """Return cost / bound on the cost - 1; ``None`` without placement or bound, or where the bound is 0."""
+    least = instance.least_cost_per_hour
+    if least is None:
+        least = best_cost_bound([instance.bound], instance.cheapest_gpu_per_hour)
+    if not least or run.final_cost_per_hour is None:
         return None
-    return run.final_cost_per_hour / (instance.bound.value * instance.cheapest_gpu_per_hour) - 1.0
+    return run.final_cost_per_hour / least - 1.0
 
 
 def _summary(

@@ -79,15 +79,19 @@ def build_plan(parts: PlanParts, timings: Callable[[], Timings]) -> Plan:
     """Return the plan; `timings` is asked last."""
     gpus = _planned_gpus(parts)
     bound = parts.bound
+    cost = sum(parts.problem.gpu_types[gpu.gpu_type].cost_per_hour for gpu in parts.gpus)
     return Plan(
         verdict=_verdict(gpus),
         solution=parts.solution,
         termination=parts.termination,
         message=parts.message,
         num_gpus=len(gpus),
-        cost_per_hour=sum(parts.problem.gpu_types[gpu.gpu_type].cost_per_hour for gpu in parts.gpus),
-        lower_bound=LowerBound(value=bound.value, proof=bound.proof, model=bound.model),
+        cost_per_hour=cost,
+        lower_bound=LowerBound(
+            value=bound.value, proof=bound.proof, model=bound.model, cost_per_hour=bound.cost_per_hour
+        ),
         gap=round((len(gpus) - bound.value) / len(gpus), 6) if gpus else None,
+        cost_gap=_cost_gap(parts.problem, cost, bound),
         gpus=gpus,
         repair=parts.repair,
         solver_evaluations=parts.solver_evaluations,
@@ -99,6 +103,13 @@ def build_plan(parts: PlanParts, timings: Callable[[], Timings]) -> Plan:
         versions=software_versions(),
         timings=timings(),
     )
+
+
+def _cost_gap(problem: Problem, cost: float, bound: Bound) -> float | None:
+    """Return (cost - bound) / cost of a plan that is to cost little; None without a bound, or where all is free."""
+    if problem.objective != "least_cost" or bound.cost_per_hour is None or cost <= 0.0:
+        return None
+    return round((cost - bound.cost_per_hour) / cost, 6)
 
 
 def _planned_gpus(parts: PlanParts) -> tuple[PlannedGpu, ...]:

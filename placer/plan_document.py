@@ -157,11 +157,19 @@ class PlannedGpu(_Document):
 
 
 class LowerBound(_Document):
-    """The fewest GPUs of any plan: what proves it, and whose model it holds for."""
+    """The fewest GPUs of any plan: what proves it, and whose model it holds for.
+
+    Attributes
+    ----------
+    cost_per_hour
+        The least cost of any plan; ``None``: nothing was proven about it.
+    """
 
     value: int
     proof: str
     model: Literal["surrogate", "twin"]
+    # Plans of earlier versions lack it.
+    cost_per_hour: float | None = None
 
 
 class InputFile(_Document):
@@ -275,6 +283,8 @@ class Plan(_Document):
         For the user; may be empty.
     gap
         (GPUs - bound) / GPUs; ``None`` without either.
+    cost_gap
+        (cost - bound on the cost) / cost, where the objective is the cost; ``None`` otherwise, or without either.
     solver_evaluations, solver_calls
         Rows that the solver asked the surrogate for, and in how many batches.
     """
@@ -288,6 +298,8 @@ class Plan(_Document):
     cost_per_hour: float
     lower_bound: LowerBound | None
     gap: float | None
+    # Plans of earlier versions lack it.
+    cost_gap: float | None = None
     gpus: tuple[PlannedGpu, ...]
     repair: RepairSummary
     solver_evaluations: int

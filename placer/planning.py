@@ -247,7 +247,7 @@ class _Planning:
                 solution=self._solution(result),
                 termination=self._termination(result, is_interrupted=is_interrupted),
                 message=self._message(result, bound),
-                bound=_better_bound(bound, result),
+                bound=_better_bound(self.problem, bound, result),
                 solver_evaluations=0 if result is None else result.statistics.num_evaluations,
                 solver_calls=0 if result is None else result.statistics.num_calls,
             ),
@@ -399,10 +399,14 @@ def _is_beyond_doubt(problem: Problem, adapter: int) -> bool:
     return work * (1.0 - problem.limits.starvation_tolerance) > HOPELESS_GPUS
 
 
-def _better_bound(work: Bound, result: SolveResult | None) -> Bound:
+def _better_bound(problem: Problem, work: Bound, result: SolveResult | None) -> Bound:
     """Return the larger bound of those that hold for the twin; a bound on the surrogate's problem says less."""
     own = None if result is None else result.bound
-    return own if own is not None and own.model == "twin" and own.value > work.value else work
+    if own is None or own.model != "twin":
+        return work
+    if problem.objective == "least_cost":
+        return max(work, own, key=lambda bound: bound.cost_per_hour or 0.0)
+    return max(work, own, key=lambda bound: bound.value)
 
 
 def _best_of(problem: Problem, results: list[SolveResult | InputError]) -> SolveResult:

@@ -118,6 +118,13 @@ def estimate_capacity(
     )
 
 
+def gpu_demands(aggregates: NDArray[np.float64], replica: Replica, *, kv_tokens: int) -> dict[Limit, float]:
+    """Return what a set of adapters, given its aggregates [K], asks of each limit of a replica: 1 is all there is."""
+    layer = physics_layer(replica.profile)
+    demand = _demand(aggregates[np.newaxis], layer, engine_row(replica.engine, kv_tokens=kv_tokens))
+    return dict(zip(LIMITS, demand[:, 0].tolist(), strict=True))
+
+
 def _last_served(table: NDArray[np.float64]) -> int:
     """Return the last column, at least the first, up to which all demands are met."""
     is_beyond = np.flatnonzero((table > 1.0).any(axis=0))

@@ -9,7 +9,7 @@ from typing import ClassVar, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from predictors.features import FeatureSchema, inflate
+from predictors.features import AGGREGATE_NAMES, FeatureSchema, inflate
 from twin.errors import SurrogateError
 
 OUTPUT_NAMES: tuple[str, ...] = ("throughput_ratio", "starvation_probability", "throughput_tps", "itl_s", "ttft_s")
@@ -101,13 +101,23 @@ class DeclaresMonotone(Protocol):
     or above) is accepted only if the other is. A smaller `max_lora_rank`, a larger `kv_tokens` or a smaller
     `max_cpu_loras` never hurts, and slots beyond the number of adapters never help. This holds for all rows with no
     more active adapters than adapters, not only for those that are sums of adapters. A false declaration makes proofs
-    false.
+    false. It is all that proofs need: `MONOTONE_SIGNS` says what follows for each feature alone.
     """
 
     @property
     def is_monotone(self) -> bool:
         """Whether the above holds."""
         ...
+
+
+# What a declaration of monotony says about each feature alone: 1 where more never helps, -1 where less never does.
+# Nothing is said about the slots, or about settings that all GPUs share.
+MONOTONE_SIGNS: dict[str, int] = {
+    **dict.fromkeys(AGGREGATE_NAMES, 1),
+    "max_lora_rank": 1,
+    "kv_tokens": -1,
+    "max_cpu_loras": 1,
+}
 
 
 class SurrogateWrapper:

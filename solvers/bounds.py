@@ -33,6 +33,9 @@ A GPU has one second per second, so with w the linear work
 
     num_gpus >= (1 - starvation_tolerance) * (w + the largest of the three)
 
+The same holds for the adapters on the GPUs of one type with that type's coefficients, whichever of the three is taken.
+With each adapter where its work costs least, no fleet costs less than the sum of that.
+
 For a fleet of several GPU types each coefficient is the smallest, and the KV capacity the largest, of all types; the
 bound is then valid for every mixture. Rates are those of the quietest phase. Prompt and output lengths of a drawn
 workload are independent; those of a replayed trace are taken request by request.
@@ -41,7 +44,8 @@ workload are independent; those of a replayed trace are taken request by request
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,6 +93,63 @@ class UnavoidableCosts:
     kv_tokens: int
 
 
+# What a step has at most so many of: tokens (`max_num_batched_tokens`), requests (`max_num_seqs`), KV tokens.
+StepLimit = Literal["tokens", "sequences", "kv cache"]
+
+
+@dataclass(frozen=True)
+class StepDemand:
+    """Why steps are needed at all: what they must hold per second, and what one holds at most.
+
+    Attributes
+    ----------
+    needed_ps
+        Tokens, request-steps or KV token-steps of all adapters per second.
+    per_step
+        How many of them a step has at most.
+    work
+        GPU-seconds per second for the fixed costs of so many steps, by adapter, float64 [A].
+    """
+
+    limit: StepLimit
+    needed_ps: float
+    per_step: int
+    work: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class WorkTerms:
+    """Where unavoidable work comes from: GPU-seconds per second of each adapter, float64 [A].
+
+    Attributes
+    ----------
+    tokens, requests, context
+        In proportion to the scheduled tokens, to the request-steps, and to the KV tokens read.
+    steps
+        What needs steps, with their fixed costs; only the largest counts.
+    """
+
+    tokens: NDArray[np.float64]
+    requests: NDArray[np.float64]
+    context: NDArray[np.float64]
+    steps: tuple[StepDemand, ...]
+
+    @property
+    def binding(self) -> StepDemand:
+        """What needs the most steps."""
+        return max(self.steps, key=lambda step: float(step.work.sum()))
+
+    @property
+    def total(self) -> NDArray[np.float64]:
+        """All of it by adapter, float64 [A]."""
+        return self.tokens + self.requests + self.context + self.binding.work
+
+    def scaled(self, share: float) -> WorkTerms:
+        """Return this share of the work, and of what is needed for it."""
+        steps = tuple(replace(step, needed_ps=step.needed_ps * share, work=step.work * share) for step in self.steps)
+        return WorkTerms(self.tokens * share, self.requests * share, self.context * share, steps)
+
+
 @dataclass(frozen=True)
 class _Demand:
     """What each adapter asks of the fleet per second: float64 [A]."""
@@ -99,16 +160,32 @@ class _Demand:
 
 
 def work_bound(problem: Problem) -> Bound:
-    """Return the fewest GPUs that the adapters' unavoidable work needs, at least 1; see the module's derivation."""
-    return Bound(value=max(1, math.ceil(work_gpus(problem) * (1.0 - ROUNDING))), proof="work", model="twin")
+    """Return the fewest GPUs, at least 1, and the least cost of the adapters' unavoidable work; see the module."""
+    types = [unavoidable_costs(problem, index) for index in range(len(problem.gpu_types))]
+    num_gpus = max(1, math.ceil(float(_least_work(problem, types).total.sum()) * (1.0 - ROUNDING)))
+    prices = [gpu_type.cost_per_hour for gpu_type in problem.gpu_types]
+    costs = [price * adapter_work(problem, own) for price, own in zip(prices, types, strict=True)]
+    least = _needed_share(problem) * float(np.minimum.reduce(costs).sum()) * (1.0 - ROUNDING)
+    return Bound(value=num_gpus, proof="work", model="twin", cost_per_hour=max(least, num_gpus * min(prices)))
 
 
 def work_gpus(problem: Problem) -> float:
     """Return the bound before it is rounded up: GPU-seconds of unavoidable work per second."""
-    share = (1.0 - problem.limits.starvation_tolerance) * _quietest_scale(problem)
-    types = [unavoidable_costs(problem, index) for index in range(len(problem.gpu_types))]
-    work = adapter_work(problem, _cheapest(types))
-    return share * float(work.sum())
+    return float(least_work(problem).total.sum())
+
+
+def least_work(problem: Problem) -> WorkTerms:
+    """Return what the work bound adds up: work that no mixture of the GPU types avoids."""
+    return _least_work(problem, [unavoidable_costs(problem, index) for index in range(len(problem.gpu_types))])
+
+
+def _least_work(problem: Problem, types: list[UnavoidableCosts]) -> WorkTerms:
+    return work_terms(problem, _cheapest(types)).scaled(_needed_share(problem))
+
+
+def _needed_share(problem: Problem) -> float:
+    """Return the share of the full rates that must be served in the quietest phase."""
+    return (1.0 - problem.limits.starvation_tolerance) * _quietest_scale(problem)
 
 
 def adapter_work(problem: Problem, costs: UnavoidableCosts) -> NDArray[np.float64]:
@@ -116,22 +193,30 @@ def adapter_work(problem: Problem, costs: UnavoidableCosts) -> NDArray[np.float6
 
     The shared cost of steps is split by what makes the steps necessary: tokens, request-steps, or KV token-steps.
     """
+    return work_terms(problem, costs).total
+
+
+def work_terms(problem: Problem, costs: UnavoidableCosts) -> WorkTerms:
+    """Return where each adapter's work at its full rate comes from."""
     demand = _demand(problem)
     engine = problem.engine
     budget = engine.max_num_batched_tokens
-    linear = (
-        demand.tokens_ps * costs.token_s
-        + demand.request_steps_ps * costs.request_s
-        + demand.token_steps_ps * costs.context_token_s
-    )
     largest_s = costs.base_s + costs.large_s + costs.beyond_s * max(0, budget - LARGE_BATCH_TOKENS)
     per_token_s = min(costs.base_s / min(LARGE_BATCH_TOKENS, budget), largest_s / budget)
-    step_costs = (
-        demand.tokens_ps * per_token_s,
-        demand.request_steps_ps * (costs.base_s / engine.max_num_seqs),
-        demand.token_steps_ps * (costs.base_s / costs.kv_tokens),
+    needs: tuple[tuple[StepLimit, NDArray[np.float64], int, float], ...] = (
+        ("tokens", demand.tokens_ps, budget, per_token_s),
+        ("sequences", demand.request_steps_ps, engine.max_num_seqs, costs.base_s / engine.max_num_seqs),
+        ("kv cache", demand.token_steps_ps, costs.kv_tokens, costs.base_s / costs.kv_tokens),
     )
-    return linear + max(step_costs, key=lambda seconds: float(seconds.sum()))
+    return WorkTerms(
+        tokens=demand.tokens_ps * costs.token_s,
+        requests=demand.request_steps_ps * costs.request_s,
+        context=demand.token_steps_ps * costs.context_token_s,
+        steps=tuple(
+            StepDemand(limit, float(needed.sum()), per_step, needed * each_s)
+            for limit, needed, per_step, each_s in needs
+        ),
+    )
 
 
 def unavoidable_costs(problem: Problem, gpu_type: int) -> UnavoidableCosts:

@@ -191,11 +191,18 @@ class _Relay:
             num_calls=used.num_calls + more.num_calls,
         )
         if self._best is not None and self._bound is None:
-            self._bound = _work_bound(self.problem)
-        if result.bound is not None and (self._bound is None or _strength(result.bound) > _strength(self._bound)):
+            self._bound = work_bound(self.problem)
+        if result.bound is not None and (
+            self._bound is None or self._strength(result.bound) > self._strength(self._bound)
+        ):
             self._bound = result.bound
         if result.message:
             self._messages.append((result.placement is not None, result.message))
+
+    def _strength(self, bound: Bound) -> tuple[float, float]:
+        """Return what a bound says of the objective, then of what breaks ties; larger is stronger."""
+        cost = bound.cost_per_hour or 0.0
+        return (cost, bound.value) if self.problem.objective == "least_cost" else (bound.value, cost)
 
     def _is_proven(self) -> bool:
         """Return whether the bound proves the best placement; one above it proves that the surrogate is mistaken."""
@@ -208,13 +215,3 @@ class _Relay:
         """Return whether placements with the same number of GPUs may differ in cost."""
         prices = {gpu_type.cost_per_hour for gpu_type in self.problem.gpu_types}
         return self.problem.objective == "fewest_gpus" and len(prices) > 1
-
-
-def _work_bound(problem: Problem) -> Bound:
-    """Return the work bound, also on the cost: no GPU costs less than the cheapest."""
-    bound = work_bound(problem)
-    return replace(bound, cost_per_hour=bound.value * min(gpu_type.cost_per_hour for gpu_type in problem.gpu_types))
-
-
-def _strength(bound: Bound) -> tuple[int, float]:
-    return bound.value, bound.cost_per_hour or 0.0

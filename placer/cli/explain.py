@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 @reports_errors
 def explain(
     problem: Annotated[
-        Path | None, typer.Argument(help="Problem file, YAML or JSON; none: the rules alone.", show_default=False)
+        Path | None,
+        typer.Argument(help="Problem file, or plan.json with --why-not; none: the rules alone.", show_default=False),
     ] = None,
     *,
     profile: ProfileOption = None,
@@ -38,15 +39,48 @@ def explain(
     warmup: Annotated[float, typer.Option("--warmup", help="Seconds at the start that are not measured.")] = 100.0,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Simulations of a configuration.")] = 3,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the simulated traffic.")] = 0,
+    why_not: Annotated[
+        int | None,
+        typer.Option(
+            "--why-not", min=1, metavar="N", help="Instead: why N GPUs cannot serve PROBLEM.", show_default=False
+        ),
+    ] = None,
+    surrogate: Annotated[
+        str | None,
+        typer.Option("--surrogate", help="With --why-not: auto, exact or an ONNX file; default: the plan's, or auto."),
+    ] = None,
+    budget: Annotated[float, typer.Option("--budget", help="With --why-not: seconds for proofs and searches.")] = 60.0,
+    max_evaluations: Annotated[
+        int | None,
+        typer.Option(
+            "--max-evaluations", min=0, help="With --why-not: rows to ask the surrogate for.", show_default=False
+        ),
+    ] = None,
     json_output: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> int:
     """Say how many of PROBLEM's adapters a GPU serves best, with how many slots, and by which rules.
 
     The adapters count as a population: the answer may be more than there are of them. Without PROBLEM, print the rules
-    of the configuration model of --profile.
+    of the configuration model of --profile. With --why-not N: the proof that N GPUs are too few, or what is known.
     """
-    del verbose
+    if why_not is not None and problem is not None:
+        from placer.cli.why_not import answer_why_not
+
+        return answer_why_not(
+            problem,
+            why_not,
+            surrogate=surrogate,
+            profile=profile,
+            budget_s=budget,
+            max_evaluations=max_evaluations,
+            seed=seed,
+            is_json=json_output,
+            is_verbose=verbose,
+        )
+    if why_not is not None:
+        print_error("`placer explain --why-not` needs PROBLEM.", hint="give a problem file, or plan.json")
+        return BAD_INPUT
     if problem is None and profile is None:
         print_error("`placer explain` needs PROBLEM or --profile.", hint="see `placer explain --help`")
         return BAD_INPUT

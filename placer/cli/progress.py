@@ -26,6 +26,7 @@ _PHASES = {
     "repair": "repairing {}",
     "improve": "looking for {}",
     "fit": "fitting {}",
+    "explain": "looking for an answer: {}",
 }
 
 # Where there is no live line, one of so many replays gets a line of its own.

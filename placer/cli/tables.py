@@ -181,6 +181,9 @@ def _summary(plan: Plan) -> list[str]:
             if bound.proof == "work"
             else f"lower bound: {bound.value} ({bound.proof}, of the {bound.model}'s problem), {gap}"
         )
+        if plan.configuration.objective == "least_cost" and bound.cost_per_hour is not None:
+            gap = "" if plan.cost_gap is None else f", gap in cost {max(plan.cost_gap, 0.0):.1%}"
+            lines.append(f"lower bound on the cost: {bound.cost_per_hour:,.2f} per hour ({bound.proof} bound){gap}")
     lines.append(_search(plan))
     repair = plan.repair
     if repair.twin_calls:

@@ -159,10 +159,10 @@ class _Search:
 
     def _least_objective(self) -> float:
         """Return a value of the objective below which the twin would accept no plan."""
-        num_gpus = work_bound(self.problem).value
-        if self.problem.objective == "least_cost":
-            return num_gpus * min(gpu_type.cost_per_hour for gpu_type in self.problem.gpu_types)
-        return float(num_gpus)
+        bound = work_bound(self.problem)
+        if self.problem.objective == "least_cost" and bound.cost_per_hour is not None:
+            return bound.cost_per_hour
+        return float(bound.value)
 
     def _exchange(self) -> Exchange:
         from solvers.local_search.exchange import Exchange  # noqa: PLC0415 - loads Numba, which a solve may not need

@@ -7,7 +7,8 @@ are of the surrogate's problem: they say nothing about the twin.
 How a surrogate gets certificates:
 
 - it offers `accepted_cuts` (`HasAcceptedCuts`): a closed form, or a model whose structure is known;
-- it declares which features never help (`MonotoneFeasibility`): then a box is empty when its best corner is refused;
+- it declares that more is never better (`DeclaresMonotone`, which other proofs use as well), or only which features
+  never help (`MonotoneFeasibility`): then a box is empty when its best corner is refused;
 - a function in `_MAKERS` recognises it.
 
 Otherwise nothing is certified.
@@ -23,12 +24,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from predictors.features import FEATURE_SCHEMA
-from predictors.surrogate import keeps_order, unwrapped
+from predictors.surrogate import MONOTONE_SIGNS, declares_monotone, keeps_order, unwrapped
 from solvers import acceptance
-from solvers.feasibility import FeasibilityModel
+from solvers.feasibility import NUM_ADAPTERS_COLUMN, FeasibilityModel
 from solvers.problem_file import Limits
 
 _SLOTS_COLUMN = FEATURE_SCHEMA.index("max_loras")
+_ACTIVE_COLUMNS = [FEATURE_SCHEMA.index(name) for name in ("active_10s", "active_40s")]
 # Numbers of slots that are asked about for one box.
 MOST_SLOTS = 64
 
@@ -85,7 +87,7 @@ class BoxBound(Protocol):
 
 @runtime_checkable
 class MonotoneFeasibility(Protocol):
-    """A surrogate that knows in which features its acceptance is monotone."""
+    """A surrogate that knows in which features its acceptance is monotone, and may be so in some of them only."""
 
     @property
     def feature_signs(self) -> Mapping[str, int]:
@@ -127,6 +129,7 @@ class MonotoneBoxBound:
         names = FEATURE_SCHEMA.names
         self._is_helped_by_more = np.array([feature_signs.get(name) == -1 for name in names])
         self._is_unclaimed = np.array([name not in feature_signs for name in names])
+        self._clips_active = all(feature_signs.get(names[column]) == 1 for column in _ACTIVE_COLUMNS)
         self.matters = np.array([feature_signs.get(name) != 0 for name in names])
 
     def cuts(self, lower: NDArray[np.float64], upper: NDArray[np.float64]) -> Cuts:
@@ -142,6 +145,9 @@ class MonotoneBoxBound:
         owners = np.repeat(certifiable, width[certifiable])
         first = np.cumsum(width[certifiable]) - width[certifiable]
         corners = np.where(self._is_helped_by_more, upper, lower)[owners]
+        if self._clips_active:
+            # A row of adapters has no more active adapters than adapters, and no less than the corner.
+            corners[:, _ACTIVE_COLUMNS] = np.minimum(corners[:, _ACTIVE_COLUMNS], corners[:, [NUM_ADAPTERS_COLUMN]])
         corners[:, _SLOTS_COLUMN] = slots[0][owners] + np.arange(len(owners)) - np.repeat(first, width[certifiable])
         limits = self._model.problem.limits
         accepted = acceptance.accepts(limits, self._model.ask(self._gpu_type, corners.astype(np.float32)))
@@ -189,9 +195,11 @@ def _own(model: FeasibilityModel, gpu_type: int) -> BoxBound | None:
 def _monotone(model: FeasibilityModel, gpu_type: int) -> BoxBound | None:
     # A margin scales the load up and a threshold shifts the probability: what never helps still never does.
     inner = unwrapped(model.surrogate_of(gpu_type))
-    if not isinstance(inner, MonotoneFeasibility) or not keeps_order(model.surrogate_of(gpu_type)):
+    if not keeps_order(model.surrogate_of(gpu_type)):
         return None
-    return MonotoneBoxBound(model, gpu_type, inner.feature_signs)
+    if isinstance(inner, MonotoneFeasibility):
+        return MonotoneBoxBound(model, gpu_type, inner.feature_signs)
+    return MonotoneBoxBound(model, gpu_type, MONOTONE_SIGNS) if declares_monotone(inner) else None
 
 
 # Asked in this order; the first that knows the surrogate answers.

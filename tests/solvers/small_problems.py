@@ -1,6 +1,6 @@
 """Small random problems with an optimum by brute force that keeps `max_count`, for the exact methods."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import product
 
@@ -28,6 +28,11 @@ class FickleSurrogate(AnalyticSurrogate):
     def is_monotone(self) -> bool:
         """Whether more load never helps."""
         return False
+
+    @property
+    def feature_signs(self) -> Mapping[str, int]:
+        """Of which feature it is known that more never helps: of none."""
+        return {}
 
     def predict(self, features: NDArray[np.float32]) -> SurrogateOutput:
         """Predict, and starve what is not liked."""

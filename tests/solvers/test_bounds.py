@@ -213,3 +213,33 @@ def test_a_replayed_trace_is_counted_request_by_request() -> None:
     )
     replayed = replace(problem, workload=replace(problem.workload, trace=table))
     assert work_gpus(replayed) < work_gpus(problem)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_no_division_of_the_work_among_gpu_types_costs_less_than_the_bound(seed: int) -> None:
+    """Whoever is on which type: as many whole GPUs as their work needs there cost no less."""
+    generator = np.random.default_rng(seed)
+    small = GPU.model_copy(
+        update={"name": "small", "memory_gib": 40.0, "cost_per_hour": float(generator.uniform(1, 4))}
+    )
+    adapters = [
+        make_adapter(f"a{index}", rank=RANKS[index % 4], rate_rps=float(generator.uniform(0.1, 3.0)))
+        for index in range(30)
+    ]
+    problem = make_problem(adapters, gpu_types=(GPU, small))
+    least = work_bound(problem).cost_per_hour
+    assert least is not None
+    for _ in range(20):
+        is_small = generator.random(30) < generator.random()
+        cost = 0.0
+        for gpu_type, chosen in ((GPU, ~is_small), (small, is_small)):
+            mine = [adapter for adapter, holds in zip(adapters, chosen, strict=True) if holds]
+            if mine:
+                cost += gpu_type.cost_per_hour * work_bound(make_problem(mine, gpu_types=(gpu_type,))).value
+        assert least <= cost * (1 + 1e-9)
+
+
+def test_with_one_gpu_type_the_bound_on_the_cost_is_that_of_whole_gpus() -> None:
+    """Nothing is cheaper than the fewest GPUs at their price."""
+    bound = work_bound(make_problem([make_adapter(f"a{index}", rate_rps=3.0) for index in range(20)]))
+    assert bound.cost_per_hour == bound.value * GPU.cost_per_hour

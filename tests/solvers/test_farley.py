@@ -29,6 +29,17 @@ SURROGATES: list[type[AnalyticSurrogate]] = [AnalyticSurrogate, ClosedFormSurrog
 TWO_TYPES = (GPU, GPU.model_copy(update={"name": "other", "cost_per_hour": 2.0}))
 
 
+class DeclaredSurrogate:
+    """A surrogate that declares in general that more is never better, and no feature by name."""
+
+    schema: FeatureSchema = FEATURE_SCHEMA
+    is_monotone: bool = True
+
+    def predict(self, features: NDArray[np.float32]) -> SurrogateOutput:
+        """Return what the analytic surrogate does."""
+        return AnalyticSurrogate().predict(features)
+
+
 class OpaqueSurrogate:
     """A surrogate that declares nothing."""
 
@@ -124,6 +135,20 @@ def test_the_bound_is_at_most_the_brute_force_optimum(kind: type[AnalyticSurroga
             assert bound.cost_per_hour <= optimum
         else:
             assert bound.value <= optimum
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_general_declaration_of_monotony_is_enough_for_a_bound(seed: int) -> None:
+    """It certifies boxes without a word about single features, and never too much."""
+    problem = random_problem(seed, 8, load_gpus=1.9)
+    surrogate = DeclaredSurrogate()
+    optimum = least_objective(problem, surrogate)
+    assert optimum is not None
+    types = exact_types(problem)
+    model = PatternModel(SolverRun(problem, surrogate, Budget(), None), types)
+    bound = farley_bound(model, types.work, costs=np.ones(1), goal=50.0, most_boxes=600)
+    assert bound is not None
+    assert 1 < bound.value <= optimum
 
 
 @pytest.mark.parametrize("kind", SURROGATES)

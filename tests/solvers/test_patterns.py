@@ -36,6 +36,11 @@ class UndeclaredSurrogate(AnalyticSurrogate):
     """The analytic surrogate without certificates."""
 
     @property
+    def is_monotone(self) -> bool:
+        """Whether it declares that more load never helps: it does not."""
+        return False
+
+    @property
     def feature_signs(self) -> Mapping[str, int]:
         """Nothing."""
         raise AttributeError
