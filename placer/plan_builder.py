@@ -188,6 +188,7 @@ def _configuration(parts: PlanParts) -> PlanConfiguration:
         limits=problem.limits,
         latency_metric=problem.latency_metric,
         uncertainty=problem.uncertainty,
+        constraints=problem.constraints,
         solver=parts.solver,
         surrogate=describe_surrogate(parts.surrogate),
         margin=parts.margin,
@@ -213,7 +214,9 @@ def _warnings(parts: PlanParts, gpus: tuple[PlannedGpu, ...]) -> tuple[str, ...]
             f"The surrogate was asked outside of what it was fitted on for {', '.join(outside)}: "
             "believe the simulation there, not the prediction."
         )
-    tolerance = parts.problem.limits.starvation_tolerance
+    problem = parts.problem
+    own = [rule.starvation_tolerance for rule in problem.constraints.limits if rule.starvation_tolerance is not None]
+    tolerance = min([problem.limits.starvation_tolerance, *own])
     if tolerance != SURROGATE_TOLERANCE and not uses_simulation(parts.surrogate):
         warnings.append(
             f"Surrogates predict starvation for a tolerance of {SURROGATE_TOLERANCE:g}; this problem asks for "

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from predictors.surrogate import STARVED_PROBABILITY
 from predictors.uncertainty import RateUncertainty
+from solvers.constraints import UNCONSTRAINED, Constraints
 from solvers.problem_file import LatencyMetric, Limits, ObjectiveName
 from twin.engine import EngineConfig
 from twin.stability_report import StabilityReport
@@ -203,6 +204,8 @@ class PlanConfiguration(_Document):
     budget_s, max_evaluations, max_improving_evaluations
         Limits of the solver: seconds, rows asked of the surrogate, and those once it had a placement; ``None``: no
         such limit.
+    constraints
+        That were in force, as the problem file has them.
     is_improved
         Whether GPUs were emptied into others after the repair, where the twin approved.
     """
@@ -217,6 +220,8 @@ class PlanConfiguration(_Document):
     limits: Limits
     latency_metric: LatencyMetric = "itl_p95_ms"
     uncertainty: RateUncertainty | None = None
+    # Plans of earlier versions lack it.
+    constraints: Constraints = UNCONSTRAINED
     solver: str
     surrogate: SurrogateDescription
     margin: float

@@ -12,6 +12,7 @@ from placer.events import FleetChanged, IncumbentFound, PhaseStarted, PlanObserv
 from placer.plan_builder import PlanParts, build_plan
 from placer.plan_document import Plan, RepairSummary, SolutionName, TerminationName
 from placer.recording import GpuRecorder, recorder_for
+from placer.repacking import cautious_surrogates
 from placer.repair import DEFAULT_REPAIR_ROUNDS, Fleet, Repair
 from placer.stopwatch import Stopwatch
 from placer.surrogates import at_the_quantile, inflated, surrogate_for, threshold_for, uses_simulation, with_threshold
@@ -19,8 +20,10 @@ from placer.verify import TwinSettings, TwinVerifier
 from predictors.surrogate import STARVED_PROBABILITY, Surrogate
 from solvers.bounds import adapter_work, unavoidable_costs, work_bound
 from solvers.budget import Budget
+from solvers.constrained_solve import require_kept
 from solvers.feasibility import FeasibilityModel
 from solvers.interface import Capability, Solver
+from solvers.merging import merged_problem
 from solvers.objective import objective_value
 from solvers.placement import GpuAssignment, Placement
 from solvers.problem import Problem
@@ -121,16 +124,19 @@ def plan(
     InputError
         When the arguments do not hold, or some adapter fits no GPU alone.
     SolverError, SurrogateError
-        When a solver or surrogate is unknown, unavailable or refused, or the surrogate knows no threshold for the risk.
+        When a solver or surrogate is unknown, unavailable or refused, the solver does not keep the problem's
+        constraints, or the surrogate knows no threshold for the risk.
     KeyboardInterrupt
         On Ctrl-C while there is no placement yet.
     """
     check_arguments(margin, risk, repair_rounds)
     settings = TwinSettings(engine=engine, horizon_s=horizon_s, warmup_s=warmup_s, seed=seed, workers=workers)
+    chosen = get_solver(solver)
+    require_kept(chosen, problem)
     recorder = recorder_for(record_rejections, problem.workload, is_verified=verify)
     planning = _Planning(
         problem,
-        solver=get_solver(solver),
+        solver=chosen,
         settings=settings,
         budget=_budget(problem, budget, max_evaluations),
         margin=margin,
@@ -182,7 +188,8 @@ class _Planning:
         observer: PlanObserver,
         recorder: GpuRecorder | None,
     ) -> None:
-        self.problem = problem
+        # Groups that must share a GPU are one adapter each, until the plan is told.
+        self.problem = merged_problem(problem)
         self.solver = solver
         self.settings = settings
         self.budget = budget
@@ -190,7 +197,7 @@ class _Planning:
         self.risk = risk
         self.threshold = STARVED_PROBABILITY
         self.observer = observer
-        self.verifier = TwinVerifier(problem, settings, observer=observer, recorder=recorder)
+        self.verifier = TwinVerifier(self.problem, settings, observer=observer, recorder=recorder)
         self.fleet = Fleet((), RepairSummary())
         self.stopwatch = Stopwatch()
 
@@ -228,10 +235,11 @@ class _Planning:
                 self.verifier.confirm(self.fleet.gpus)
             except KeyboardInterrupt:
                 is_interrupted = True
+        known = {self._told(gpu): self.verifier.known(gpu) for gpu in self.fleet.gpus}
         summary = self.fleet.summary.model_copy(update={"twin_calls": self.verifier.num_calls})
         return build_plan(
             PlanParts(
-                problem=self.problem,
+                problem=self.problem.unmerged,
                 surrogate=surrogate,
                 solver=self.solver.name,
                 budget=self.budget,
@@ -241,8 +249,8 @@ class _Planning:
                 settings=self.settings,
                 max_repair_rounds=repair_rounds,
                 is_improved=is_improved,
-                gpus=self.fleet.gpus,
-                known=self.verifier.known,
+                gpus=tuple(known),
+                known=known.get,
                 repair=summary,
                 solution=self._solution(result),
                 termination=self._termination(result, is_interrupted=is_interrupted),
@@ -254,11 +262,15 @@ class _Planning:
             self.stopwatch.timings,
         )
 
+    def _told(self, gpu: GpuAssignment) -> GpuAssignment:
+        """Return a GPU with the adapters that the user knows."""
+        return replace(gpu, adapters=self.problem.members_of(gpu.adapters))
+
     def _surrogate(self, choice: str | Path | Surrogate) -> Surrogate:
         if not isinstance(choice, str | Path):
             return choice
         surrogate = surrogate_for(
-            self.problem,
+            self.problem.unmerged,
             str(choice),
             horizon_s=EXACT_HORIZON_S,
             warmup_s=EXACT_WARMUP_S,
@@ -294,12 +306,15 @@ class _Planning:
         if match is None:
             return
         problem, adapter = self.problem, int(match[1])
+        if problem.merging is not None:
+            adapter = int(problem.merging.item_of[adapter])
         if _is_beyond_doubt(problem, adapter):
             return
         rank = problem.fixed_max_lora_rank or problem.adapters[adapter].rank
         alone = [
             GpuAssignment(gpu_type, (adapter,), problem.fixed_max_loras or 1, rank)
             for gpu_type in range(len(problem.gpu_types))
+            if problem.may_serve(gpu_type, adapter)
         ]
         if any(verdict.is_accepted for verdict in self.verifier.verify(alone)):
             raise SurrogateError(
@@ -318,7 +333,8 @@ class _Planning:
     def _solve_type(self, surrogate: Surrogate, gpu_type: int) -> SolveResult | InputError:
         """Solve with GPUs of one type only; an error when some adapter fits no GPU of that type."""
         problem = self.problem
-        only = replace(problem, gpu_types=(problem.gpu_types[gpu_type],), profiles=(problem.profiles[gpu_type],))
+        gpu_types, profiles = (problem.gpu_types[gpu_type],), (problem.profiles[gpu_type],)
+        only = merged_problem(replace(problem.unmerged, gpu_types=gpu_types, profiles=profiles))
         own = surrogate.for_gpu_type(gpu_type) if isinstance(surrogate, SurrogatePerGpuType) else surrogate
         try:
             result = self._solve_one(only, own, self.budget.share(1.0 / len(problem.gpu_types)))
@@ -345,7 +361,9 @@ class _Planning:
         self.fleet.summary = self.fleet.summary.model_copy(update={"rejected_at_first": num_rejected})
         self.observer(FleetChanged(len(verdicts), len(verdicts) - num_rejected, "simulated the solver's placement"))
         model = FeasibilityModel(self.problem, self._careful(surrogate))
-        repair = Repair(model, self.verifier, self.fleet, observer=self.observer)
+        steps = cautious_surrogates(surrogate, threshold=self.threshold, margin=self.margin)
+        cautious = tuple(at_the_quantile(step, self.problem) for step in steps)
+        repair = Repair(model, self.verifier, self.fleet, observer=self.observer, cautious=cautious)
         if num_rejected:
             self._begin("repair", f"rejected GPUs, {num_rejected}")
             repair.repair(repair_rounds)

@@ -16,6 +16,7 @@ from placer.stability import confirm_verdicts, instabilities
 from placer.verify import TwinSettings, check_replicas
 from placer.verify_agreement import EngineAgreement
 from placer.verify_notes import ratio_notes, window_notes
+from solvers.placement import GpuAssignment, Placement, require_constraints
 from twin.errors import InputError
 from twin.replica import Replica
 from twin.simulate import ENGINES, EngineName
@@ -106,6 +107,7 @@ def recheck_plan(
     problem, warnings = load_problem_of(plan, plan_path=plan_path, problem_path=problem_path)
     gpus = select_gpus(plan, names)
     warnings += _incompleteness(plan, problem)
+    warnings += _broken_constraints(plan, problem)
     configuration = plan.configuration
     settings = TwinSettings(
         engine=require_engine(engine),
@@ -116,18 +118,17 @@ def recheck_plan(
         compares=compares,
     )
     replicas = [replica_of(problem, gpu) for gpu in gpus]
+    limits = [problem.limits_of(_indices(problem, gpu)) for gpu in gpus]
     recorder = recorder_for(record_rejections, problem.workload, is_verified=True)
     observer(PhaseStarted("verify", f"GPUs of the plan, {len(gpus)}"))
     checked = {}
-    for index, outcome in check_replicas(replicas, problem.limits, settings, observer=observer):
+    for index, outcome in check_replicas(replicas, limits, settings, observer=observer):
         checked[index] = outcome
         if recorder is not None:
             recorder.record(*replicas[index], outcome.verification)
         observer(GpuVerified(outcome.verification.is_accepted, len(checked), len(gpus), outcome.reasons))
     verdicts = {index: outcome.verification for index, outcome in checked.items()}
-    confirm_verdicts(
-        replicas, dict(verdicts), problem.limits, workers=workers, observer=observer, keep=verdicts.__setitem__
-    )
+    confirm_verdicts(replicas, dict(verdicts), limits, workers=workers, observer=observer, keep=verdicts.__setitem__)
     judged = [(gpu.name, verdicts[index]) for index, gpu in enumerate(gpus)]
     warnings += instabilities(judged, margin=configuration.margin)
     warnings += recorder.warnings() if recorder is not None else ()
@@ -167,8 +168,8 @@ def select_gpus(plan: Plan, names: tuple[str, ...]) -> list[PlannedGpu]:
 
 def replica_of(problem: ProblemFromFile, gpu: PlannedGpu) -> tuple[Workload, Replica]:
     """Return the adapters and the replica of a planned GPU."""
-    indices = {adapter.name: index for index, adapter in enumerate(problem.adapters)}
-    missing = [name for name in gpu.adapters if name not in indices]
+    known = {adapter.name for adapter in problem.adapters}
+    missing = [name for name in gpu.adapters if name not in known]
     if missing:
         raise InputError(
             f"the adapters of a plan must be in its problem. {len(missing)} of {gpu.name} are not, the first is "
@@ -187,7 +188,13 @@ def replica_of(problem: ProblemFromFile, gpu: PlannedGpu) -> tuple[Workload, Rep
         )
     position = types.index(gpu.gpu_type)
     replica = Replica(problem.model, problem.gpu_types[position], gpu.engine, problem.profiles[position])
-    return problem.traffic_of([indices[name] for name in gpu.adapters]), replica
+    return problem.traffic_of(_indices(problem, gpu)), replica
+
+
+def _indices(problem: ProblemFromFile, gpu: PlannedGpu) -> list[int]:
+    """Return the problem's adapters that a planned GPU serves, in the plan's order."""
+    indices = {adapter.name: index for index, adapter in enumerate(problem.adapters)}
+    return [indices[name] for name in gpu.adapters]
 
 
 def require_engine(name: str) -> EngineName:
@@ -223,6 +230,23 @@ def _incompleteness(plan: Plan, problem: ProblemFromFile) -> list[str]:
         for names, text in ((missing, "not in the plan"), (repeated, "on several GPUs, each with all of their traffic"))
         if names
     ]
+
+
+def _broken_constraints(plan: Plan, problem: ProblemFromFile) -> list[str]:
+    """Say which constraint of the problem the plan breaks; adapters and types that it does not have are errors."""
+    if problem.constraint_table is None:
+        return []
+    types = [gpu_type.name for gpu_type in problem.gpu_types]
+    gpus = []
+    for gpu in plan.gpus:
+        replica_of(problem, gpu)
+        adapters = tuple(sorted(_indices(problem, gpu)))
+        gpus.append(GpuAssignment(types.index(gpu.gpu_type), adapters, gpu.engine.max_loras, gpu.engine.max_lora_rank))
+    try:
+        require_constraints(problem, Placement(tuple(gpus)))
+    except InputError as error:
+        return [f"the plan breaks the problem's constraints: {error.message}"]
+    return []
 
 
 def _find(plan_path: Path, name: str | None) -> Path:

@@ -1,4 +1,4 @@
-"""From the solver's placement to one that the twin accepts: mend rejected GPUs, place what they give back, tidy up."""
+"""From the solver's placement to one that the twin accepts: repack or mend rejected GPUs, place the rest, tidy up."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import numpy as np
 
 from placer.events import FleetChanged, PlanObserver, RepairRound
 from placer.plan_document import RepairSummary
+from placer.repacking import LEAST_REJECTED, MOST_LOAD_LEFT, STEPS_TRIED, Repacked, repack
 from placer.searches import Filled, Search, assign, fill, mend, run_searches
 from placer.surrogates import inflated
 from placer.verify import TwinVerifier
+from predictors.surrogate import Surrogate
 from solvers.feasibility import FeasibilityModel
 from solvers.placement import GpuAssignment
 from solvers.problem import Problem
@@ -57,19 +59,30 @@ class Repair:
         Changed step by step; whenever Ctrl-C comes, it holds the best complete placement so far.
     observer
         Told about rounds and about every new complete placement.
+    cautious
+        Surrogates that accept less than `model`, each less than the one before: many rejected GPUs are packed anew with
+        the first, those of them that are still rejected with the next.
     """
 
     def __init__(
-        self, model: FeasibilityModel, verifier: TwinVerifier, fleet: Fleet, *, observer: PlanObserver
+        self,
+        model: FeasibilityModel,
+        verifier: TwinVerifier,
+        fleet: Fleet,
+        *,
+        observer: PlanObserver,
+        cautious: Sequence[Surrogate] = (),
     ) -> None:
         self.problem: Problem = model.problem
         self.model = model
         self.verifier = verifier
         self.fleet = fleet
         self._observer = observer
+        self._cautious = list(cautious)
+        self._has_repacked = False
 
     def repair(self, max_rounds: int) -> None:
-        """Mend rejected GPUs until there are none, no round changes anything, or the rounds are over.
+        """Repack or mend rejected GPUs until there are none, no round changes anything, or the rounds are over.
 
         Raises
         ------
@@ -82,7 +95,8 @@ class Repair:
                 return
             self._observer(RepairRound(number, len(rejected)))
             before = self.fleet.gpus
-            self._round(rejected)
+            if not self._repack(rejected):
+                self._round(rejected)
             if self.fleet.gpus == before:
                 return
 
@@ -102,6 +116,33 @@ class Repair:
                 continue
             failures = 0
             self._commit(gpus, "emptied a GPU into the others", gpus_dissolved=1)
+
+    def _repack(self, rejected: Sequence[GpuAssignment]) -> bool:
+        """Pack many rejected GPUs anew with surrogates that accept less; return whether that helped."""
+        least = 1 if self._has_repacked else LEAST_REJECTED
+        if len(rejected) < least:
+            return False
+        for _ in range(min(STEPS_TRIED, len(self._cautious))):
+            repacked = repack(self.problem, self._cautious.pop(0), self.fleet.gpus, rejected)
+            if repacked is not None and self._helps(repacked, rejected):
+                self._has_repacked = True
+                self._commit(
+                    repacked.gpus,
+                    f"packed {repacked.num_moved} adapters anew, more carefully",
+                    given_back=repacked.num_moved,
+                    gpus_added=max(0, len(repacked.gpus) - len(self.fleet.gpus)),
+                    rounds=1,
+                )
+                return True
+        # Caution of that kind does not help: each GPU is looked at for itself.
+        self._cautious.clear()
+        return False
+
+    def _helps(self, repacked: Repacked, rejected: Sequence[GpuAssignment]) -> bool:
+        """Return whether the twin rejects clearly less load than before."""
+        verdicts = self.verifier.verify(repacked.gpus)
+        left = [gpu for gpu, verdict in zip(repacked.gpus, verdicts, strict=True) if not verdict.is_accepted]
+        return self._load_of(left) <= MOST_LOAD_LEFT * self._load_of(rejected)
 
     def _round(self, rejected: Sequence[GpuAssignment]) -> None:
         """Mend all rejected GPUs, then place what they gave back."""
@@ -269,6 +310,10 @@ class Repair:
         limit = self.problem.gpu_types[gpu_type].max_count
         return limit is None or sum(1 for gpu in gpus if gpu.gpu_type == gpu_type) < limit
 
+    def _load_of(self, gpus: Sequence[GpuAssignment]) -> float:
+        """Return the tokens/s that are offered to `gpus`."""
+        return sum(self._offered_tps(gpu.adapters) for gpu in gpus)
+
     def _offered_tps(self, adapters: Sequence[int]) -> float:
         return sum(self.problem.adapters[index].offered_tps for index in adapters)
 
@@ -281,6 +326,8 @@ def unplaceable(problem: Problem, adapter: int, verifier: TwinVerifier) -> Input
     subject = problem.adapters[adapter]
     texts = []
     for index, gpu_type in enumerate(problem.gpu_types):
+        if not problem.may_serve(index, adapter):
+            continue
         rank = problem.fixed_max_lora_rank or subject.rank
         alone = GpuAssignment(index, (adapter,), problem.fixed_max_loras or 1, rank)
         (verdict,) = verifier.verify([alone])
@@ -292,7 +339,7 @@ def unplaceable(problem: Problem, adapter: int, verifier: TwinVerifier) -> Input
         f"every adapter must fit a GPU alone. {subject.name!r} (rank {subject.rank}, {subject.rate_rps:g} requests/s, "
         f"{subject.offered_tps:,.0f} tokens/s) does not: {'; '.join(texts)}. Replicate it (list it several times under "
         "other names, each with its part of rate_rps), relax `limits`, or exclude it.",
-        field=f"adapters.{adapter}.rate_rps",
+        field=f"adapters.{problem.members_of((adapter,))[0]}.rate_rps",
         value=subject.rate_rps,
         hint="split its rate over several entries, or remove it",
     )

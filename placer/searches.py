@@ -148,7 +148,7 @@ def fill(model: FeasibilityModel, base: GpuAssignment | None, gpu_type: int, off
 
 
 def assign(model: FeasibilityModel, gpu_type: int, adapters: Sequence[int]) -> GpuAssignment | None:
-    """Return a GPU with `adapters` and the slots that the surrogate likes best; ``None``: memory allows no slots."""
+    """Return a GPU with `adapters` and the slots that the surrogate likes best; ``None``: none are allowed."""
     members = tuple(sorted(adapters))
     chosen = list(members)
     max_rank = model.problem.ranks[chosen].max()
@@ -166,7 +166,7 @@ def assign(model: FeasibilityModel, gpu_type: int, adapters: Sequence[int]) -> G
 def reassign(model: FeasibilityModel, gpu: GpuAssignment, adapters: Sequence[int]) -> GpuAssignment:
     """Return `gpu` with a subset of its adapters, and no more slots and rank than those need."""
     members = tuple(sorted(adapters))
-    slots = model.problem.fixed_max_loras or min(gpu.max_loras, len(members))
+    slots = model.problem.fixed_max_loras or min(gpu.max_loras, len(model.problem.members_of(members)))
     rank = model.slots.rank_of_slots(int(model.problem.ranks[list(members)].max()))
     return GpuAssignment(gpu.gpu_type, members, slots, rank)
 
@@ -176,7 +176,8 @@ def _slot_options(model: FeasibilityModel, gpu: GpuAssignment) -> tuple[GpuAssig
     if model.problem.fixed_max_loras is not None:
         return ()
     max_rank = int(model.problem.ranks[list(gpu.adapters)].max())
-    slots = sorted({gpu.max_loras, *model.slot_options(gpu.gpu_type, len(gpu.adapters), max_rank)})
+    num_adapters = len(model.problem.members_of(gpu.adapters))
+    slots = sorted({gpu.max_loras, *model.slot_options(gpu.gpu_type, num_adapters, max_rank)})
     if len(slots) == 1:
         return ()
     own = slots.index(gpu.max_loras)
@@ -191,7 +192,7 @@ def _slot_candidates(
 ) -> tuple[GpuAssignment, ...]:
     """Return a GPU with `adapters` under the slots that the surrogate likes, and under those of `base`."""
     candidates = [assign(model, gpu_type, adapters)]
-    if base is not None and model.problem.fixed_max_loras is None:
+    if candidates[0] is not None and base is not None and model.problem.fixed_max_loras is None:
         members = tuple(sorted(adapters))
         rank = model.slots.rank_of_slots(int(model.problem.ranks[list(members)].max()))
         slots = min(base.max_loras, model.slots.limit(gpu_type, rank))

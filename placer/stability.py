@@ -72,7 +72,7 @@ def assess_gpu(question: GpuQuestion) -> Stability:
 def confirm_verdicts(
     replicas: Sequence[tuple[Workload, Replica]],
     verdicts: Mapping[int, Verification],
-    limits: Limits,
+    limits: Sequence[Limits],
     *,
     workers: int | None,
     observer: PlanObserver,
@@ -85,7 +85,7 @@ def confirm_verdicts(
     replicas, verdicts
         Verdicts by position among the replicas; those that say something about stability already are left as they are.
     limits
-        What replicas must keep.
+        What each replica must keep.
     workers, observer
         See `placer.verify.TwinSettings`; told about each one that is assessed.
     keep
@@ -98,7 +98,7 @@ def confirm_verdicts(
     ]
     if asked:
         announce_compilation(observer, (replicas[index][1].engine for index in asked))
-    questions = [GpuQuestion(*replicas[index], limits, verdicts[index]) for index in asked]
+    questions = [GpuQuestion(*replicas[index], limits[index], verdicts[index]) for index in asked]
     with closing(each_in_parallel(assess_gpu, questions, workers=workers, backend="threading")) as results:
         for done, (position, stability) in enumerate(results, start=1):
             index = asked[position]

@@ -152,7 +152,9 @@ def headrooms(problem: Problem, surrogate: Surrogate, gpus: Sequence[GpuAssignme
         mine = [index for index, gpu in enumerate(gpus) if gpu.gpu_type == gpu_type]
         rows = np.concatenate([_scaled_features(model, gpus[index], factors) for index in mine])
         members = [gpus[index].adapters for index in mine for _ in factors] if model.uses_members else None
-        accepted = accepts(problem.limits, model.ask(gpu_type, rows, members)).reshape(len(mine), len(factors))
+        sums = np.array([model.aggregates[list(gpus[index].adapters)].sum(axis=0) for index in mine])
+        limits = model.limits_of(sums, repeats=len(factors))
+        accepted = accepts(limits, model.ask(gpu_type, rows, members)).reshape(len(mine), len(factors))
         for index, row in zip(mine, accepted, strict=True):
             num_accepted = int(np.argmin(row)) if not row.all() else len(factors)
             if num_accepted:

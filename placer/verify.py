@@ -17,6 +17,7 @@ from placer.verify_progress import SimulatedTime
 from solvers.placement import GpuAssignment
 from solvers.problem import Problem
 from solvers.problem_file import Limits
+from twin.drawn_traffic import DrawnTraffic
 from twin.errors import InputError, TwinError, VllmError
 from twin.judging_window import DEFAULT_HORIZON_S, DEFAULT_WARMUP_S, LONGEST_HORIZON_S, long_enough_s
 from twin.parallel import each_in_parallel
@@ -96,6 +97,7 @@ class TwinVerifier:
         self._observer = observer
         self._recorder = recorder
         self._verdicts: dict[GpuAssignment, Verification] = {}
+        self._traffic = DrawnTraffic(settings.seed)
 
     def known(self, assignment: GpuAssignment) -> Verification | None:
         """Return the verdict about a GPU if it was simulated already."""
@@ -124,7 +126,7 @@ class TwinVerifier:
         confirm_verdicts(
             self._replicas(gpus),
             verdicts,
-            self.problem.limits,
+            self._limits(gpus),
             workers=self.settings.workers,
             observer=self._observer,
             keep=keep,
@@ -133,13 +135,17 @@ class TwinVerifier:
 
     def _replicas(self, assignments: Sequence[GpuAssignment]) -> list[tuple[Workload, Replica]]:
         problem = self.problem
+        members = [problem.members_of(gpu.adapters) for gpu in assignments]
         return [
             (
                 problem.traffic_of(gpu.adapters),
-                problem.replica(gpu.gpu_type, gpu.max_loras, gpu.max_lora_rank, len(gpu.adapters)),
+                problem.replica(gpu.gpu_type, gpu.max_loras, gpu.max_lora_rank, len(adapters)),
             )
-            for gpu in assignments
+            for gpu, adapters in zip(assignments, members, strict=True)
         ]
+
+    def _limits(self, assignments: Sequence[GpuAssignment]) -> list[Limits]:
+        return [self.problem.limits_of(gpu.adapters) for gpu in assignments]
 
     def _simulate(self, missing: list[GpuAssignment]) -> None:
         replicas = self._replicas(missing)
@@ -150,16 +156,24 @@ class TwinVerifier:
             if self._recorder is not None:
                 self._recorder.record(*replicas[index], verdict)
 
-        simulate_replicas(replicas, self.problem.limits, self.settings, observer=self._observer, keep=keep)
+        simulate_replicas(
+            replicas,
+            self._limits(missing),
+            self.settings,
+            observer=self._observer,
+            keep=keep,
+            traffic=self._traffic,
+        )
 
 
 def simulate_replicas(
     replicas: Sequence[tuple[Workload, Replica]],
-    limits: Limits,
+    limits: Sequence[Limits],
     settings: TwinSettings,
     *,
     observer: PlanObserver = ignore,
     keep: Callable[[int, Verification], None] | None = None,
+    traffic: DrawnTraffic | None = None,
 ) -> dict[int, Verification]:
     """Simulate replicas in parallel and judge them.
 
@@ -168,11 +182,13 @@ def simulate_replicas(
     replicas
         What is asked of each, and what it is.
     limits, settings
-        What they must keep, and how they are simulated.
+        What each must keep, and how they are simulated.
     observer
         Told about each one.
     keep
         Called with position and verdict before the observer is: what was simulated survives Ctrl-C.
+    traffic
+        Draws the requests, under the seed of the settings; ``None``: they are drawn for each replica.
 
     Returns
     -------
@@ -184,7 +200,7 @@ def simulate_replicas(
         When the engine is vLLM, and it is missing or fails.
     """
     verdicts: dict[int, Verification] = {}
-    for index, checked in check_replicas(replicas, limits, settings, observer=observer):
+    for index, checked in check_replicas(replicas, limits, settings, observer=observer, traffic=traffic):
         verdicts[index] = checked.verification
         if keep is not None:
             keep(index, checked.verification)
@@ -206,25 +222,33 @@ class CheckedReplica:
 
 
 def check_replicas(
-    replicas: Sequence[tuple[Workload, Replica]], limits: Limits, settings: TwinSettings, *, observer: PlanObserver
+    replicas: Sequence[tuple[Workload, Replica]],
+    limits: Sequence[Limits],
+    settings: TwinSettings,
+    *,
+    observer: PlanObserver,
+    traffic: DrawnTraffic | None = None,
 ) -> Iterator[tuple[int, CheckedReplica]]:
     """Simulate replicas in parallel; yield position and outcome of each when it is there.
 
     Parameters
     ----------
-    replicas, limits, settings
-        See `simulate_replicas`; also for the errors raised.
+    replicas, limits, settings, traffic
+        See `simulate_replicas`; also for the errors raised. Processes draw for themselves.
     observer
         Told how far a slow engine is.
     """
     if settings.engine == "fast" or settings.compares:
         announce_compilation(observer, (replica.engine for _, replica in replicas))
-    questions = [_Question(*replica, limits, settings) for replica in replicas]
+    backend: Literal["threading", "loky"] = "loky" if settings.engine == "simpy" else "threading"
+    shared = traffic if backend == "threading" else None
+    questions = [
+        _Question(*replica, own, settings, traffic=shared) for replica, own in zip(replicas, limits, strict=True)
+    ]
     if settings.engine == "vllm":
         horizons_s = [effective_horizon_s(workload, settings) for workload, _ in replicas]
         time = SimulatedTime(horizons_s, observer)
         questions = [replace(question, progress=time.of(index)) for index, question in enumerate(questions)]
-    backend: Literal["threading", "loky"] = "loky" if settings.engine == "simpy" else "threading"
     with closing(each_in_parallel(_check, questions, workers=settings.workers, backend=backend)) as results:
         yield from results
 
@@ -267,18 +291,19 @@ def verify_replica(workload: Workload, replica: Replica, limits: Limits, setting
 
 @dataclass(frozen=True)
 class _Question:
-    """A replica to simulate; `progress` only where it is told in this process."""
+    """A replica to simulate; `progress` and `traffic` only where it is simulated in this process."""
 
     workload: Workload
     replica: Replica
     limits: Limits
     settings: TwinSettings
     progress: Progress | None = None
+    traffic: DrawnTraffic | None = None
 
 
 def _check(question: _Question) -> CheckedReplica:
     """Simulate and judge one replica, and compare engines if that is asked."""
-    settings, replica, limits = question.settings, question.replica, question.limits
+    settings, replica, limits, traffic = question.settings, question.replica, question.limits, question.traffic
     horizon_s = effective_horizon_s(question.workload, settings)
     try:
         simulation = simulate_in_detail(
@@ -290,6 +315,8 @@ def _check(question: _Question) -> CheckedReplica:
             seed=settings.seed,
             starvation_tolerance=limits.starvation_tolerance,
             progress=question.progress,
+            requests=None if traffic is None else traffic.requests(question.workload, horizon_s=horizon_s),
+            with_adapter_latencies=settings.compares,
         )
     except VllmError:
         raise

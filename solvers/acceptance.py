@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from predictors.surrogate import STARVED_PROBABILITY, SurrogateOutput
-from solvers.problem_file import Limits
+from solvers.limits import Limits, RowLimits
 
 
 @dataclass(frozen=True)
@@ -20,12 +20,14 @@ class _Condition:
     pressure: NDArray[np.float64]
     text: str
     value: NDArray[np.float64]
+    limit: NDArray[np.float64]
 
 
-def judge(limits: Limits, output: SurrogateOutput) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+def judge(limits: Limits | RowLimits, output: SurrogateOutput) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
     """Return for each of N predictions whether it is accepted, bool [N], and how close it is to its nearest limit.
 
-    The pressure, float64 [N], is 0 far from every limit and 1 at one; NaN in a prediction is never accepted.
+    The limits are those of all N, or of each. The pressure, float64 [N], is 0 far from every limit and 1 at one; NaN in
+    a prediction that has a limit is never accepted.
     """
     conditions = list(_conditions(limits, output))
     accepted, pressure = conditions[0].kept, conditions[0].pressure
@@ -35,45 +37,54 @@ def judge(limits: Limits, output: SurrogateOutput) -> tuple[NDArray[np.bool_], N
     return accepted, pressure
 
 
-def accepts(limits: Limits, output: SurrogateOutput) -> NDArray[np.bool_]:
+def accepts(limits: Limits | RowLimits, output: SurrogateOutput) -> NDArray[np.bool_]:
     """Return for each of N predictions whether it keeps every limit, bool [N]."""
     return judge(limits, output)[0]
 
 
-def violations(limits: Limits, output: SurrogateOutput) -> list[tuple[str, ...]]:
+def violations(limits: Limits | RowLimits, output: SurrogateOutput) -> list[tuple[str, ...]]:
     """Return for each of N predictions what it does not keep, in words."""
     conditions = list(_conditions(limits, output))
     return [
-        tuple(condition.text.format(condition.value[row]) for condition in conditions if not condition.kept[row])
+        tuple(
+            condition.text.format(condition.value[row], condition.limit[row])
+            for condition in conditions
+            if not condition.kept[row]
+        )
         for row in range(len(output))
     ]
 
 
-def _conditions(limits: Limits, output: SurrogateOutput) -> Iterator[_Condition]:
+def _conditions(limits: Limits | RowLimits, output: SurrogateOutput) -> Iterator[_Condition]:
     probability = output.starvation_probability.astype(np.float64)
     yield _Condition(
         kept=probability < STARVED_PROBABILITY,
         pressure=probability / STARVED_PROBABILITY,
-        text="starvation probability {:.2f} must be below " + str(STARVED_PROBABILITY),
+        text="starvation probability {:.2f} must be below {:g}",
         value=probability,
+        limit=np.full(len(probability), STARVED_PROBABILITY),
     )
     ratio = output.throughput_ratio.astype(np.float64)
-    tolerance = limits.starvation_tolerance
+    tolerance = np.broadcast_to(np.asarray(limits.starvation_tolerance, dtype=np.float64), ratio.shape)
     yield _Condition(
-        kept=output.throughput_ratio >= np.float32(1.0 - tolerance),
-        pressure=np.maximum(1.0 - ratio, 0.0) / max(tolerance, 1e-6),
-        text="throughput / offered load {:.3f} must be at least " + f"{1.0 - tolerance:g}",
+        kept=output.throughput_ratio >= (1.0 - tolerance).astype(np.float32),
+        pressure=np.maximum(1.0 - ratio, 0.0) / np.maximum(tolerance, 1e-6),
+        text="throughput / offered load {:.3f} must be at least {:g}",
         value=ratio,
+        limit=1.0 - tolerance,
     )
-    for name, limit_ms, predicted_s in (
+    for name, given_ms, predicted_s in (
         ("ITL", limits.itl_p95_ms, output.itl_s),
         ("TTFT", limits.ttft_p95_ms, output.ttft_s),
     ):
-        if limit_ms is not None:
+        if given_ms is not None:
+            limit_ms = np.broadcast_to(np.asarray(given_ms, dtype=np.float64), predicted_s.shape)
             predicted_ms = predicted_s.astype(np.float64) * 1000.0
             yield _Condition(
-                kept=predicted_s <= np.float32(limit_ms / 1000.0),
-                pressure=predicted_ms / limit_ms,
-                text=f"{name} p95 {{:.1f}} ms must be at most {limit_ms:g} ms",
+                # Rows without a limit are among others that have one.
+                kept=(predicted_s <= (limit_ms / 1000.0).astype(np.float32)) | np.isinf(limit_ms),
+                pressure=np.where(np.isinf(limit_ms), 0.0, predicted_ms) / limit_ms,
+                text=f"{name} p95 {{:.1f}} ms must be at most {{:g}} ms",
                 value=predicted_ms,
+                limit=limit_ms,
             )

@@ -58,7 +58,8 @@ class AdapterTypes:
     counts
         Number of members, int64 [T].
     rows
-        Aggregates that stand for one adapter of each type, float64 [T, K], in the order of `AGGREGATE_NAMES`.
+        Aggregates that stand for one adapter of each type, float64 [T, K], in the order of `AGGREGATE_NAMES`, then the
+        columns of constraints, as those of `Problem.aggregates`; constraints are the same for all of a type.
     ranks
         int64 [T].
     rates_rps
@@ -79,6 +80,11 @@ class AdapterTypes:
     type_of: NDArray[np.int64]
     work: NDArray[np.float64]
     is_exact: bool
+
+    @property
+    def loads(self) -> NDArray[np.float64]:
+        """The rows without what they say of constraints, float64 [T, len(AGGREGATE_NAMES)]."""
+        return self.rows[:, : len(AGGREGATE_NAMES)]
 
     @property
     def num_types(self) -> int:
@@ -145,6 +151,9 @@ def cluster_types(
     """
     rates = problem.aggregates[:, _RATE_COLUMN]
     labels = problem.ranks.copy()
+    constraints = problem.aggregates[:, len(AGGREGATE_NAMES) :]
+    if constraints.shape[1]:
+        labels = _combine(labels, np.unique(constraints, axis=0, return_inverse=True)[1].reshape(-1))
     shapes = problem.aggregates[:, _SHAPE_COLUMNS] / np.maximum(rates, np.finfo(np.float64).tiny)[:, None]
     parts = [_refine(labels, _rounded(column), shape_levels) for column in shapes.T]
     for part in parts:

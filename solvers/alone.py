@@ -11,6 +11,7 @@ from solvers.feasibility import FeasibilityModel
 from twin.errors import InputError
 
 LISTED_ADAPTERS = 10
+SPLIT_HINT = "split its rate over several entries, or remove it"
 
 
 def feasible_alone(model: FeasibilityModel) -> NDArray[np.bool_]:
@@ -49,12 +50,13 @@ def _largest_accepted(model: FeasibilityModel, adapter: int, percents: range) ->
     problem = model.problem
     rank = int(problem.ranks[adapter])
     best = 0
-    for gpu_type in range(len(problem.gpu_types)):
+    limits = model.limits_of(model.aggregates[[adapter]], repeats=len(percents))
+    for gpu_type in (index for index in range(len(problem.gpu_types)) if problem.may_serve(index, adapter)):
         for slots in model.slot_options(gpu_type, 1, rank):
             settings = model.settings(gpu_type, slots, model.slots.rank_of_slots(rank))
             features = model.features(model.aggregates[[adapter]], settings)
             rows = np.concatenate([inflate(features, percent / 100) for percent in percents])
-            accepted = acceptance.accepts(problem.limits, model.ask(gpu_type, rows))
+            accepted = acceptance.accepts(limits, model.ask(gpu_type, rows))
             if accepted.any():
                 best = max(best, percents[int(np.argmax(accepted))])
     return best
@@ -76,14 +78,20 @@ def _unplaceable(model: FeasibilityModel, adapters: list[int]) -> InputError:
             f"{adapter.offered_tps:,.0f} tokens/s): {fits}"
         )
     more = f"; and {len(adapters) - LISTED_ADAPTERS} more" if len(adapters) > LISTED_ADAPTERS else ""
-    first = adapters[0]
+    first = problem.members_of((adapters[0],))[0]
+    is_group = len(problem.members_of((adapters[0],))) > 1
+    if problem.constraint_table is not None:
+        more += (
+            ". With `constraints`, only the types that they allow count, limits are the strictest of any adapter, and "
+            "who must be together is served as one"
+        )
     return InputError(
         f"every adapter must fit a GPU alone. {len(adapters)} of {len(problem.adapters)} {_verb(adapters)}: "
         f"{'; '.join(lines)}{more}. Replicate such an adapter (list it several times under other names, each with "
         "its part of rate_rps), relax `limits`, or exclude it.",
         field=f"adapters.{first}.rate_rps",
-        value=problem.adapters[first].rate_rps,
-        hint="split its rate over several entries, or remove it",
+        value=problem.unmerged.adapters[first].rate_rps,
+        hint="take adapters out of the group in `together`" if is_group else SPLIT_HINT,
     )
 
 

@@ -57,13 +57,24 @@ class BestFit:
             GPU types to open for an adapter that no open GPU takes, in the order in which they are tried.
         """
         placed = 0
-        for run_of_equals in runs(self.problem.ranks, fleet.work, order):
+        for run_of_equals in self._runs(fleet, order):
             taken = self._insert_run(fleet, run_of_equals, types)
             placed += taken
             self.run.num_placed = max(self.run.num_placed, placed)
             if taken < len(run_of_equals):
                 break
         return placed
+
+    def _runs(self, fleet: OpenFleet, order: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+        """Yield stretches of about equal adapters, which are also equal in all constraints."""
+        table = self.problem.constraint_table
+        for run_of_equals in runs(self.problem.ranks, fleet.work, order):
+            if table is None:
+                yield run_of_equals
+            else:
+                own = table.columns[run_of_equals]
+                differs = (own[1:] != own[:-1]).any(axis=1)
+                yield from np.split(run_of_equals, np.flatnonzero(differs) + 1)
 
     def _insert_run(self, fleet: OpenFleet, adapters: NDArray[np.int64], types: Sequence[int]) -> int:
         """Insert adapters of one run; return how many are placed."""

@@ -77,7 +77,7 @@ class UnavoidableCosts:
     base_s, large_s, beyond_s
         Per step; per step beyond 512 tokens; per token beyond 512.
     token_s, request_s
-        float64 [A], per scheduled token and per request-step of each adapter.
+        float64 [A] (of the unmerged problem), per scheduled token and per request-step of each adapter.
     context_token_s
         Per KV token read.
     kv_tokens
@@ -161,6 +161,7 @@ class _Demand:
 
 def work_bound(problem: Problem) -> Bound:
     """Return the fewest GPUs, at least 1, and the least cost of the adapters' unavoidable work; see the module."""
+    problem = problem.unmerged
     types = [unavoidable_costs(problem, index) for index in range(len(problem.gpu_types))]
     num_gpus = max(1, math.ceil(float(_least_work(problem, types).total.sum()) * (1.0 - ROUNDING)))
     prices = [gpu_type.cost_per_hour for gpu_type in problem.gpu_types]
@@ -176,6 +177,7 @@ def work_gpus(problem: Problem) -> float:
 
 def least_work(problem: Problem) -> WorkTerms:
     """Return what the work bound adds up: work that no mixture of the GPU types avoids."""
+    problem = problem.unmerged
     return _least_work(problem, [unavoidable_costs(problem, index) for index in range(len(problem.gpu_types))])
 
 
@@ -191,13 +193,17 @@ def _needed_share(problem: Problem) -> float:
 def adapter_work(problem: Problem, costs: UnavoidableCosts) -> NDArray[np.float64]:
     """Return each adapter's GPU-seconds per second at its full rate, float64 [A]; the sum is that of the derivation.
 
-    The shared cost of steps is split by what makes the steps necessary: tokens, request-steps, or KV token-steps.
+    The shared cost of steps is split by what makes the steps necessary: tokens, request-steps, or KV token-steps. An
+    adapter that stands for several has the sum of their work.
     """
+    if problem.merging is not None:
+        return problem.merging.sums(adapter_work(problem.merging.origin, costs))
     return work_terms(problem, costs).total
 
 
 def work_terms(problem: Problem, costs: UnavoidableCosts) -> WorkTerms:
-    """Return where each adapter's work at its full rate comes from."""
+    """Return where the work of each adapter that users know comes from, at its full rate."""
+    problem = problem.unmerged
     demand = _demand(problem)
     engine = problem.engine
     budget = engine.max_num_batched_tokens
@@ -220,7 +226,8 @@ def work_terms(problem: Problem, costs: UnavoidableCosts) -> WorkTerms:
 
 
 def unavoidable_costs(problem: Problem, gpu_type: int) -> UnavoidableCosts:
-    """Return the smallest possible costs on a GPU type."""
+    """Return the smallest possible costs on a GPU type; of each adapter that users know."""
+    problem = problem.unmerged
     terms = problem.profiles[gpu_type].step_time
     grid_slots = (problem.fixed_max_loras or 1) + 1
     ranks = np.maximum(problem.ranks, problem.fixed_max_lora_rank or 0)

@@ -27,6 +27,7 @@ from predictors.surrogate import (
     unwrapped,
 )
 from solvers import acceptance
+from solvers.limits import Limits, RowLimits
 from solvers.problem import Problem
 from solvers.slots import SlotTables
 from solvers.surrogate_per_gpu_type import SurrogatePerGpuType
@@ -110,7 +111,7 @@ class FeasibilityModel:
 
     @property
     def aggregates(self) -> NDArray[np.float64]:
-        """Each adapter's contribution to its set's features, float64 [A, K]; sums are exact."""
+        """Each adapter's contribution to its set's features, float64 [A, K]; sums are exact; see `Problem`."""
         return self.problem.aggregates
 
     def slot_options(self, gpu_type: int, num_adapters: int, max_rank: int) -> tuple[int, ...]:
@@ -136,12 +137,46 @@ class FeasibilityModel:
             Index of the GPU type, for all sets or int64 [N].
         members
             Sorted adapter indices of each set, for surrogates that can use them.
+
+        Sets that the problem's constraints do not allow are as those for which memory allows no slots.
         """
+        types = np.broadcast_to(np.asarray(gpu_type), len(rows))
         oracle = self._oracle
         if oracle is not None:
-            return self._choices_of(oracle, rows, max_ranks)
-        owner, settings = self._expand(rows, max_ranks, np.broadcast_to(np.asarray(gpu_type), len(rows)))
+            return self._keep_allowed(self._choices_of(oracle, rows, max_ranks), rows, types)
+        allowed = self.allowed(rows, types)
+        if allowed is not None and not allowed.all():
+            asked = np.flatnonzero(allowed)
+            owner, settings = self._expand(rows[asked], max_ranks[asked], types[asked])
+            owner = asked[owner]
+        else:
+            owner, settings = self._expand(rows, max_ranks, types)
         return self._choices(rows, owner, settings, members)
+
+    def allowed(self, rows: NDArray[np.float64], gpu_types: NDArray[np.int64]) -> NDArray[np.bool_] | None:
+        """Return whether the constraints allow N sets on these types, bool [N]; ``None``: there are no constraints."""
+        table = self.problem.constraint_table
+        return None if table is None else table.allows(rows, gpu_types)
+
+    def limits_of(self, rows: NDArray[np.float64], *, repeats: int = 1) -> Limits | RowLimits:
+        """Return what GPUs that serve N sets must keep: the problem's limits, or those of each one's strictest.
+
+        With `repeats`, each set's that many times in a row.
+        """
+        table = self.problem.constraint_table
+        if table is None or not table.levels:
+            return self.problem.limits
+        limits = table.limits_of(rows, self.problem.limits)
+        return limits if repeats == 1 else limits.take(np.repeat(np.arange(len(rows)), repeats))
+
+    def _keep_allowed(self, choices: Choices, rows: NDArray[np.float64], gpu_types: NDArray[np.int64]) -> Choices:
+        """Return the choices for N sets, with nothing for those that the constraints do not allow."""
+        allowed = self.allowed(rows, gpu_types)
+        if allowed is not None:
+            nothing = no_choices(len(rows))
+            for name in Choices.__dataclass_fields__:
+                getattr(choices, name)[~allowed] = getattr(nothing, name)[~allowed]
+        return choices
 
     def choice_with_slots(
         self,
@@ -163,14 +198,15 @@ class FeasibilityModel:
         """
         oracle = self._oracle
         if oracle is not None:
-            return self._choices_of(oracle, rows, max_ranks)
+            return self._keep_allowed(self._choices_of(oracle, rows, max_ranks), rows, gpu_types)
         kv_tokens = np.zeros(len(rows), dtype=np.int64)
         kinds = gpu_types * RANK_FACTOR + max_ranks
         for kind in np.unique(kinds):
             gpu_type, max_rank = divmod(int(kind), RANK_FACTOR)
             mine = kinds == kind
             kv_tokens[mine] = self.slots.capacities(gpu_type, max_rank, max_loras[mine])
-        owner = np.flatnonzero(kv_tokens)
+        allowed = self.allowed(rows, gpu_types)
+        owner = np.flatnonzero(kv_tokens if allowed is None else (kv_tokens > 0) & allowed)
         fixed = self.problem.fixed_max_lora_rank
         ranks = max_ranks if fixed is None else np.full_like(max_ranks, fixed)
         settings = Settings(gpu_types[owner], max_loras[owner], ranks[owner], kv_tokens[owner])
@@ -182,7 +218,7 @@ class FeasibilityModel:
         """Ask about options, each of the set that `owner` names, int64 [R], and return the best one of each set."""
         repeated = None if members is None else [members[int(index)] for index in owner]
         output = self.predict(rows[owner], settings, members=repeated)
-        accepted, pressure = acceptance.judge(self.problem.limits, output)
+        accepted, pressure = acceptance.judge(self.limits_of(rows[owner]), output)
         chosen = best_options(owner, settings.max_loras, accepted, output)
         choices = no_choices(len(rows))
         sets = owner[chosen]
@@ -222,13 +258,15 @@ class FeasibilityModel:
         self._count(len(features))
         surrogate = self.surrogate_of(gpu_type)
         if members is not None and self.uses_members and isinstance(surrogate, MemberSurrogate):
+            if self.problem.merging is not None:
+                members = [self.problem.members_of(chosen) for chosen in members]
             return surrogate.predict_members(members, features)
         return surrogate.predict(features)
 
     def features(self, rows: NDArray[np.float64], settings: Settings) -> NDArray[np.float32]:
         """Return the features of N sets under given settings, float32 [N, F]."""
         return planned_features(
-            rows,
+            rows[:, : len(AGGREGATE_NAMES)],
             self.problem.engine,
             max_loras=settings.max_loras,
             max_lora_rank=settings.max_lora_rank,

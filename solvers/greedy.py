@@ -34,6 +34,7 @@ from predictors.slots import GRID
 from predictors.surrogate import Surrogate
 from solvers import acceptance
 from solvers.budget import Budget
+from solvers.constrained_solve import constrained
 from solvers.feasibility import FeasibilityModel, Settings
 from solvers.interface import Capability, Observer
 from solvers.placement import GpuAssignment, Placement
@@ -53,6 +54,7 @@ class GreedySolver:
         self.name = name
         self.padding: PaddingName = padding
 
+    @constrained
     def solve(
         self,
         problem: Problem,

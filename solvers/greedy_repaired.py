@@ -13,7 +13,8 @@ The order of adapters, one GPU after the other, and the tests at growing numbers
 - Nothing is padded: a tail is tested as it is.
 - No GPU ends at 576 adapters: the grid goes on in steps of 64.
 
-Both published variants run first, so that the answer is never worse than theirs.
+Both published variants run first, so that the answer is never worse than theirs; not where there are constraints, which
+they do not keep.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from solvers.alone import feasible_alone
 from solvers.best_fit import FIRST_BATCH_GPUS
 from solvers.bounds import adapter_work, unavoidable_costs
 from solvers.budget import Budget
+from solvers.constrained_solve import constrained
 from solvers.greedy import GreedyConstruction, PaddingName, alternating_order
 from solvers.interface import Capability, Observer
 from solvers.open_fleet import OpenFleet
@@ -45,8 +47,9 @@ class RepairedGreedySolver:
     """The repaired greedy; with several GPU types, a fleet of each alone, and the one that the objective prefers."""
 
     name = "greedy-repaired"
-    capabilities = frozenset({Capability.ANYTIME})
+    capabilities = frozenset({Capability.ANYTIME, Capability.CONSTRAINTS})
 
+    @constrained
     def solve(
         self,
         problem: Problem,
@@ -69,7 +72,8 @@ class RepairedGreedySolver:
         if warm_start is not None:
             run.notes.append(f"The warm start was ignored: {self.name} cannot use one.")
         try:
-            termination = _published(run) or _repaired(run)
+            # The published greedy asks nothing about constraints.
+            termination = (_published(run) if problem.constraint_table is None else None) or _repaired(run)
         except KeyboardInterrupt:
             termination = Termination.INTERRUPTED
         return run.result(termination or Termination.COMPLETED)

@@ -28,6 +28,8 @@ class Capability(Enum):
     """The answer depends on the seed."""
     BOUND = "bound"
     """Proves a lower bound."""
+    CONSTRAINTS = "constraints"
+    """Keeps the problem's `constraints`. Without it, a problem that has some is refused."""
 
 
 class Solver(Protocol):

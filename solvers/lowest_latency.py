@@ -13,6 +13,7 @@ from dataclasses import replace
 from predictors.surrogate import Surrogate
 from solvers.budget import Budget
 from solvers.interface import Capability, Observer, Solver
+from solvers.merging import merged_problem
 from solvers.objective import objective_value
 from solvers.placement import Placement
 from solvers.problem import Problem
@@ -127,9 +128,10 @@ class _LimitSearch:
         problem = self.run.problem
         tighter: dict[str, float] = {} if limit_s is None else {problem.latency_metric: 1000.0 * limit_s}
         limits = problem.limits.model_copy(update=tighter)
+        limited = replace(problem.unmerged, objective="fewest_gpus", limits=limits)
         self._is_enough = False
         answer = self.solver.solve(
-            replace(problem, objective="fewest_gpus", limits=limits),
+            limited if problem.merging is None else merged_problem(limited),
             self.run.surrogate,
             budget=self.run.budget.remaining(self.num_evaluations).share(share),
             seed=self.seed,

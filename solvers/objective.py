@@ -76,11 +76,11 @@ def evaluate(problem: Problem, placement: Placement, surrogate: Surrogate) -> Ev
     )
     output = model.predict(rows, settings, members=[gpu.adapters for gpu in gpus])
     outside = model.outside_domain(rows, settings)
-    broken = violations(problem.limits, output)
+    broken = violations(model.limits_of(rows), output)
     evaluations = tuple(
         GpuEvaluation(
             gpu_type=gpu.gpu_type,
-            num_adapters=len(gpu.adapters),
+            num_adapters=len(problem.members_of(gpu.adapters)),
             max_loras=gpu.max_loras,
             max_lora_rank=gpu.max_lora_rank,
             kv_tokens=int(settings.kv_tokens[index]),

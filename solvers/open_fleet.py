@@ -105,22 +105,41 @@ class OpenFleet:
         work = self.work[self.gpu_type[gpus], adapter]
         refused = self.refused_work[gpus, self._rank_positions(gpus, adapter)]
         kept: NDArray[np.int64] = gpus[work < RETRY_SHARE * refused]
-        return kept
+        allowed = self.model.allowed(self.rows[kept] + self.model.aggregates[adapter], self.gpu_type[kept])
+        return kept if allowed is None else kept[allowed]
 
     def may_take(self, gpu: int, adapters: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return for each of `adapters` whether `gpu` has not, unchanged since, refused one with about as much work."""
         ranks = np.maximum(self.max_rank[gpu], self.model.problem.ranks[adapters])
         work = self.work[self.gpu_type[gpu], adapters]
         kept: NDArray[np.bool_] = work < RETRY_SHARE * self.refused_work[gpu, self._positions_of(ranks)]
-        return kept
+        types = np.full(len(adapters), self.gpu_type[gpu])
+        allowed = self.model.allowed(self.rows[gpu] + self.model.aggregates[adapters], types)
+        return kept if allowed is None else kept & allowed
 
     def refuse(self, gpus: NDArray[np.int64], adapter: int) -> None:
-        """Remember that each of `gpus` refused an adapter."""
+        """Remember that each of `gpus` refused an adapter, if that says something about others with as much work."""
+        gpus = self.refused_for_work(gpus, adapter)
         work = self.work[self.gpu_type[gpus], adapter]
         positions = self._rank_positions(gpus, adapter)
         is_larger = np.arange(len(SUPPORTED_RANKS)) >= positions[:, np.newaxis]
         refused = self.refused_work[gpus]
         self.refused_work[gpus] = np.where(is_larger, np.minimum(refused, work[:, np.newaxis]), refused)
+
+    def refused_for_work(self, gpus: NDArray[np.int64], adapter: int, *, leaving: int = -1) -> NDArray[np.int64]:
+        """Return those of `gpus` that cannot have refused an adapter for constraints, or limits, of its own.
+
+        It would have come in place of `leaving`, or, below 0, of nobody.
+        """
+        table = self.model.problem.constraint_table
+        if table is None:
+            return gpus
+        if table.has_own_limit[adapter]:
+            return gpus[:0]
+        rows = self.rows[gpus] + self.model.aggregates[adapter]
+        if leaving >= 0:
+            rows -= self.model.aggregates[leaving]
+        return gpus[table.allows(rows, self.gpu_type[gpus])]
 
     def _rank_positions(self, gpus: NDArray[np.int64], adapter: int) -> NDArray[np.int64]:
         """Return the position in `SUPPORTED_RANKS` of the slots' rank of each of `gpus` with an adapter, int64 [N]."""

@@ -1,8 +1,8 @@
 """Rank-grouped first-fit and best-fit decreasing, and a last pass that tries to empty GPUs into the others.
 
 Adapters are placed by rank descending, because one adapter of a large rank makes every slot of its GPU that large, and
-by work descending within a rank. First fit takes the first open GPU that the surrogate accepts; best fit the one that
-is then fullest (`solvers.best_fit`).
+by work descending within a rank; before all others those with stricter limits of their own. First fit takes the first
+open GPU that the surrogate accepts; best fit the one that is then fullest (`solvers.best_fit`).
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from predictors.surrogate import Surrogate
 from solvers.alone import feasible_alone
 from solvers.best_fit import BestFit
 from solvers.bounds import adapter_work, unavoidable_costs
 from solvers.budget import Budget
+from solvers.constrained_solve import constrained
 from solvers.interface import Capability, Observer
 from solvers.open_fleet import OpenFleet
 from solvers.placement import Placement, validate_placement
@@ -36,11 +38,14 @@ class PackingSolver:
     the one that the objective prefers is returned.
     """
 
-    capabilities = frozenset({Capability.ANYTIME, Capability.WARM_START, Capability.MIXED_GPU_TYPES})
+    capabilities = frozenset(
+        {Capability.ANYTIME, Capability.WARM_START, Capability.MIXED_GPU_TYPES, Capability.CONSTRAINTS}
+    )
 
     def __init__(self, name: PackingName) -> None:
         self.name: PackingName = name
 
+    @constrained
     def solve(
         self,
         problem: Problem,
@@ -108,7 +113,7 @@ class Packing:
     def _build(self, preferred: int) -> OpenFleet | Termination | None:
         """Place all adapters; return why it was cut short instead, or None when the GPUs of all types are used up."""
         fleet = OpenFleet(self.run.model, self.work)
-        order = np.lexsort((-self.work[preferred], -self.problem.ranks))
+        order = np.lexsort((-self.work[preferred], -self.problem.ranks, self._is_lax()))
         costs = [gpu_type.cost_per_hour for gpu_type in self.problem.gpu_types]
         types = sorted(range(len(costs)), key=lambda index: (index != preferred, costs[index], index))
         placed = self.best_fit.insert(fleet, order, types=types)
@@ -122,6 +127,11 @@ class Packing:
             f"the next was {name!r}. Allow more GPUs."
         )
         return None
+
+    def _is_lax(self) -> NDArray[np.bool_]:
+        """Return which adapters have no limits of their own: the last ones, so that few GPUs keep stricter limits."""
+        table = self.problem.constraint_table
+        return np.zeros(len(self.problem.adapters), dtype=np.bool_) if table is None else ~table.has_own_limit
 
     def improve(self, fleet: OpenFleet) -> None:
         """Empty GPUs into others while that succeeds, recording each success; then use cheaper types."""

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
 
 from solvers.problem import Problem
 from twin.engine import SUPPORTED_RANKS
@@ -48,7 +51,7 @@ def validate_placement(problem: Problem, placement: Placement) -> None:
 
     Every adapter is on exactly one GPU, ranks fit the slots, settings that the problem fixes are kept, no GPU type is
     used more often
-    than there are GPUs of it, and every replica starts.
+    than there are GPUs of it, the problem's constraints are kept, and every replica starts.
 
     Raises
     ------
@@ -76,8 +79,10 @@ def validate_placement(problem: Problem, placement: Placement) -> None:
             value=missing[0],
         )
     _check_counts(problem, placement)
+    require_constraints(problem, placement)
     for position, gpu in enumerate(placement.gpus):
-        verdict = problem.replica(gpu.gpu_type, gpu.max_loras, gpu.max_lora_rank, len(gpu.adapters)).memory()
+        num_adapters = len(problem.members_of(gpu.adapters))
+        verdict = problem.replica(gpu.gpu_type, gpu.max_loras, gpu.max_lora_rank, num_adapters).memory()
         if not verdict.starts:
             raise InputError(
                 f"every replica must start. GPU {position} does not: {verdict.message}",
@@ -125,6 +130,43 @@ def _check_adapter(problem: Problem, position: int, gpu: GpuAssignment, adapter:
             f"{problem.adapters[adapter].name!r} of rank {rank} (GPU {position}).",
             field=f"gpus.{position}.max_lora_rank",
             value=gpu.max_lora_rank,
+        )
+
+
+def require_constraints(problem: Problem, placement: Placement) -> None:
+    """Raise InputError where GPUs of `placement`, which need not be complete, break the problem's constraints."""
+    table = problem.constraint_table
+    if table is None:
+        return
+    gpus = placement.gpus
+    owner = {adapter: position for position, gpu in enumerate(gpus) for adapter in gpu.adapters}
+    for group in table.together:
+        homes = {adapter: owner[adapter] for adapter in group if adapter in owner}
+        if len(set(homes.values())) > 1:
+            first, other = next((one, two) for one, two in pairwise(homes) if homes[one] != homes[two])
+            raise InputError(
+                f"adapters that must be together must be on one GPU. {problem.adapters[first].name!r} is on GPU "
+                f"{homes[first]}, and {problem.adapters[other].name!r} on GPU {homes[other]}.",
+                field=f"gpus.{homes[other]}.adapters",
+                value=other,
+            )
+    rows = np.array([problem.aggregates[list(gpu.adapters)].sum(axis=0) for gpu in gpus])
+    types = np.array([gpu.gpu_type for gpu in gpus], dtype=np.int64)
+    allowed = table.allows(rows, types) if gpus else np.ones(0, dtype=np.bool_)
+    for position in np.flatnonzero(~allowed):
+        gpu = gpus[int(position)]
+        names = [problem.adapters[index].name for index in gpu.adapters if not problem.may_serve(gpu.gpu_type, index)]
+        if names:
+            raise InputError(
+                f"adapters must be on GPUs of the types that `constraints` allow. GPU {position} is of type "
+                f"{problem.gpu_types[gpu.gpu_type].name!r}, which must not serve {names[0]!r}.",
+                field=f"gpus.{position}.gpu_type",
+                value=gpu.gpu_type,
+            )
+        raise InputError(
+            f"adapters that `constraints` keep apart must be on different GPUs. GPU {position} has too many of them.",
+            field=f"gpus.{position}.adapters",
+            value=gpu.adapters,
         )
 
 

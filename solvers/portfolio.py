@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from predictors.surrogate import Surrogate
 from solvers.bounds import work_bound
 from solvers.budget import Budget, RunningBudget
+from solvers.constrained_solve import constrained
 from solvers.interface import Capability, Observer, Solver
 from solvers.local_search.solver import LocalSearchSolver
 from solvers.objective import objective_value
@@ -52,12 +53,14 @@ class PortfolioSolver:
             Capability.MIXED_GPU_TYPES,
             Capability.RANDOMISED,
             Capability.BOUND,
+            Capability.CONSTRAINTS,
         }
     )
 
     def __init__(self, *, stages: Callable[[], tuple[Stage, ...]] | None = None) -> None:
         self._stages = stages or default_stages
 
+    @constrained
     def solve(
         self,
         problem: Problem,

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,10 @@ from pydantic import ValidationError
 
 from predictors.features import adapter_aggregates
 from predictors.uncertainty import RateUncertainty
+from solvers.constraint_checks import check_constraints
+from solvers.constraint_table import ConstraintTable, compile_constraints
+from solvers.constraints import UNCONSTRAINED, Constraints, LimitsRule
+from solvers.merging import Merging
 from solvers.problem_errors import Location, ProblemSource, translate
 from solvers.problem_file import LatencyMetric, Limits, ObjectiveName, ProblemFile, problem_schema
 from twin.engine import SUPPORTED_RANKS, EngineConfig
@@ -50,6 +55,10 @@ class Problem:
         What the objective `lowest_latency` makes small.
     uncertainty
         How far the rates may be from what is given; ``None``: they are what is given.
+    constraints
+        By the names of adapters and GPU types.
+    merging
+        What the adapters stand for, where groups that must share a GPU were merged (`solvers.merging`).
     """
 
     model: ModelArchitecture
@@ -64,14 +73,8 @@ class Problem:
     latency_metric: LatencyMetric = "itl_p95_ms"
     uncertainty: RateUncertainty | None = None
 
-    def traffic_of(self, adapters: Sequence[int]) -> Workload:
-        """Return what a GPU with `adapters` must withstand: their traffic, at the quantile of uncertain rates."""
-        workload = self.workload.subset(list(adapters))
-        if self.uncertainty is None:
-            return workload
-        rates = np.array([adapter.rate_rps for adapter in workload.adapters])
-        (factor,) = self.uncertainty.factor(np.array([rates.sum()]), np.array([(rates**2).sum()]))
-        return workload.scaled(float(factor))
+    constraints: Constraints = UNCONSTRAINED
+    merging: Merging | None = None
 
     @property
     def adapters(self) -> tuple[Adapter, ...]:
@@ -80,7 +83,9 @@ class Problem:
 
     @cached_property
     def ranks(self) -> NDArray[np.int64]:
-        """Rank of each adapter, int64 [A]."""
+        """Rank of each adapter, int64 [A]; the largest of those that it stands for."""
+        if self.merging is not None:
+            return self.merging.largest(self.merging.origin.ranks)
         return np.array([adapter.rank for adapter in self.adapters], dtype=np.int64)
 
     @cached_property
@@ -89,12 +94,63 @@ class Problem:
 
         The values are rounded to a power of two per column (a relative 2^-50 of the column's total), so that sums are
         exact: a set has
-        the same features whatever the order in which adapters were added and removed.
+        the same features whatever the order in which adapters were added and removed. Where there are constraints,
+        their columns follow, whole numbers, [A, K + C]: see `ConstraintTable`.
         """
+        if self.merging is not None:
+            return self.merging.sums(self.merging.origin.aggregates)
         exact = adapter_aggregates(self.adapters)
         totals = np.maximum(np.abs(exact).sum(axis=0), np.finfo(np.float64).tiny * 2.0**EXACT_SUM_BITS)
         quantum = 2.0 ** (np.ceil(np.log2(totals)) - EXACT_SUM_BITS)
-        return np.asarray(np.round(exact / quantum) * quantum, dtype=np.float64)
+        rounded = np.asarray(np.round(exact / quantum) * quantum, dtype=np.float64)
+        table = self.constraint_table
+        return rounded if table is None else np.hstack([rounded, table.columns])
+
+    @cached_property
+    def constraint_table(self) -> ConstraintTable | None:
+        """The constraints, compiled; ``None``: nothing is constrained."""
+        if self.merging is not None:
+            table = self.unmerged.constraint_table
+            assert table is not None
+            return table.merged(self.merging.sums(table.columns))
+        if not self.constraints.are_given:
+            return None
+        return compile_constraints(
+            self.constraints,
+            adapters=[adapter.name for adapter in self.adapters],
+            gpu_types=[gpu_type.name for gpu_type in self.gpu_types],
+            limits=self.limits,
+        )
+
+    @property
+    def unmerged(self) -> Problem:
+        """The problem whose adapters are those that users know."""
+        return self if self.merging is None else self.merging.origin
+
+    def members_of(self, adapters: Sequence[int]) -> tuple[int, ...]:
+        """Return the adapters of the unmerged problem for which `adapters` (ascending) stand, ascending."""
+        return tuple(adapters) if self.merging is None else self.merging.expanded(adapters)
+
+    def traffic_of(self, adapters: Sequence[int]) -> Workload:
+        """Return what a GPU with `adapters` must withstand: their traffic, at the quantile of uncertain rates."""
+        workload = self.unmerged.workload.subset(list(self.members_of(adapters)))
+        if self.uncertainty is None:
+            return workload
+        rates = np.array([adapter.rate_rps for adapter in workload.adapters])
+        (factor,) = self.uncertainty.factor(np.array([rates.sum()]), np.array([(rates**2).sum()]))
+        return workload.scaled(float(factor))
+
+    def limits_of(self, adapters: Sequence[int]) -> Limits:
+        """Return what a GPU that serves `adapters` must keep: the strictest limits of any of them."""
+        table = self.constraint_table
+        if table is None or not table.levels:
+            return self.limits
+        return table.limits_of(self.aggregates[list(adapters)].sum(axis=0)[None], self.limits).of(0)
+
+    def may_serve(self, gpu_type: int, adapter: int) -> bool:
+        """Return whether GPUs of a type may serve an adapter."""
+        allowed = None if self.constraint_table is None else self.constraint_table.allowed_types
+        return allowed is None or bool(allowed[adapter, gpu_type])
 
     def replica(self, gpu_type_index: int, max_loras: int, max_lora_rank: int, num_adapters: int) -> Replica:
         """Return the replica that serves `num_adapters` adapters under these settings; all stay in CPU memory."""
@@ -153,11 +209,19 @@ def parse_problem(data: Any, *, file: str, base_directory: Path) -> Problem:
         workload=load_workload(content, source, base_directory),
         latency_metric=content.latency_metric,
         uncertainty=content.uncertainty,
+        constraints=content.constraints,
     )
     _check_engine(problem, source)
     _check_gpu_types(problem, source)
     _check_counts(problem, source)
     _check_limits(problem, source)
+    check_constraints(
+        problem.constraints,
+        adapters=[adapter.name for adapter in problem.adapters],
+        gpu_types=[gpu_type.name for gpu_type in problem.gpu_types],
+        limits=problem.limits,
+        source=source,
+    )
     _check_ranks(problem, source)
     _check_lengths(problem, source)
     return problem
@@ -285,12 +349,14 @@ def _check_counts(problem: Problem, source: ProblemSource) -> None:
 def _check_limits(problem: Problem, source: ProblemSource) -> None:
     """Refuse latency limits that no step can keep: usually seconds where milliseconds are meant."""
     shortest_ms = min(profile.step_time.base_ms + profile.step_time.lora_base_ms for profile in problem.profiles)
-    for field in ("itl_p95_ms", "ttft_p95_ms"):
-        limit = getattr(problem.limits, field)
+    places: list[tuple[Location, Limits | LimitsRule]] = [(("limits",), problem.limits)]
+    places += [(("constraints", "limits", position), rule) for position, rule in enumerate(problem.constraints.limits)]
+    for (place, limits), field in product(places, ("itl_p95_ms", "ttft_p95_ms")):
+        limit = getattr(limits, field)
         if limit is not None and limit < shortest_ms:
             raise source.error(
                 f"`{field}` must be at least the {shortest_ms:.3g} ms of an empty step. Got {limit:g}",
-                location=("limits", field),
+                location=(*place, field),
                 value=limit,
                 hint=f"the unit is milliseconds: write {limit * 1000:g} for {limit:g} s",
             )

@@ -7,32 +7,25 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from predictors.uncertainty import RateUncertainty
+from solvers.constraints import Constraints
+from solvers.limits import Limits
 from twin.engine import EngineConfig, LoraRank
 from twin.hardware import GpuType
 from twin.workload import Adapter, Phase
 
+__all__ = [
+    "LatencyMetric",
+    "Limits",
+    "ObjectiveName",
+    "ProblemFile",
+    "TraceAdaptersSection",
+    "TraceSection",
+    "problem_schema",
+]
+
 ObjectiveName = Literal["fewest_gpus", "least_cost", "lowest_latency"]
 # What `lowest_latency` makes small, by the name of its limit.
 LatencyMetric = Literal["itl_p95_ms", "ttft_p95_ms"]
-
-
-class Limits(BaseModel):
-    """What a placement must keep.
-
-    Attributes
-    ----------
-    starvation_tolerance
-        A replica or adapter is starved when it gets less than 1 minus this share of its offered tokens; in [0, 1).
-    itl_p95_ms, ttft_p95_ms
-        Largest 95th percentiles of a replica's inter-token latency and time to first token, in milliseconds; ``None``:
-        no limit.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    starvation_tolerance: float = Field(default=0.1, ge=0, lt=1, allow_inf_nan=False)
-    itl_p95_ms: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    ttft_p95_ms: float | None = Field(default=None, gt=0, allow_inf_nan=False)
 
 
 class TraceColumnsSection(BaseModel):
@@ -118,6 +111,8 @@ class ProblemFile(BaseModel):
         Of which 95th percentile ``lowest_latency`` makes the largest of all GPUs small.
     limits
         What the placement must keep.
+    constraints
+        Which adapters may be where, with whom, without whom, and under which limits of their own.
     adapters, trace
         Exactly one of the two: adapters with their rates, or a trace from which to derive them.
     phases
@@ -135,6 +130,7 @@ class ProblemFile(BaseModel):
     objective: ObjectiveName = "fewest_gpus"
     latency_metric: LatencyMetric = "itl_p95_ms"
     limits: Limits = Limits()
+    constraints: Constraints = Constraints()
     adapters: tuple[Adapter, ...] | None = Field(default=None, min_length=1)
     phases: tuple[Phase, ...] = ()
     uncertainty: RateUncertainty | None = None

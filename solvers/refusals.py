@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from predictors.features import AGGREGATE_NAMES
 from solvers import acceptance
 from solvers.adapter_types import AdapterTypes
 from solvers.feasibility import NUM_ADAPTERS_COLUMN, FeasibilityModel, Settings
@@ -89,6 +90,9 @@ class Refusals:
         both = np.concatenate([gpu_types, gpu_types])
         loads = self.columns.loads_of(self.types.aggregates(smaller))
         refused = self._refused(loads, both)
+        learned_sets = [
+            self._set_cut(smaller[index], both[index]) for index in np.flatnonzero(~refused) if self._is_constrained
+        ]
         loads, types = loads[refused], both[refused]
         learned = self._load_cuts(self._lowered(loads, types), types)
         missing = [
@@ -96,11 +100,18 @@ class Refusals:
             for row, gpu_type in zip(counts, gpu_types, strict=True)
             if not any(self._excludes(cut, row, int(gpu_type)) for cut in learned)
         ]
-        return [*learned, *missing]
+        return [*learned, *learned_sets, *missing]
+
+    @property
+    def _is_constrained(self) -> bool:
+        return self.model.problem.constraint_table is not None
 
     def _set_cut(self, counts: NDArray[np.int64], gpu_type: int) -> SetCut:
+        aggregates = self.types.aggregates(counts[None])
+        own = aggregates[:, len(AGGREGATE_NAMES) :]
+        # More adapters break no fewer constraints, and limits do not become wider.
         with_more = self.model.is_monotone and bool(
-            self._refused(self.columns.loads_of(self.types.aggregates(counts[None])), np.array([gpu_type]))[0]
+            self._refused(self.columns.loads_of(aggregates), np.array([gpu_type]), own)[0]
         )
         return SetCut(int(gpu_type), tuple(int(count) for count in counts), with_more)
 
@@ -188,15 +199,23 @@ class Refusals:
             cuts[LoadCut(int(gpu_type), at_most)] = None
         return list(cuts)
 
-    def _refused(self, loads: NDArray[np.float64], gpu_types: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Return which loads [N, D] are refused with any slots that a set at or above them may get, bool [N]."""
+    def _refused(
+        self, loads: NDArray[np.float64], gpu_types: NDArray[np.int64], own: NDArray[np.float64] | None = None
+    ) -> NDArray[np.bool_]:
+        """Return which loads [N, D] are refused with any slots that a set at or above them may get, bool [N].
+
+        Whatever the sets' constraints, unless `own`, float64 [N, C], has their columns.
+        """
         if not len(loads):
             return np.zeros(0, dtype=np.bool_)
         rows, ranks = self.columns.aggregates_of(loads)
+        if own is not None:
+            rows = np.hstack([rows, own])
         refused: NDArray[np.bool_] = ~self.model.best_choice(rows, ranks, gpu_types).feasible
         for index in np.flatnonzero(refused):
             slots = self._slots_of_larger_ranks(rows[index], int(ranks[index]), int(gpu_types[index]))
-            if slots:
+            is_allowed = self.model.allowed(rows[[index]], gpu_types[[index]])
+            if slots and (is_allowed is None or is_allowed[0]):
                 refused[index] = not self._accepts_any(rows[index], int(ranks[index]), int(gpu_types[index]), slots)
         return refused
 
@@ -218,5 +237,5 @@ class Refusals:
             max_lora_rank=np.full(len(slots), kept_rank, dtype=np.int64),
             kv_tokens=np.array([tables.kv_tokens(gpu_type, count, kept_rank) for count in slots], dtype=np.int64),
         )
-        output = self.model.predict(np.repeat(row[None], len(slots), axis=0), settings)
-        return bool(acceptance.accepts(self.model.problem.limits, output).any())
+        rows = np.repeat(row[None], len(slots), axis=0)
+        return bool(acceptance.accepts(self.model.limits_of(rows), self.model.predict(rows, settings)).any())

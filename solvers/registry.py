@@ -132,6 +132,7 @@ _BUILT_IN: tuple[SolverEntry, ...] = (
             {
                 Capability.ANYTIME,
                 Capability.BOUND,
+                Capability.CONSTRAINTS,
                 Capability.MIXED_GPU_TYPES,
                 Capability.RANDOMISED,
                 Capability.WARM_START,

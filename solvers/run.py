@@ -74,7 +74,8 @@ class SolverRun:
             solution = Solution.OPTIMAL if is_proven else Solution.FEASIBLE
         if incumbent is None and termination in _ENDED:
             self.notes.append(
-                f"{_ENDED[termination]} with {self.num_placed} of {len(self.problem.adapters)} adapters placed, "
+                f"{_ENDED[termination]} with {self.num_placed} of {len(self.problem.adapters)} adapters placed"
+                f"{'' if self.problem.merging is None else ' (a group that must be together counts as one)'}, "
                 f"which is no answer: a plan must place them all.{self._pace(termination)}"
             )
         return SolveResult(

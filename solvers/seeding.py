@@ -8,6 +8,7 @@ import numpy as np
 
 from predictors.surrogate import Surrogate
 from solvers.budget import Budget
+from solvers.constrained_solve import constrained
 from solvers.interface import Capability, Observer
 from solvers.packing import PackingSolver
 from solvers.placement import Placement
@@ -16,7 +17,9 @@ from solvers.result import Bound, Incumbent, SolveResult, Termination
 from solvers.run import SolverRun
 
 # What follows from the beginning, whatever comes after it.
-SEEDED_CAPABILITIES = frozenset({Capability.ANYTIME, Capability.WARM_START, Capability.MIXED_GPU_TYPES})
+SEEDED_CAPABILITIES = frozenset(
+    {Capability.ANYTIME, Capability.WARM_START, Capability.MIXED_GPU_TYPES, Capability.CONSTRAINTS}
+)
 
 
 class SeededSolver(ABC):
@@ -43,6 +46,7 @@ class SeededSolver(ABC):
             Of the solver's own randomness.
         """
 
+    @constrained
     def solve(
         self,
         problem: Problem,

@@ -54,6 +54,6 @@ class SlotTables:
                 return problem.replica(gpu_type, slots, rank, slots).memory().kv_tokens
 
             self._options[gpu_type] = SlotOptions(
-                kv_tokens_of, num_adapters=len(problem.adapters), fixed_max_loras=problem.fixed_max_loras
+                kv_tokens_of, num_adapters=len(problem.unmerged.adapters), fixed_max_loras=problem.fixed_max_loras
             )
         return self._options[gpu_type]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -179,10 +180,12 @@ def build_report(
     warmup_s: float,
     starvation_tolerance: float,
     with_adapters: bool = True,
+    with_adapter_latencies: bool = True,
 ) -> SimulationReport:
     """Turn an engine's raw outcome into a report; shapes as in `ReplicaTrace`.
 
-    Without `with_adapters`, the report of each adapter is left out; which ones starve is not.
+    Without `with_adapters`, the report of each adapter is left out; which ones starve is not. Without
+    `with_adapter_latencies`, only the latencies of each adapter are.
     """
     horizon_s = trace.end_ns / NANOSECONDS
     window_s = horizon_s - warmup_s
@@ -203,9 +206,12 @@ def build_report(
     is_starved = columns.served_ratio < 1.0 - starvation_tolerance
     adapters: tuple[AdapterReport, ...] = ()
     if with_adapters:
-        adapters = _adapter_reports(
-            workload, inputs, trace, columns, is_starved=is_starved, has_first_token=has_first_token
+        latencies = (
+            _adapter_latencies(inputs, trace, len(workload.adapters), has_first_token)
+            if with_adapter_latencies
+            else [(LatencySummary(), LatencySummary())] * len(workload.adapters)
         )
+        adapters = _adapter_reports(workload, trace, columns, latencies, is_starved=is_starved)
     return SimulationReport(
         engine=engine,
         seed=seed,
@@ -286,15 +292,13 @@ def _adapter_columns(
 
 def _adapter_reports(
     workload: Workload,
-    inputs: ReplicaInputs,
     trace: ReplicaTrace,
     columns: _AdapterColumns,
+    latencies: Sequence[tuple[LatencySummary, LatencySummary]],
     *,
     is_starved: NDArray[np.bool_],
-    has_first_token: NDArray[np.bool_],
 ) -> tuple[AdapterReport, ...]:
-    count = len(workload.adapters)
-    first_tokens = _group_first_tokens(inputs, trace, has_first_token, _owners(inputs, count), count)
+    """Return the report of each adapter; `latencies` are its times to first token and between tokens."""
     return tuple(
         AdapterReport(
             name=adapter.name,
@@ -305,17 +309,31 @@ def _adapter_reports(
             throughput_tps=float(columns.throughput_tps[index]),
             served_ratio=float(columns.served_ratio[index]),
             is_starved=bool(is_starved[index]),
-            ttft=summarise_durations(first_tokens[index]),
-            itl=summarise_gaps(
-                trace.adapter_gap_histogram[index],
-                int(trace.adapter_gap_sum_ns[index]),
-                int(trace.adapter_gap_count[index]),
-            ),
+            ttft=latencies[index][0],
+            itl=latencies[index][1],
             gpu_loads=int(trace.adapter_gpu_loads[index]),
             disk_loads=int(trace.adapter_disk_loads[index]),
         )
         for index, adapter in enumerate(workload.adapters)
     )
+
+
+def _adapter_latencies(
+    inputs: ReplicaInputs, trace: ReplicaTrace, count: int, has_first_token: NDArray[np.bool_]
+) -> list[tuple[LatencySummary, LatencySummary]]:
+    """Return the times to first token and between tokens of each of `count` adapters."""
+    first_tokens = _group_first_tokens(inputs, trace, has_first_token, _owners(inputs, count), count)
+    return [
+        (
+            summarise_durations(first_tokens[index]),
+            summarise_gaps(
+                trace.adapter_gap_histogram[index],
+                int(trace.adapter_gap_sum_ns[index]),
+                int(trace.adapter_gap_count[index]),
+            ),
+        )
+        for index in range(count)
+    ]
 
 
 def _owners(inputs: ReplicaInputs, count: int) -> NDArray[np.int64]:

@@ -110,6 +110,7 @@ def simulate_in_detail(
     requests: RequestTable | None = None,
     progress: Progress | None = None,
     with_adapters: bool = True,
+    with_adapter_latencies: bool = True,
 ) -> Simulation:
     """Simulate as `simulate` does, and keep the times of every request.
 
@@ -121,6 +122,8 @@ def simulate_in_detail(
         Called now and then, by the engine ``vllm`` only, with the simulated time in s.
     with_adapters
         Whether the report has a part for each adapter, which for hundreds of them takes longer than to simulate.
+    with_adapter_latencies
+        Whether that part has the adapter's latencies, which take most of that time.
     workload and others
         See `simulate`; also for the errors raised.
     """
@@ -142,6 +145,7 @@ def simulate_in_detail(
         warmup_s=warmup_s,
         starvation_tolerance=starvation_tolerance,
         with_adapters=with_adapters,
+        with_adapter_latencies=with_adapter_latencies,
     )
     return Simulation(inputs, trace, report, cpu_s)
 

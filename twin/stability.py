@@ -64,7 +64,7 @@ def assess_stability(
     seeds
         At least one, all different and >= 0.
     on_report
-        Called with the report of each seed, in order.
+        Called with the report of each seed, in order; it has no latencies of single adapters.
 
     Raises
     ------
@@ -88,6 +88,7 @@ def assess_stability(
             seed=seed,
             starvation_tolerance=starvation_tolerance,
             requests=requests,
+            with_adapter_latencies=False,
         )
 
     outcomes: list[SeedOutcome] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -218,23 +219,41 @@ class Workload:
         """
         if self.trace is not None:
             return self.trace.until(horizon_s)
-        arrivals, owners, prompts, outputs = [], [], [], []
-        for index, adapter in enumerate(self.adapters):
-            generator = adapter_generator(adapter.name, seed)
-            times = _arrival_times(adapter, self.phases, horizon_s, generator)
-            # Rounding up could move the last request to the horizon.
-            arrivals.append(np.floor(times * NANOSECONDS).astype(np.int64))
-            owners.append(np.full(len(times), index, dtype=np.int32))
-            prompts.append(adapter.prompt_tokens.sample(len(times), generator))
-            outputs.append(adapter.output_tokens.sample(len(times), generator))
-        arrival = np.concatenate(arrivals)
-        order = np.argsort(arrival, kind="stable")
-        return RequestTable(
-            arrival[order],
-            np.concatenate(owners)[order],
-            np.concatenate(prompts)[order],
-            np.concatenate(outputs)[order],
-        )
+        return merge_streams([draw_stream(adapter, self.phases, horizon_s, seed) for adapter in self.adapters])
+
+
+@dataclass(frozen=True)
+class AdapterStream:
+    """The requests of one adapter, in order of arrival; columns as those of `RequestTable`."""
+
+    arrival_ns: NDArray[np.int64]
+    prompt_tokens: NDArray[np.int32]
+    output_tokens: NDArray[np.int32]
+
+
+def draw_stream(adapter: Adapter, phases: tuple[Phase, ...], horizon_s: float, seed: int) -> AdapterStream:
+    """Draw the requests of an adapter that arrive in ``[0, horizon_s)``."""
+    generator = adapter_generator(adapter.name, seed)
+    times = _arrival_times(adapter, phases, horizon_s, generator)
+    return AdapterStream(
+        # Rounding up could move the last request to the horizon.
+        np.floor(times * NANOSECONDS).astype(np.int64),
+        adapter.prompt_tokens.sample(len(times), generator),
+        adapter.output_tokens.sample(len(times), generator),
+    )
+
+
+def merge_streams(streams: Sequence[AdapterStream]) -> RequestTable:
+    """Return the requests of adapters 0, 1, ... in order of arrival; at one time, the first one's first."""
+    arrival = np.concatenate([stream.arrival_ns for stream in streams])
+    counts = [len(stream.arrival_ns) for stream in streams]
+    order = np.argsort(arrival, kind="stable")
+    return RequestTable(
+        arrival[order],
+        np.repeat(np.arange(len(streams), dtype=np.int32), counts)[order],
+        np.concatenate([stream.prompt_tokens for stream in streams])[order],
+        np.concatenate([stream.output_tokens for stream in streams])[order],
+    )
 
 
 def adapter_generator(name: str, seed: int) -> np.random.Generator:

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from placer.plan_document import Plan, PlannedGpu, Verification
 from placer.wording import counted
+from solvers.constraints import Constraints
 from twin.stability_report import StabilityReport
 
 # More than any table is wide: a table that does not fit a window is easier to read wrapped by the window than squeezed.
@@ -184,7 +185,7 @@ def _summary(plan: Plan) -> list[str]:
         if plan.configuration.objective == "least_cost" and bound.cost_per_hour is not None:
             gap = "" if plan.cost_gap is None else f", gap in cost {max(plan.cost_gap, 0.0):.1%}"
             lines.append(f"lower bound on the cost: {bound.cost_per_hour:,.2f} per hour ({bound.proof} bound){gap}")
-    lines.append(_search(plan))
+    lines += [*_constraints(plan.configuration.constraints), _search(plan)]
     repair = plan.repair
     if repair.twin_calls:
         steps = [
@@ -198,6 +199,13 @@ def _summary(plan: Plan) -> list[str]:
         lines.append(f"checks: {', '.join(steps)}")
     lines += _stability([gpu.verification for gpu in plan.gpus if gpu.verification is not None])
     return lines
+
+
+def _constraints(constraints: Constraints) -> list[str]:
+    """Say which rules were in force: how many of each kind."""
+    kinds = [(name, len(getattr(constraints, name))) for name in Constraints.model_fields]
+    given = [f"{name} ({counted(count, 'rule')})" for name, count in kinds if count]
+    return [f"constraints: {', '.join(given)}"] if given else []
 
 
 def _search(plan: Plan) -> str:

@@ -13,6 +13,7 @@ from predictors.surrogate import Surrogate
 from solvers.alone import feasible_alone
 from solvers.baselines.fleet import BudgetSpentError, FleetRule, FleetTask, SlotRule, best_slots
 from solvers.budget import Budget
+from solvers.constrained_solve import constrained
 from solvers.interface import Capability, Observer
 from solvers.placement import Placement
 from solvers.problem import Problem
@@ -64,6 +65,7 @@ class BaselineSolver:
         self.name = baseline.name
         self.capabilities = baseline.capabilities
 
+    @constrained
     def solve(
         self,
         problem: Problem,

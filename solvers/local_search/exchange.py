@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from solvers.feasibility import Choices
+from solvers.feasibility import NUM_ADAPTERS_COLUMN, Choices
 from solvers.local_search.moves import NOBODY, GpuState, Pool, draw_exchanges, exchanged_rows
 from solvers.open_fleet import OpenFleet
 from solvers.run import SolverRun
@@ -69,7 +69,8 @@ class Exchange:
             if gpu in changed:
                 continue
             if not choices.feasible[position]:
-                self._remember(fleet, gpu, float(gains[position]))
+                if len(fleet.refused_for_work(np.array([gpu]), joining, leaving=leaving)):
+                    self._remember(fleet, gpu, float(gains[position]))
             elif joining in waiting:
                 fleet.exchange(gpu, None if leaving == NOBODY else leaving, joining, choices, int(position))
                 waiting.remove(joining)
@@ -112,8 +113,8 @@ class Exchange:
         gpus = exchanges[:, 0]
         max_loras = fleet.max_loras[gpus]
         if model.problem.fixed_max_loras is None:
-            sizes = np.array([len(members) for members in fleet.members], dtype=np.int64)[gpus]
-            grown = sizes + (exchanges[:, 1] == NOBODY)
+            sizes = fleet.rows[gpus, NUM_ADAPTERS_COLUMN].astype(np.int64)
+            grown = rows[:, NUM_ADAPTERS_COLUMN].astype(np.int64)
             # A GPU with a slot for each adapter keeps that.
             max_loras = np.where(max_loras >= sizes, grown, np.minimum(max_loras, grown))
         members = None

@@ -65,12 +65,18 @@ def _top_up_open(run: SolverRun, fleet: OpenFleet, waiting: NDArray[np.int64]) -
 
 def _top_up(run: SolverRun, fleet: OpenFleet, gpu: int, waiting: NDArray[np.int64]) -> NDArray[np.int64]:
     """Add to one GPU what it takes of `waiting`; return who is left."""
+    forgets = run.problem.constraint_table is not None
+    refused: list[int] = []
     for _ in range(MOST_OFFERS):
         candidates = np.flatnonzero(fleet.may_take(gpu, waiting))
+        if refused:
+            candidates = candidates[~np.isin(waiting[candidates], refused)]
         if not len(candidates) or run.exhausted() is not None:
             break
         taken = fleet.add_longest_prefix(gpu, waiting[candidates])
         run.num_iterations += taken
+        # The fleet does not remember who was refused for limits of its own.
+        refused += waiting[candidates[taken : taken + 1]].tolist() if forgets else []
         waiting = np.delete(waiting, candidates[:taken])
     return waiting
 

@@ -9,6 +9,7 @@ import numpy as np
 from predictors.surrogate import Surrogate
 from solvers.bounds import work_bound
 from solvers.budget import Budget
+from solvers.constrained_solve import constrained
 from solvers.interface import Capability, Observer
 from solvers.local_search.refill import refill
 from solvers.local_search.ruin import draw_gpus, draw_order
@@ -46,12 +47,19 @@ class LocalSearchSolver:
 
     name = "local_search"
     capabilities = frozenset(
-        {Capability.ANYTIME, Capability.WARM_START, Capability.MIXED_GPU_TYPES, Capability.RANDOMISED}
+        {
+            Capability.ANYTIME,
+            Capability.WARM_START,
+            Capability.MIXED_GPU_TYPES,
+            Capability.RANDOMISED,
+            Capability.CONSTRAINTS,
+        }
     )
 
     def __init__(self, *, builds_first: bool = True) -> None:
         self.builds_first = builds_first
 
+    @constrained
     def solve(
         self,
         problem: Problem,

@@ -73,7 +73,7 @@ def root_boxes(model: FeasibilityModel, types: AdapterTypes, gpu_type: int) -> l
         most = int(types.counts[allowed].sum())
         if limit == 0 or most == 0:
             continue
-        totals = (types.counts[allowed, None] * types.rows[allowed]).sum(axis=0)
+        totals = (types.counts[allowed, None] * types.loads[allowed]).sum(axis=0)
         everything = Box(
             gpu_type, slot_rank, (limit, limit), is_tied=False, lower=np.zeros(NUM_AGGREGATES), upper=totals
         )

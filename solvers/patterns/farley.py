@@ -195,12 +195,12 @@ class _Tree:
         types = search.types
         # The value is one more sum: sets worth less than enough need not be looked at.
         self._propagation = {
-            int(rank): Propagation(np.column_stack([types.rows, values])[types.ranks <= rank])
+            int(rank): Propagation(np.column_stack([types.loads, values])[types.ranks <= rank])
             for rank in np.unique(types.ranks)
         }
         self._relaxation: Relaxation | None = None
         # What a GPU would hold of each sum if all adapters were spread evenly over as many GPUs as they are worth.
-        totals = types.counts @ types.rows
+        totals = types.counts @ types.loads
         self._typical = np.where(totals > 0.0, totals, 1.0) / max(float(values @ types.counts), 1.0)
         self.heap: list[tuple[float, int, Box, NDArray[np.float64]]] = []
         self.undivided = -np.inf
@@ -299,7 +299,7 @@ class _Tree:
         gradients, slack = cuts.gradients[0], cuts.slack[0]
         if self._relaxation is None:
             types = self._search.types
-            self._relaxation = Relaxation(self._values, types.rows, types.counts, len(slack))
+            self._relaxation = Relaxation(self._values, types.loads, types.counts, len(slack))
         own = gradients[:, :NUM_AGGREGATES]
         # The gradients' engine settings stay at their lower corner or above it, so that leaving them out is safe only
         # where they are not negative; elsewhere the cut is not used.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from predictors.features import AGGREGATE_NAMES
 from solvers.adapter_types import AdapterTypes
 from solvers.result import Termination
 from solvers.run import SolverRun
@@ -75,6 +76,8 @@ class PatternModel:
         """
         types, model = self.types, self.run.model
         base_row = base @ types.rows
+        # A mixture is about loads: no GPU serves all of those in it that constraints keep apart.
+        base_row[len(AGGREGATE_NAMES) :] = 0.0
         base_rank = int(np.where(base > 0, types.ranks, 0).max(initial=0))
         max_ranks = np.maximum(types.ranks, base_rank)
         low = np.full(types.num_types, np.log(1e-2))

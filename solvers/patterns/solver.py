@@ -12,6 +12,7 @@ from solvers.adapter_types import RATE_LEVELS, SHAPE_LEVELS, AdapterTypes, clust
 from solvers.alone import feasible_alone
 from solvers.bounds import work_bound
 from solvers.budget import Budget
+from solvers.constrained_solve import constrained
 from solvers.interface import Capability, Observer
 from solvers.objective import objective_value
 from solvers.open_fleet import OpenFleet
@@ -69,6 +70,7 @@ class PatternsSolver:
             Capability.MIXED_GPU_TYPES,
             Capability.RANDOMISED,
             Capability.BOUND,
+            Capability.CONSTRAINTS,
         }
     )
 
@@ -77,6 +79,7 @@ class PatternsSolver:
         self._builds_first = builds_first
         self._most_boxes = most_boxes
 
+    @constrained
     def solve(
         self,
         problem: Problem,

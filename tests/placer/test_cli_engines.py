@@ -111,7 +111,7 @@ def test_engines_that_disagree_are_an_error(tmp_path: Path, capsys: pytest.Captu
     problem = small_problem(tmp_path, num_adapters=2, total_rps=2.0)
     settings = TwinSettings(engine="simpy", horizon_s=30.0, warmup_s=0.0, compares=True, workers=1)
     replicas = [(problem.workload, problem.replica(0, 2, 16, 2))]
-    ((_, checked),) = check_replicas(replicas, problem.limits, settings, observer=lambda _: None)
+    ((_, checked),) = check_replicas(replicas, [problem.limits], settings, observer=lambda _: None)
     assert checked.agreement is not None
     disagreement = checked.agreement.model_copy(update={"is_same": False, "differences": ("num_steps",)})
     entries = [

@@ -18,8 +18,10 @@ from solvers.problem import Limits, Problem
 from solvers.registry import get_solver, solver_names
 from solvers.result import COST_TOLERANCE, Incumbent, Solution, SolveResult, Termination
 from tests.solvers.analytic import AnalyticSurrogate
+from tests.solvers.constrained_problems import broken_rules, constrained_optimum, constrained_problem
 from tests.solvers.oracle import least_objective
 from tests.solvers.problems import GPU, make_adapter, make_problem, random_problem, with_objective
+from twin.errors import SolverError
 
 pytestmark = pytest.mark.parametrize("name", solver_names())
 
@@ -271,6 +273,24 @@ def test_costs_are_never_below_brute_force(name: str) -> None:
         if result.evaluation is not None and optimum is not None:
             assert result.evaluation.cost_per_hour >= optimum
             assert result.bound is None or (result.bound.cost_per_hour or 0.0) <= optimum + COST_TOLERANCE
+
+
+def test_constraints_are_kept_or_refused(name: str) -> None:
+    """With the capability the answer keeps every rule and is no better than the constrained optimum."""
+    solver = get_solver(name)
+    for seed in range(3):
+        problem = constrained_problem(seed, 5)
+        if Capability.CONSTRAINTS not in solver.capabilities:
+            with pytest.raises(SolverError, match="needs a solver that keeps them"):
+                solver.solve(problem, AnalyticSurrogate(), budget=UNLIMITED)
+            continue
+        result = solver.solve(problem, AnalyticSurrogate(), budget=Budget(max_evaluations=1000))
+        optimum = constrained_optimum(problem, AnalyticSurrogate())
+        assert result.placement is not None
+        assert result.evaluation is not None
+        assert optimum is not None
+        assert broken_rules(problem, result.placement) == []
+        assert objective_value(problem, result.evaluation) >= optimum
 
 
 def test_the_twin_as_surrogate(name: str) -> None:
