@@ -6,7 +6,7 @@ How it is fitted is in `predictors.neural_fit`; an exported network runs in ONNX
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,16 @@ RATIO, STARVATION, ITL, TTFT, ITL_MEAN = range(5)
 # Largest value of each output that is a power, in that order: no more completes than arrives in the long run, and far
 # outside of the rows a latency must still be a number. What is told of starvation is no power.
 MOST = np.array([1.0, np.finfo(np.float32).max, 1e6, 1e6, 1e6], dtype=np.float32)
+
+
+@runtime_checkable
+class HasNetwork(Protocol):
+    """A surrogate that may be a network, and then shows it: proofs about it can be made."""
+
+    @property
+    def network(self) -> NeuralNetwork | None:
+        """What it computes, in float32 in any order of summation; None when it is no such network."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import math
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from numpy.typing import NDArray
 from predictors.bound_row import BoundRow
 from predictors.domain import Domain
 from predictors.features import FEATURE_SCHEMA, FeatureSchema, describe_row
+from predictors.neural import RATIO, STARVATION, NeuralNetwork
 from predictors.surrogate import OUTPUT_NAMES, STARVED_PROBABILITY, SurrogateOutput, empty_output, require_domain
 from predictors.surrogate_file import CHECK_HINT, INPUT_NAME, METADATA_KEYS, SurrogateFile
 from twin.errors import SurrogateError
@@ -67,6 +70,29 @@ class OnnxSurrogate:
     def schema(self) -> FeatureSchema:
         """Columns that `predict` takes."""
         return FEATURE_SCHEMA
+
+    @cached_property
+    def network(self) -> NeuralNetwork | None:
+        """The network that the file holds, read back; None where it is no network of ours or `onnx` is not installed.
+
+        It is compared with what the session answers, so that a file that was replaced since is noticed.
+        """
+        try:
+            # The library reads graphs; only asking needs ONNX Runtime alone.
+            graphs = importlib.import_module("predictors.network_graph")
+        except ImportError:
+            return None
+        network: NeuralNetwork | None = graphs.network_in(self.file)
+        if network is None:
+            return None
+        corners = np.array([self.domain.features[name] for name in FEATURE_SCHEMA.names]).T
+        shares = np.linspace(0.01, 1.0, 8)[:, np.newaxis]
+        rows = (corners[0] + shares * (corners[1] - corners[0])).astype(np.float32)
+        raw = network.raw(rows)
+        expected = np.stack(
+            [np.exp(np.minimum(raw[:, RATIO], 0.0)), 1.0 / (1.0 + np.exp(-np.clip(raw[:, STARVATION], -50.0, 50.0)))]
+        )
+        return network if np.allclose(self._ask(rows)[:2], expected, atol=1e-2) else None
 
     @property
     def profile_name(self) -> str:

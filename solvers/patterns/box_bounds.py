@@ -9,7 +9,7 @@ How a surrogate gets certificates:
 - it offers `accepted_cuts` (`HasAcceptedCuts`): a closed form, or a model whose structure is known;
 - it declares that more is never better (`DeclaresMonotone`, which other proofs use as well), or only which features
   never help (`MonotoneFeasibility`): then a box is empty when its best corner is refused;
-- a function in `_MAKERS` recognises it.
+- it is a network behind physics, as `predictors.neural` makes them, and shows it (`HasNetwork`).
 
 Otherwise nothing is certified.
 """
@@ -17,7 +17,6 @@ Otherwise nothing is certified.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -27,6 +26,8 @@ from predictors.features import FEATURE_SCHEMA
 from predictors.surrogate import MONOTONE_SIGNS, declares_monotone, keeps_order, unwrapped
 from solvers import acceptance
 from solvers.feasibility import NUM_ADAPTERS_COLUMN, FeasibilityModel
+from solvers.patterns.cuts import Cuts
+from solvers.patterns.network_cuts import network_bound
 from solvers.problem_file import Limits
 
 _SLOTS_COLUMN = FEATURE_SCHEMA.index("max_loras")
@@ -35,37 +36,22 @@ _ACTIVE_COLUMNS = [FEATURE_SCHEMA.index(name) for name in ("active_10s", "active
 MOST_SLOTS = 64
 
 
-@dataclass(frozen=True)
-class Cuts:
-    """Inequalities for B boxes, M of them each: accepted rows x keep ``gradients @ (x - lower) <= slack``.
-
-    A negative slack beside gradients that are nowhere negative says that nothing in the box is accepted; an infinite
-    one says nothing.
-
-    Attributes
-    ----------
-    gradients
-        float64 [B, M, F], finite.
-    slack
-        float64 [B, M].
-    """
-
-    gradients: NDArray[np.float64]
-    slack: NDArray[np.float64]
-
-    @property
-    def is_empty(self) -> NDArray[np.bool_]:
-        """Whether a single inequality of a box already excludes all of it, bool [B]."""
-        is_rising = np.asarray((self.gradients >= 0.0).all(axis=2))
-        return np.asarray(((self.slack < 0.0) & is_rising).any(axis=1))
-
-
 class BoxBound(Protocol):
     """Certificates about the surrogate of one GPU type."""
 
     @property
     def certificate(self) -> str:
-        """What the certificates rest on, in a word: ``monotone``, ``closed form``, ``trees``, ..."""
+        """What the certificates rest on, in a word: ``monotone``, ``closed form`` or ``network``."""
+        ...
+
+    @property
+    def asks_surrogate(self) -> bool:
+        """Whether certificates cost questions to the surrogate."""
+        ...
+
+    @property
+    def is_curved(self) -> bool:
+        """Whether cuts are planes beside something curved, which they come closer to in narrower boxes."""
         ...
 
     @property
@@ -73,14 +59,17 @@ class BoxBound(Protocol):
         """Features in which a narrower box may have better certificates, bool [F]."""
         ...
 
-    def cuts(self, lower: NDArray[np.float64], upper: NDArray[np.float64]) -> Cuts:
+    def cuts(self, lower: NDArray[np.float64], upper: NDArray[np.float64], is_tied: NDArray[np.bool_]) -> Cuts:
         """Return what every accepted row keeps in each of B boxes.
 
         Parameters
         ----------
         lower, upper
             Corners, float64 [B, F] in the order of `FEATURE_SCHEMA`; a row is in a box when each of its columns, before
-            it is rounded to float32, is between them.
+            it is rounded to float32, is between them, it is of a set of the problem's adapters, and all of them stay in
+            CPU memory (`max_cpu_loras` is the larger of the numbers of adapters and of slots).
+        is_tied
+            In which boxes rows have as many slots as adapters, bool [B].
         """
         ...
 
@@ -122,6 +111,8 @@ class MonotoneBoxBound:
     """
 
     certificate = "monotone"
+    asks_surrogate = True
+    is_curved = False
 
     def __init__(self, model: FeasibilityModel, gpu_type: int, feature_signs: Mapping[str, int]) -> None:
         self._model = model
@@ -132,11 +123,12 @@ class MonotoneBoxBound:
         self._clips_active = all(feature_signs.get(names[column]) == 1 for column in _ACTIVE_COLUMNS)
         self.matters = np.array([feature_signs.get(name) != 0 for name in names])
 
-    def cuts(self, lower: NDArray[np.float64], upper: NDArray[np.float64]) -> Cuts:
+    def cuts(self, lower: NDArray[np.float64], upper: NDArray[np.float64], is_tied: NDArray[np.bool_]) -> Cuts:
         """Return a negative slack where the best corner is refused; nothing where unclaimed features vary.
 
         Only the slots may vary: all of a few numbers of them are asked about.
         """
+        del is_tied
         slots = np.stack([lower[:, _SLOTS_COLUMN], upper[:, _SLOTS_COLUMN]]).astype(np.int64)
         width = slots[1] - slots[0] + 1
         varies = (lower < upper) & self._is_unclaimed
@@ -162,14 +154,17 @@ class _OwnBoxBound:
     """Certificates that a surrogate offers itself."""
 
     certificate = "closed form"
+    asks_surrogate = False
+    is_curved = False
 
     def __init__(self, surrogate: HasAcceptedCuts, limits: Limits) -> None:
         self._surrogate = surrogate
         self._limits = limits
         self.matters = np.ones(len(FEATURE_SCHEMA.names), dtype=np.bool_)
 
-    def cuts(self, lower: NDArray[np.float64], upper: NDArray[np.float64]) -> Cuts:
+    def cuts(self, lower: NDArray[np.float64], upper: NDArray[np.float64], is_tied: NDArray[np.bool_]) -> Cuts:
         """Return what the surrogate says."""
+        del is_tied
         return self._surrogate.accepted_cuts(self._limits, lower, upper)
 
 
@@ -203,4 +198,4 @@ def _monotone(model: FeasibilityModel, gpu_type: int) -> BoxBound | None:
 
 
 # Asked in this order; the first that knows the surrogate answers.
-_MAKERS: tuple[Callable[[FeasibilityModel, int], BoxBound | None], ...] = (_own, _monotone)
+_MAKERS: tuple[Callable[[FeasibilityModel, int], BoxBound | None], ...] = (_own, _monotone, network_bound)

@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 
 from solvers.adapter_types import AdapterTypes, exact_types
 from solvers.feasibility import NUM_ADAPTERS_COLUMN, FeasibilityModel
-from solvers.patterns.box_bounds import BoxBound, Cuts, box_bound_for
+from solvers.patterns.box_bounds import BoxBound, box_bound_for
 from solvers.patterns.boxes import NUM_AGGREGATES, Box, Propagation, feature_corners, root_boxes
+from solvers.patterns.cuts import Cuts
 from solvers.patterns.questions import PatternModel
 from solvers.patterns.relaxation import ROUNDING, Relaxation, Relaxed
 from solvers.result import Bound
@@ -38,9 +39,11 @@ SHORTEST_SIDE = 1e-4
 PATIENCE_BOXES = 600
 LEAST_PROGRESS = 2e-4
 # Bisections by which roots are cut down.
-SHRINKING_STEPS = 10
+SHRINKING_STEPS = 6
 # A side whose bounds have a price is divided before an idle one of the same length; this much weighs its length alone.
 IDLE_PULL = 0.1
+# Less than this of an aggregate counts as this where sides are compared on a logarithmic scale.
+SMALLEST = 1e-3
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,7 @@ def farley_bound(
     costs: NDArray[np.float64],
     goal: float,
     most_boxes: int,
+    time_share: float = 1.0,
     is_least_cost: bool = False,
 ) -> Bound | None:
     """Return a certified bound on the GPUs, or on the cost, of any placement that the surrogate accepts.
@@ -82,6 +86,8 @@ def farley_bound(
         A bound above this is not looked for.
     most_boxes
         Boxes to look at.
+    time_share
+        Of the time that the budget still has, in (0, 1].
     is_least_cost
         Whether `costs` are costs per hour, and not 1 each.
 
@@ -104,7 +110,9 @@ def farley_bound(
     if total <= 0.0 or goal <= 0.0:
         return None
     search = FarleySearch(PatternModel(model.run, exact), certificates, costs)
-    most = search.most_worth(values, enough=total / goal, most_boxes=most_boxes)
+    budget = model.run.budget
+    most_seconds = None if budget.remaining_s is None else budget.elapsed_s + time_share * budget.remaining_s
+    most = search.most_worth(values, enough=total / goal, most_boxes=most_boxes, most_seconds=most_seconds)
     least = total / most.value * (1.0 - ROUNDING)
     if is_least_cost:
         return Bound(max(1, ceil(least / float(costs.max()))), "farley", "surrogate", cost_per_hour=least)
@@ -131,7 +139,9 @@ class FarleySearch:
         self._feasibility: FeasibilityModel = model.run.model
         self._types: AdapterTypes = model.types
 
-    def most_worth(self, values: NDArray[np.float64], *, enough: float, most_boxes: int) -> Worth:
+    def most_worth(
+        self, values: NDArray[np.float64], *, enough: float, most_boxes: int, most_seconds: float | None = None
+    ) -> Worth:
         """Bound what accepted sets are worth per cost.
 
         Parameters
@@ -142,6 +152,8 @@ class FarleySearch:
             Smaller bounds are of no use.
         most_boxes
             Boxes to look at; the search also ends when the budget does, or when it stalls.
+        most_seconds
+            On the run's clock from its start; ``None``: as many as the budget has.
         """
         search = _Tree(self, values, enough)
         roots = [
@@ -153,10 +165,22 @@ class FarleySearch:
             if search.top < best * (1.0 - LEAST_PROGRESS):
                 best, looked_at = search.top, search.num_boxes
             has_stalled = search.num_boxes > looked_at + PATIENCE_BOXES
-            if has_stalled or self._model.run.exhausted() is not None:
+            if has_stalled or self._is_over(most_seconds):
                 break
             search.divide()
         return Worth(max(enough, search.top, search.undivided), search.num_boxes)
+
+    def _is_over(self, most_seconds: float | None) -> bool:
+        budget = self._model.run.budget
+        if most_seconds is not None and budget.elapsed_s >= most_seconds:
+            return True
+        if any(bound.asks_surrogate for bound in self._bounds):
+            return self._model.run.exhausted() is not None
+        return budget.remaining_s == 0.0
+
+    def is_curved(self, box: Box) -> bool:
+        """Return whether cuts of a box are planes beside something curved."""
+        return self._bounds[box.gpu_type].is_curved
 
     @property
     def types(self) -> AdapterTypes:
@@ -176,9 +200,10 @@ class FarleySearch:
         lower, upper = feature_corners(self._feasibility, boxes)
         found: list[Cuts | None] = [None] * len(boxes)
         gpu_types = np.array([box.gpu_type for box in boxes])
+        is_tied = np.array([box.is_tied for box in boxes])
         for gpu_type in np.unique(gpu_types):
             mine = np.flatnonzero(gpu_types == gpu_type)
-            cuts = self._bounds[int(gpu_type)].cuts(lower[mine], upper[mine])
+            cuts = self._bounds[int(gpu_type)].cuts(lower[mine], upper[mine], is_tied[mine])
             for position, index in enumerate(mine):
                 part = slice(position, position + 1)
                 found[int(index)] = Cuts(cuts.gradients[part], cuts.slack[part])
@@ -217,9 +242,9 @@ class _Tree:
         halves: list[Box] = []
         parent = -np.inf
         while self.heap and len(halves) < BATCH_BOXES and self.top > self._enough:
-            bound, _, box, pull = heapq.heappop(self.heap)
+            bound, _, box, promise = heapq.heappop(self.heap)
             parent = max(parent, -bound)
-            column = self._column_to_divide(box, pull)
+            column = self._column_to_divide(box, promise)
             if column is None:
                 self.undivided = max(self.undivided, -bound)
             else:
@@ -276,7 +301,17 @@ class _Tree:
             relaxed = self._relaxed(box, cuts)
             value = min(relaxed.value / self._search.cost_of(box), parent)
             if value > self._enough:
-                heapq.heappush(self.heap, (-value, next(self._order), box, relaxed.pull))
+                heapq.heappush(self.heap, (-value, next(self._order), *self._kept(box, cuts, relaxed)))
+
+    def _kept(self, box: Box, cuts: Cuts, relaxed: Relaxed) -> tuple[Box, NDArray[np.float64]]:
+        """Return the part of a box that its cuts leave, and what the division of each side promises, float64 [K]."""
+        width = box.upper - box.lower
+        gradients = cuts.gradients[0, :, :NUM_AGGREGATES]
+        if not self._search.is_curved(box) or not gradients.any():
+            return box, width / self._typical * (IDLE_PULL + relaxed.pull * self._typical)
+        # Planes come closer to what is curved, mostly on a logarithmic scale, where they rise most over a side.
+        lengths = np.log((box.upper + SMALLEST) / (box.lower + SMALLEST))
+        return _cut_off(box, gradients, cuts.slack[0]), np.abs(gradients).sum(axis=0) * width * lengths
 
     def _tightened(self, box: Box) -> Box | None:
         """Return the part of a box in which sets may be worth more than enough; None: there is none."""
@@ -308,7 +343,7 @@ class _Tree:
         allowed = self._search.types.ranks <= box.slot_rank
         return self._relaxation.solve(box.lower, box.upper, np.where(usable[:, None], own, 0.0), limits, allowed)
 
-    def _column_to_divide(self, box: Box, pull: NDArray[np.float64]) -> int | None:
+    def _column_to_divide(self, box: Box, promise: NDArray[np.float64]) -> int | None:
         """Return the column whose division promises most; None when no side is long enough."""
         width = box.upper - box.lower
         share = width / self._typical
@@ -319,8 +354,7 @@ class _Tree:
         long_enough &= matters
         if not long_enough.any():
             return None
-        promise = np.where(long_enough, share * (IDLE_PULL + pull * self._typical), -1.0)
-        return int(np.argmax(promise))
+        return int(np.argmax(np.where(long_enough, promise, -1.0)))
 
 
 def _above(box: Box, column: int, at: float) -> Box:
@@ -328,3 +362,20 @@ def _above(box: Box, column: int, at: float) -> Box:
     lower = box.lower.copy()
     lower[column] = max(lower[column], at)
     return replace(box, lower=lower)
+
+
+def _cut_off(box: Box, gradients: NDArray[np.float64], slack: NDArray[np.float64]) -> Box:
+    """Return the part of a box in which each cut alone can be kept, whatever the other sums are."""
+    width = box.upper - box.lower
+    least = np.minimum(gradients * width, 0.0)
+    rest = slack[:, None] - (least.sum(axis=1, keepdims=True) - least)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        reach = rest / gradients
+    rounding = ROUNDING * (np.abs(box.upper) + 1.0)
+    far = np.where((gradients > 0.0) & np.isfinite(rest), reach, np.inf).min(axis=0) + rounding
+    near = np.where((gradients < 0.0) & np.isfinite(rest), reach, -np.inf).max(axis=0) - rounding
+    return replace(
+        box,
+        lower=np.clip(box.lower + near, box.lower, box.upper),
+        upper=np.clip(box.lower + far, box.lower, box.upper),
+    )

@@ -41,6 +41,8 @@ MOST_BOXES = 4000
 BOXES_PER_ADAPTER = 25
 # Boxes times exact types: a box takes time in proportion to them.
 MOST_BOX_TYPES = 4_000_000
+# Of the time that is left when the dives are done, that a bound may take.
+PROOF_SHARE = 0.5
 # A cost that is lower by less than this share is not lower.
 COST_TOLERANCE = 1e-9
 
@@ -159,18 +161,27 @@ class _Search:
             return self.run.exhausted() or Termination.COMPLETED
         generation = self._generation(warm_start)
         generated = self._generate(generation)
+        try:
+            self._dive(generation, generated, num_dives)
+        except BudgetSpentError:
+            # Certificates that ask nothing may be had without rows, too.
+            self._prove(generation, generated, most_boxes)
+            raise
         self._prove(generation, generated, most_boxes)
+        if self._is_proven():
+            return Termination.PROVEN
+        return self.run.exhausted() or Termination.COMPLETED
+
+    def _dive(self, generation: _Generation, generated: Generated, num_dives: int) -> None:
+        """Build fleets from the mixture of patterns while they may be better than the incumbent."""
         for index in range(num_dives):
-            if self._is_proven() or not self._may_gain(generated):
+            if not self._may_gain(generated):
                 break
             generator = self.generator if index else None
             for patterns in dive(generation.master, generation.pricers, generation.demand, generator):
                 self._build(generation.types, patterns, generated)
                 if not self._may_gain(generated):
                     break
-        if self._is_proven():
-            return Termination.PROVEN
-        return self.run.exhausted() or Termination.COMPLETED
 
     def _start(self, warm_start: Placement | None, *, builds_first: bool) -> Termination:
         """Record a first placement; return COMPLETED, or why the search ended."""
@@ -195,9 +206,11 @@ class _Search:
             costs=self._costs(),
             goal=goal,
             most_boxes=min(most_boxes, self._affordable_boxes()),
+            time_share=PROOF_SHARE,
             is_least_cost=self._is_least_cost(),
         )
-        if bound is not None:
+        # Both hold; a larger one says more, of whichever model. Only this one is about costs.
+        if bound is not None and (self._is_least_cost() or bound.value >= self.bound.value):
             self.bound = bound
 
     def _affordable_boxes(self) -> int:

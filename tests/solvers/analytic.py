@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from predictors.features import FEATURE_SCHEMA, FeatureSchema
 from predictors.surrogate import SurrogateOutput
-from solvers.patterns.box_bounds import Cuts
+from solvers.patterns.cuts import Cuts
 from solvers.problem_file import Limits
 
 _COLUMN = {name: index for index, name in enumerate(FEATURE_SCHEMA.names)}

@@ -174,7 +174,7 @@ def test_every_accepted_set_lies_in_a_root_that_is_not_empty(
     model = FeasibilityModel(problem, kind())
     roots = root_boxes(model, exact_types(problem), 0)
     lower, upper = feature_corners(model, roots)
-    cuts = certificates(model).cuts(lower, upper)
+    cuts = certificates(model).cuts(lower, upper, np.array([box.is_tied for box in roots]))
     sets = random_sets(problem, 0, 300)
     ranks = np.array([problem.ranks[list(members)].max() for members in sets])
     choices = model.best_choice(sums_of(problem, sets), ranks, 0, sets)
@@ -204,7 +204,7 @@ def test_no_accepted_row_lies_in_an_empty_box(kind: type[AnalyticSurrogate], dat
     rows[:, slots] = corner[slots] + generator.integers(0, int(width[slots]) + 1, 200)
     rows = rows.astype(np.float32).astype(np.float64)
     lower, upper = np.minimum(corner, rows.min(axis=0)), np.maximum(corner + width, rows.max(axis=0))
-    cuts = certificates(model).cuts(lower[None], upper[None])
+    cuts = certificates(model).cuts(lower[None], upper[None], np.zeros(1, dtype=np.bool_))
     output = model.surrogate.predict(rows.astype(np.float32))
     accepted = (output.starvation_probability < 0.5) & (output.throughput_ratio >= np.float32(0.9))
     if accepted.any():
