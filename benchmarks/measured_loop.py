@@ -5,7 +5,8 @@ profile; the twin then replays others, which the profile has not seen, and its n
 Needs vLLM (PLACER_VLLM_PYTHON) and the extras ``measure`` and ``train``.
 
 Options: `--short` (shorter workloads: some ten minutes), `--smoke` (two of a few seconds), `--check` (a workload that
-misses a target is measured once more, and the exit code is 1 if it misses it again), `--clock cpu` (another table),
+misses a target is measured once more; the exit code is 1 if it misses it again, or 3 if other work then took so much of
+the machine that its times say nothing), `--clock cpu` (another table),
 `--keep FOLDER` (what was measured there already is not measured again), `--only NAME` (measure these, of a kept folder,
 and say nothing), `--seed 0`.
 """
@@ -34,6 +35,7 @@ from benchmarks.loop_cases import (
 )
 from benchmarks.loop_prediction import calibrate, predictions
 from benchmarks.loop_tables import loop_tables
+from benchmarks.other_work import OtherWork
 from benchmarks.vllm_server import VllmServer
 from twin.engine import EngineConfig
 from twin.measurement.demo import ADAPTER_FOLDER, MODEL_FOLDER, make_demo
@@ -46,6 +48,10 @@ from twin.measurement.manifest import EndpointSettings, InProcessSettings, Manif
 from twin.measurement.preparation import engine_arguments
 from twin.measurement.session import Driver, Progress, run_segment
 from twin.vllm_python import VllmPython, find_vllm_python
+
+# Share of the machine that other work may take until a missed target says nothing, and the exit code for that.
+MOST_OTHER_WORK = 0.05
+NOT_JUDGED = 3
 
 
 def measure(run: Run, folder: Path, *, only: Sequence[str] = ()) -> dict[str, MeasurementFolder]:
@@ -122,7 +128,9 @@ def main() -> int:
     parser.add_argument("--update", type=Path, help="document to put the tables into")
     parser.add_argument("--short", action="store_true", help="shorter workloads")
     parser.add_argument("--smoke", action="store_true", help="two workloads of a few seconds")
-    parser.add_argument("--check", action="store_true", help="exit with 1 if a target is missed twice")
+    parser.add_argument(
+        "--check", action="store_true", help="exit with 1 if a target is missed twice (3: the machine was busy)"
+    )
     parser.add_argument("--keep", type=Path, help="folder for the measurements")
     parser.add_argument("--only", nargs="*", help="measure these workloads, and stop")
     parser.add_argument(
@@ -134,6 +142,7 @@ def main() -> int:
     # A server has the wall clock only: it is measured once.
     cases = [case for case in all_cases if case.role != "http" or options.clock == MAIN_CLOCK]
     run = Run(cases, options.clock, options.seed, is_short=options.short)
+    other_work = OtherWork()
     with tempfile.TemporaryDirectory() as scratch:
         folder = options.keep or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
@@ -149,7 +158,13 @@ def main() -> int:
             measured |= {again(case): _measured(run, case, folder, again(case)) for case in missed}
             made = predictions(run, measured, calibration, config)
         print_or_update(loop_tables(run, measured, calibration, made), options.update)
-        return int(options.check and any(prediction.is_missed for prediction in made))
+        if not options.check or not any(prediction.is_missed for prediction in made):
+            return 0
+        share = other_work.share()
+        if share is None or share <= MOST_OTHER_WORK:
+            return 1
+        print(f"not judged: other work took {share:.0%} of this machine while it was measured", file=sys.stderr)
+        return NOT_JUDGED
 
 
 if __name__ == "__main__":
