@@ -21,7 +21,7 @@ import numpy as np
 
 from benchmarks.document_tables import number, print_or_update, table
 from benchmarks.measured_optimum import Choice, Grid, judge_freely, judge_on_grid, read_grids, replayed_best
-from benchmarks.surrogate_accuracy import predict
+from benchmarks.surrogate_accuracy import predict, predicted_output
 from predictors.adapter_sequence import AdapterSequence
 from predictors.catalog import shipped_surrogate
 from predictors.configuration import ConfigurationModel, Prediction, shipped_configuration_model
@@ -29,6 +29,8 @@ from predictors.configuration_data import draw_population, search_settings
 from predictors.configuration_search import Configuration, best_of
 from predictors.onnx_surrogate import OnnxSurrogate
 from predictors.optimum import STARVATION_TESTS, SearchSettings, StarvationTest, TwinProbe, find_optimum, search_twin
+from solvers.acceptance import accepts
+from solvers.problem import Limits
 from twin.errors import InputError
 from twin.parallel import each_in_parallel
 from twin.profile import PerformanceProfile, load_profile, shipped_profiles
@@ -174,7 +176,8 @@ def measured_tables(
         print(f"choosing for {grid.name}", file=sys.stderr)
         replayed = replayed_best(grid, profile, num_seeds=num_seeds, horizon_s=horizon_s)
         free = free_choices(grid, profile, model, num_seeds=num_seeds, horizon_s=horizon_s)
-        chosen = {"twin": replayed, "surrogate": predicted_best(grid, profile, surrogate)}
+        chosen = {"twin": replayed}
+        chosen |= {f"surrogate{how}": choose(grid, profile, surrogate) for how, choose in SURROGATE_CHOICES.items()}
         chosen |= {name: grid.snapped(cell) for name, cell in free.items() if name != SEARCHED}
         for name, configuration in chosen.items():
             choices.setdefault(f"{name} on the grid", []).append(judge_on_grid(grid, configuration))
@@ -229,6 +232,23 @@ def predicted_best(grid: Grid, profile: PerformanceProfile, surrogate: OnnxSurro
     best = best_of(served)
     assert best is not None, grid.name
     return best
+
+
+def planned_best(grid: Grid, profile: PerformanceProfile, surrogate: OnnxSurrogate) -> Configuration:
+    """Return the best cell of the grid that a plan would accept: neither the replica nor any adapter starves."""
+    said = {cell: predicted_output(run, surrogate, profile) for cell, run in grid.runs.items()}
+    accepted = [
+        Configuration(*cell, float(output.throughput_tps[0]))
+        for cell, output in said.items()
+        if accepts(Limits(), output)[0]
+    ]
+    best = best_of(accepted)
+    assert best is not None, grid.name
+    return best
+
+
+# How a surrogate chooses: by the papers' test of starvation, or by that of plans.
+SURROGATE_CHOICES = {"": predicted_best, ", as plans ask,": planned_best}
 
 
 def population_of(grid: Grid, profile: PerformanceProfile) -> tuple[tuple[Adapter, ...], Replica]:

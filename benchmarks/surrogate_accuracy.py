@@ -42,14 +42,23 @@ PUBLISHED = {"tok_per_s": 4.39, "itl_mean_ms": 10.99, "starvation": 0.95}
 TARGETS = {"tok_per_s": 2.0, "itl_mean_ms": 6.0, "starvation": 0.97}
 
 
-def predict(run: MeasuredRun, surrogate: OnnxSurrogate, profile: PerformanceProfile) -> RunPrediction:
-    """Return what the surrogate says about a run, which served."""
+def predicted_output(run: MeasuredRun, surrogate: OnnxSurrogate, profile: PerformanceProfile) -> SurrogateOutput:
+    """Return what the surrogate says about the adapters and settings of a run, one row."""
+    return surrogate.predict(_features(run, profile))
+
+
+def _features(run: MeasuredRun, profile: PerformanceProfile) -> NDArray[np.float32]:
     assert run.traffic is not None
     replica = replica_of(run, profile)
     workload, requests = regenerate_traffic(run.traffic, run_id=run.run_id, seed=0, horizon_s=run.total_time_s)
     aggregate = adapter_aggregates(workload.adapters).sum(axis=0)
     _set_lengths(aggregate, requests)
-    features = build_features(aggregate, engine_row(replica.engine, kv_tokens=replica.memory().kv_tokens))
+    return build_features(aggregate, engine_row(replica.engine, kv_tokens=replica.memory().kv_tokens))
+
+
+def predict(run: MeasuredRun, surrogate: OnnxSurrogate, profile: PerformanceProfile) -> RunPrediction:
+    """Return what the surrogate says about a run, which served."""
+    features = _features(run, profile)
     said = surrogate.predict(features)
     mean_itl_s = surrogate.predict_itl_mean_s(features)
     quantities = Quantities(
@@ -59,7 +68,7 @@ def predict(run: MeasuredRun, surrogate: OnnxSurrogate, profile: PerformanceProf
     )
     return RunPrediction(
         run=run,
-        status="ok" if replica.memory().starts else "oom",
+        status="ok" if replica_of(run, profile).memory().starts else "oom",
         quantities=quantities,
         seed_spread_percent=dict.fromkeys(SCORED_QUANTITIES),
         is_metastable=False,
