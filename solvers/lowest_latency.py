@@ -86,6 +86,8 @@ class _LimitSearch:
         self.low = 0.0
         self.num_evaluations = 0
         self.num_calls = 0
+        # A placement under a tighter limit costs about as many, with the margin of twice that.
+        self.rows_of_the_first = 0
         self._is_enough = False
 
     def result(self) -> SolveResult:
@@ -93,7 +95,7 @@ class _LimitSearch:
         termination: Termination | None = None
         try:
             if self.run.incumbent is None:
-                first = self._ask(None, share=1.0)
+                first = self._ask(None)
                 if first.solution is Solution.NONE:
                     return replace(first, bound=None, statistics=self._statistics())
                 if self._is_interrupted(first):
@@ -110,9 +112,12 @@ class _LimitSearch:
         exhausted = self.run.budget.exhausted(self.num_evaluations)
         if exhausted is not None:
             return exhausted
+        rows = self._left().max_evaluations
+        if rows is not None and rows < self.rows_of_the_first:
+            return Termination.ITERATION_LIMIT
         before, middle = self._latency_s(), 0.5 * (self.low + self._latency_s())
         try:
-            answer = self._ask(middle, share=SHARE_OF_A_LIMIT)
+            answer = self._ask(middle)
         except InputError:
             # An adapter does not keep the limit even alone.
             self.low = middle
@@ -123,7 +128,25 @@ class _LimitSearch:
             self.low = middle
         return None
 
-    def _ask(self, limit_s: float | None, *, share: float) -> SolveResult:
+    def _left(self) -> Budget:
+        """Return what is left of the budget; once there is a placement, all rows are for improving it."""
+        left = self.run.budget.remaining(self.num_evaluations)
+        limits = [limit for limit in (left.max_evaluations, left.max_improving_evaluations) if limit is not None]
+        return left if self.run.incumbent is None else Budget(left.seconds, min(limits, default=None))
+
+    def _share(self) -> Budget:
+        """Return the budget for one limit: all of it for the first placement, then a share, enough for another one."""
+        left = self._left()
+        if self.run.incumbent is None:
+            return left
+        share = left.share(SHARE_OF_A_LIMIT)
+        if share.max_evaluations is None or left.max_evaluations is None:
+            return share
+        return replace(
+            share, max_evaluations=min(max(share.max_evaluations, self.rows_of_the_first), left.max_evaluations)
+        )
+
+    def _ask(self, limit_s: float | None) -> SolveResult:
         """Let the solver look for a placement under a limit (``None``: the problem's own), until it has one."""
         problem = self.run.problem
         tighter: dict[str, float] = {} if limit_s is None else {problem.latency_metric: 1000.0 * limit_s}
@@ -133,7 +156,7 @@ class _LimitSearch:
         answer = self.solver.solve(
             limited if problem.merging is None else merged_problem(limited),
             self.run.surrogate,
-            budget=self.run.budget.remaining(self.num_evaluations).share(share),
+            budget=self._share(),
             seed=self.seed,
             observer=self._stop_at_the_first,
         )
@@ -141,6 +164,8 @@ class _LimitSearch:
         self.num_calls += answer.statistics.num_calls
         self.run.num_iterations += 1
         if answer.placement is not None:
+            if self.run.incumbent is None:
+                self.rows_of_the_first = 2 * answer.statistics.num_evaluations
             self.run.record(answer.placement)
         return answer
 

@@ -152,3 +152,16 @@ def test_nothing_is_honest() -> None:
     result = get_solver("bfd").solve(problem, AnalyticSurrogate(), budget=Budget())
     assert result.solution is Solution.NONE
     assert result.message
+
+
+def test_one_limit_that_cannot_be_kept_does_not_take_the_whole_budget() -> None:
+    """The automatic budget is for improving: limits that nothing keeps must leave rows for the others."""
+    problem = latency_problem(0, num_adapters=40, num_gpus=6)
+    surrogate = AnalyticSurrogate()
+    fast = get_solver("bfd").solve(problem, surrogate, budget=Budget())
+    automatic = get_solver("portfolio").solve(problem, surrogate, budget=Budget.automatic(40))
+    assert fast.evaluation is not None
+    assert automatic.evaluation is not None
+    reached = objective_value(problem, automatic.evaluation)[0]
+    assert reached <= 1.05 * objective_value(problem, fast.evaluation)[0]
+    assert automatic.statistics.num_evaluations <= 40_000
