@@ -146,6 +146,15 @@ def compare(
     return tuple(rows)
 
 
+def pace_change(first: MeasurementFolder, second: MeasurementFolder) -> float:
+    """Return by which share the mean time between tokens differs in two measurements of the same requests, >= 0."""
+    means = []
+    for folder in (first, second):
+        requests = read_table(folder.path, "requests")
+        means.append(float(_gaps_ms(requests, folder.manifest.workload.horizon_s).mean()))
+    return abs(means[1] / means[0] - 1.0)
+
+
 def _gaps_ms(requests: pd.DataFrame, horizon_s: float) -> np.ndarray:
     """Return the times between tokens that were there by the horizon, in ms."""
     gaps = []
