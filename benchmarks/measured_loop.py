@@ -6,9 +6,9 @@ Needs vLLM (PLACER_VLLM_PYTHON) and the extras ``measure`` and ``train``.
 
 Options: `--short` (shorter workloads: some ten minutes), `--smoke` (two of a few seconds), `--check` (a workload that
 misses a target is measured once more; the exit code is 1 if it misses it again, or if the twin does not take the
-measured steps; it is 3 if the machine was too busy or too unsteady for a missed target to say anything), `--clock cpu`
-(another table), `--keep FOLDER` (what was measured there already is not measured again), `--only NAME` (measure these,
-of a kept folder, and say nothing), `--seed 0`.
+measured steps; 3, a failure too, if a target is missed on a machine that was too busy or too unsteady to blame the
+twin), `--clock cpu` (another table), `--keep FOLDER` (what was measured there already is not measured again),
+`--only NAME` (measure these, of a kept folder, and say nothing), `--seed 0`.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ from twin.measurement.session import Driver, Progress, run_segment
 from twin.measurement.step_replay import replay_steps
 from twin.vllm_python import VllmPython, find_vllm_python
 
-# A missed target says nothing where other work took a larger share of the machine, or where its pace changed by more
-# between two measurements of the same requests: 1 % in the times moves the loads of some workloads by more than the
-# target (table "sensitivity"). The exit code for that.
+# A missed target is not blamed on the twin where other work took a larger share of the machine, or where its pace
+# changed by more between two measurements of the same requests: 1 % in the times moves the loads of some workloads by
+# more than the target (table "sensitivity"). The exit code for that: a target is met or it is not, so it is no success.
 MOST_OTHER_WORK = 0.05
 MOST_PACE_CHANGE = 0.01
 NOT_JUDGED = 3
@@ -137,7 +137,7 @@ def main() -> int:
     parser.add_argument(
         "--check",
         action="store_true",
-        help="exit with 1 if a target is missed twice (3: the machine was no judge of it)",
+        help="exit with 1 if a target is missed twice (3: on an unsteady machine)",
     )
     parser.add_argument("--keep", type=Path, help="folder for the measurements")
     parser.add_argument("--only", nargs="*", help="measure these workloads, and stop")
@@ -177,7 +177,7 @@ def main() -> int:
         reason = _disturbance(run, measured, folder, other_work)
         if reason is None:
             return 1
-        print(f"not judged: {reason}", file=sys.stderr)
+        print(f"missed, and the machine may be why: {reason}; measure again when it is steady", file=sys.stderr)
         return NOT_JUDGED
 
 
@@ -189,7 +189,7 @@ def _takes_other_steps(prediction: Prediction) -> bool:
 def _disturbance(
     run: Run, measured: Mapping[str, MeasurementFolder], folder: Path, other_work: OtherWork
 ) -> str | None:
-    """Return why missed targets say nothing, or ``None``; parts of the calibration are measured again for it."""
+    """Return what of the machine may explain missed targets, or ``None``; some calibration is measured again for it."""
     share = other_work.share()
     if share is not None and share > MOST_OTHER_WORK:
         return f"other work took {share:.0%} of this machine while it was measured"

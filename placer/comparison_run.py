@@ -104,11 +104,20 @@ def problem_and_surrogate(problem: Problem, settings: RunSettings, *, seed: int 
     ------
     SurrogateError
         When the surrogate cannot be loaded, or knows no threshold for the risk.
+    InputError
+        When a function that says yes or no would have to keep a risk, or to serve uncertain rates.
     """
     surrogate: Surrogate
     if names_object(settings.surrogate):
         surrogate = load_object(settings.surrogate)
         if isinstance(surrogate, AggregateOracle):
+            if problem.uncertainty is not None:
+                raise InputError(
+                    "uncertain rates must be for a surrogate that gives predictions. This one says yes or no.",
+                    field="uncertainty",
+                    value=problem.uncertainty.model_dump(),
+                    hint="give a margin on the rates instead",
+                )
             if settings.risk is not None:
                 raise InputError(
                     "a risk must be for a surrogate that gives probabilities. This one says yes or no.",

@@ -17,7 +17,7 @@ from placer.files import load_plan, load_problem
 from placer.provenance import describe_surrogate, plan_inputs
 from placer.recheck import load_problem_of
 from placer.shortfall import gpu_record, shortfall
-from placer.surrogates import inflated, surrogate_for, uses_simulation, with_threshold
+from placer.surrogates import at_the_quantile, inflated, surrogate_for, uses_simulation, with_threshold
 from placer.unmeasured import unmeasured_warnings
 from placer.why_not_document import (
     AttemptRecord,
@@ -149,7 +149,7 @@ def explain_why_not(
         raise InputError(f"`--why-not` must be at least 1 GPU. Got {num_gpus}.", field="why_not", value=num_gpus)
     problem = question.problem
     own = surrogate if surrogate is not None else _surrogate(question, seed, observer)
-    asked = inflated(with_threshold(own, question.threshold), 1.0 + question.margin)
+    asked = at_the_quantile(inflated(with_threshold(own, question.threshold), 1.0 + question.margin), problem)
     running = Budget(budget_s, max_evaluations).start()
 
     def show(incumbent: Incumbent) -> None:

@@ -126,3 +126,11 @@ def test_bad_input_is_named(tmp_path: Path) -> None:
     assert _run("explain", "--why-not", "2")[0] == 2
     assert _run("explain", write_problem(tmp_path, small_data()), "--why-not", "0")[0] == 2
     assert _run("explain", tmp_path / "missing.json", "--why-not", "2")[0] == 2
+
+
+def test_uncertain_rates_are_asked_about(tmp_path: Path) -> None:
+    """What a plan would refuse at the quantile of the load is not offered here as a placement."""
+    num_gpus = len(_asked(tmp_path, 12).placement)
+    assert _asked(tmp_path, num_gpus).answer == "possible"
+    doubtful = _asked(tmp_path, num_gpus, uncertainty={"common_cv": 0.6, "probability": 0.95})
+    assert doubtful.answer != "possible"

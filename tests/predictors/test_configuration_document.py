@@ -37,13 +37,21 @@ def test_the_bound_on_measured_runs_is_met(method: str) -> None:
 
 
 def test_the_surrogate_serves_as_many_adapters_and_loses_little() -> None:
-    """Of slots whose measured throughputs are a few per cent apart it may take the wrong ones.
-
-    One of its choices served 89.1 % where the papers' test asks for 90 %; as plans ask it, none starves.
-    """
-    rows = _rows("measured errors")
-    adapters, _, _, _, lost, starving = rows["surrogate on the grid"]
+    """Of slots whose measured throughputs are a few per cent apart it may take the wrong ones."""
+    adapters, _, _, _, lost, _ = _rows("measured errors")["surrogate on the grid"]
     assert float(adapters) <= 5.0
     assert float(lost) <= 1.0
-    assert starving == "1 of 4"
-    assert rows["surrogate, as plans ask, on the grid"][-1] == "0 of 4"
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="the shipped network takes 192 adapters on 32 slots, which served 89.1 % in an hour: the test asks for 90 %",
+)
+def test_no_choice_of_the_surrogate_starves() -> None:
+    """By the papers' test, which is about the replica."""
+    assert _rows("measured errors")["surrogate on the grid"][-1] == "0 of 4"
+
+
+def test_no_choice_that_plans_would_make_starves() -> None:
+    """They ask the surrogate whether the replica or any adapter starves."""
+    assert _rows("measured errors")["surrogate, as plans ask, on the grid"][-1] == "0 of 4"

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from placer.comparison_run import RunSettings, problem_and_surrogate
 from placer.planning import plan
 from placer.surrogates import at_the_quantile
 from predictors.features import inflate, offered_tps
@@ -127,3 +128,13 @@ def test_bad_input_is_refused(tmp_path: Path, doubt: dict[str, float], field: st
     with pytest.raises(InputError, match=field) as raised:
         small_problem(tmp_path, uncertainty=doubt)
     assert raised.value.field == f"uncertainty.{field}"
+
+
+def test_a_comparison_does_not_drop_the_uncertainty_of_a_problem(tmp_path: Path) -> None:
+    """A function that says yes or no is asked about sums, which have no quantile: refused rather than ignored."""
+    problem = small_problem(tmp_path, uncertainty={"rate_cv": 0.5})
+    with pytest.raises(InputError, match="uncertain") as raised:
+        problem_and_surrogate(problem, RunSettings(surrogate="tests.placer.foreign:Oracle"))
+    assert raised.value.field == "uncertainty"
+    _, surrogate = problem_and_surrogate(problem, RunSettings())
+    assert isinstance(surrogate, ChanceConstrainedSurrogate)
