@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from predictors.answer_bounds import AnswerBounds, Quotients
 from predictors.bound_row import BoundRow
 from predictors.domain import Domain
 from predictors.features import FEATURE_SCHEMA, FeatureSchema, describe_row
@@ -85,14 +86,42 @@ class OnnxSurrogate:
         network: NeuralNetwork | None = graphs.network_in(self.file)
         if network is None:
             return None
-        corners = np.array([self.domain.features[name] for name in FEATURE_SCHEMA.names]).T
-        shares = np.linspace(0.01, 1.0, 8)[:, np.newaxis]
-        rows = (corners[0] + shares * (corners[1] - corners[0])).astype(np.float32)
+        rows = self._rows_of_domain()
         raw = network.raw(rows)
         expected = np.stack(
             [np.exp(np.minimum(raw[:, RATIO], 0.0)), 1.0 / (1.0 + np.exp(-np.clip(raw[:, STARVATION], -50.0, 50.0)))]
         )
         return network if np.allclose(self._ask(rows)[:2], expected, atol=1e-2) else None
+
+    @cached_property
+    def answer_bounds(self) -> AnswerBounds | None:
+        """What bounds the answers in boxes; None where a node of the graph is not understood or `onnx` is missing.
+
+        It is compared with what the session answers, so that a file that was replaced since is noticed.
+        """
+        try:
+            graphs = importlib.import_module("predictors.interval_graph")
+        except ImportError:
+            return None
+        names = OUTPUT_NAMES
+        graph: AnswerBounds | None = graphs.intervals_in(self.file, names)
+        if graph is None:
+            return None
+        rows = self._rows_of_domain()
+        corners = rows.astype(np.float64)
+        bounds = graph.bounds(corners, corners, Quotients.unknown())
+        answers = dict(zip(names, self._ask(rows), strict=True))
+        is_held = [
+            (bounds[name].lower <= answers[name]) & (answers[name] <= bounds[name].upper) | np.isnan(answers[name])
+            for name in names
+        ]
+        return graph if np.all(is_held) else None
+
+    def _rows_of_domain(self) -> NDArray[np.float32]:
+        """Return a few rows from the domain, float32 [8, F]."""
+        corners = np.array([self.domain.features[name] for name in FEATURE_SCHEMA.names]).T
+        shares = np.linspace(0.01, 1.0, 8)[:, np.newaxis]
+        return np.asarray((corners[0] + shares * (corners[1] - corners[0])).astype(np.float32))
 
     @property
     def profile_name(self) -> str:

@@ -9,7 +9,8 @@ How a surrogate gets certificates:
 - it offers `accepted_cuts` (`HasAcceptedCuts`): a closed form, or a model whose structure is known;
 - it declares that more is never better (`DeclaresMonotone`, which other proofs use as well), or only which features
   never help (`MonotoneFeasibility`): then a box is empty when its best corner is refused;
-- it is a network behind physics, as `predictors.neural` makes them, and shows it (`HasNetwork`).
+- it is a network behind physics, as `predictors.neural` makes them, and shows it (`HasNetwork`);
+- it is a graph of trees and arithmetic through which intervals can be sent, and shows it (`HasAnswerBounds`).
 
 Otherwise nothing is certified.
 """
@@ -27,6 +28,7 @@ from predictors.surrogate import MONOTONE_SIGNS, declares_monotone, keeps_order,
 from solvers import acceptance
 from solvers.feasibility import NUM_ADAPTERS_COLUMN, FeasibilityModel
 from solvers.patterns.cuts import Cuts
+from solvers.patterns.interval_cuts import interval_bound
 from solvers.patterns.network_cuts import network_bound
 from solvers.problem_file import Limits
 
@@ -41,7 +43,7 @@ class BoxBound(Protocol):
 
     @property
     def certificate(self) -> str:
-        """What the certificates rest on, in a word: ``monotone``, ``closed form`` or ``network``."""
+        """What the certificates rest on, in a word: ``monotone``, ``closed form``, ``network`` or ``intervals``."""
         ...
 
     @property
@@ -198,4 +200,9 @@ def _monotone(model: FeasibilityModel, gpu_type: int) -> BoxBound | None:
 
 
 # Asked in this order; the first that knows the surrogate answers.
-_MAKERS: tuple[Callable[[FeasibilityModel, int], BoxBound | None], ...] = (_own, _monotone, network_bound)
+_MAKERS: tuple[Callable[[FeasibilityModel, int], BoxBound | None], ...] = (
+    _own,
+    _monotone,
+    network_bound,
+    interval_bound,
+)

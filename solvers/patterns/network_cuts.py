@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from predictors.features import AGGREGATE_NAMES, FEATURE_SCHEMA
 from predictors.neural import ITL, MOST, RATIO, STARVATION, TTFT, HasNetwork, NeuralNetwork
-from predictors.surrogate import STARVED_PROBABILITY, InflatedSurrogate, Surrogate, ThresholdSurrogate
 from solvers.feasibility import FeasibilityModel
+from solvers.patterns.care import care_of
 from solvers.patterns.cuts import Cuts
 from solvers.patterns.network_bounds import NetworkPlanes
 from solvers.patterns.physics_planes import can_be_bounded, inflated_planes
@@ -103,22 +103,12 @@ class NetworkBoxBound:
 
 def network_bound(model: FeasibilityModel, gpu_type: int) -> NetworkBoxBound | None:
     """Return certificates of the surrogate of a GPU type if it is a network, inside of any margin and a threshold."""
-    surrogate: Surrogate = model.surrogate_of(gpu_type)
-    factor, threshold = 1.0, STARVED_PROBABILITY
-    while isinstance(surrogate, InflatedSurrogate | ThresholdSurrogate):
-        if isinstance(surrogate, InflatedSurrogate):
-            factor *= surrogate.factor
-        elif threshold == STARVED_PROBABILITY:
-            threshold = surrogate.threshold
-        else:
-            # Two shifts of the odds are no single threshold.
-            return None
-        surrogate = surrogate.surrogate
-    network = surrogate.network if isinstance(surrogate, HasNetwork) else None
-    if network is None or not can_be_bounded(network.layer):
+    care = care_of(model.surrogate_of(gpu_type))
+    network = care.surrogate.network if care is not None and isinstance(care.surrogate, HasNetwork) else None
+    if care is None or network is None or not can_be_bounded(network.layer):
         return None
     problem = model.problem
-    return NetworkBoxBound(network, problem.limits, problem.aggregates, factor=factor, threshold=threshold)
+    return NetworkBoxBound(network, problem.limits, problem.aggregates, factor=care.factor, threshold=care.threshold)
 
 
 def _conditions(limits: Limits, threshold: float) -> tuple[Array, Array]:

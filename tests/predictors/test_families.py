@@ -1,20 +1,18 @@
 """Every family of models: fitted to rows whose truth is known, and exported to what was fitted."""
 
-import importlib.util
 import sys
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import onnxruntime
 import pytest
 
 from predictors import neural_fit
-from predictors.contract import check_surrogate, probe_features
+from predictors.contract import check_surrogate
 from predictors.domain import Domain
 from predictors.export import check_parity, export_model, predict
 from predictors.families import FAMILIES, FittedModel, Raw, RawNames, derive
-from predictors.features import inflate, offered_tps
+from predictors.features import inflate
 from predictors.neural import ITL, STARVATION
 from predictors.neural_fit import NeuralSettings, fit_network
 from predictors.onnx_graph import GraphBuilder
@@ -24,44 +22,17 @@ from predictors.selection import draw_settings, score_of, search_family, split_s
 from predictors.surrogate import OUTPUT_NAMES
 from predictors.surrogate_file import OPTIONAL_OUTPUT_NAMES
 from predictors.targets import KinRows, TrainingRows, columns_to_fit
+from tests.predictors.made_up_rows import NEEDS_TORCH, SMALL, known_rows
 from twin.errors import SurrogateError
 from twin.profile import PerformanceProfile, load_profile
 
-NEEDS_TORCH = pytest.mark.skipif(
-    importlib.util.find_spec("torch") is None, reason="PyTorch (extra `neural`) is not installed"
-)
 FAMILY_CASES = [pytest.param("neural", marks=NEEDS_TORCH), "boosting", "forest", "tree"]
-SMALL: dict[str, dict[str, Any]] = {
-    "neural": {"widths": (16,), "epochs": 40, "batch_rows": 64, "teachers": 1, "teacher_widths": (24,)},
-    "boosting": {"max_iter": 20},
-    "forest": {"n_estimators": 5, "max_depth": 6},
-    "tree": {"max_depth": 6},
-}
 
 
 @pytest.fixture(scope="module")
 def shipped() -> PerformanceProfile:
     """Return a shipped profile."""
     return load_profile("llama-3.1-8b-h100-64gb")
-
-
-def known_rows(count: int = 1500, *, seed: int = 0) -> TrainingRows:
-    """Return rows of a made-up replica that serves 8,000 tokens/s and is slower the more it serves."""
-    features = probe_features(count + 1, seed=seed)[:-1]
-    offered = offered_tps(features).astype(np.float64)
-    ratio = np.minimum(1.0, 8000.0 / offered)
-    return TrainingRows(
-        features=features,
-        completed_ratio=ratio,
-        starved_share=(ratio < 0.9).astype(np.float64),
-        log_itl=np.log(0.02 + 1e-6 * offered),
-        log_ttft=np.where(ratio < 0.2, np.nan, np.log(0.1 + 1e-5 * offered)),
-        log_itl_mean=np.where(ratio < 0.2, np.nan, np.log(0.005 + 1e-6 * offered)),
-        log_border=np.log(offered / (8000.0 / 0.9)),
-        scenario=np.arange(count) // 5,
-        family=np.where(np.arange(count) % 2 == 0, "packed", "zipf"),
-        weight=np.ones(count),
-    )
 
 
 @pytest.mark.parametrize("name", FAMILY_CASES)

@@ -18,7 +18,7 @@ from predictors.neural_file import read_network, read_start
 from predictors.neural_fit import NeuralSettings, fit_network
 from predictors.onnx_surrogate import OnnxSurrogate
 from predictors.risk import Calibration
-from tests.predictors.test_families import NEEDS_TORCH, SMALL, known_rows
+from tests.predictors.made_up_rows import NEEDS_TORCH, SMALL, known_rows
 from twin.errors import SurrogateError
 from twin.profile import PerformanceProfile, load_profile, shipped_profiles
 

@@ -23,7 +23,7 @@ from predictors.surrogate import OUTPUT_NAMES, SurrogateOutput
 from predictors.surrogate_file import SurrogateFile
 from predictors.targets import TrainingRows
 from predictors.training import TrainingSettings, train_surrogate
-from tests.predictors.test_families import NEEDS_TORCH
+from tests.predictors.made_up_rows import NEEDS_TORCH
 from twin.errors import InputError, SurrogateError
 from twin.profile import PerformanceProfile, load_profile
 

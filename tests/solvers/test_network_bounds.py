@@ -17,7 +17,7 @@ from predictors.surrogate import InflatedSurrogate, Surrogate, ThresholdSurrogat
 from solvers import acceptance
 from solvers.adapter_types import exact_types
 from solvers.budget import Budget
-from solvers.feasibility import NUM_ADAPTERS_COLUMN, FeasibilityModel, Settings
+from solvers.feasibility import FeasibilityModel
 from solvers.patterns.box_bounds import box_bound_for
 from solvers.patterns.boxes import NUM_AGGREGATES
 from solvers.patterns.farley import farley_bound
@@ -25,8 +25,9 @@ from solvers.patterns.network_bounds import NetworkPlanes
 from solvers.patterns.physics_planes import inflated_planes
 from solvers.patterns.planes import Boxes
 from solvers.patterns.questions import PatternModel
-from solvers.problem import Limits, Problem
+from solvers.problem import Limits
 from solvers.run import SolverRun
+from tests.solvers.heavy_problems import heavy_problem, sums_and_settings
 from tests.solvers.oracle import least_objective
 from tests.solvers.problems import PROFILE, make_adapter, make_problem, random_problem
 from twin.profile import shipped_profiles
@@ -52,23 +53,6 @@ def network(profile: str = PROFILE) -> NeuralNetwork:
 def probes() -> NDArray[np.float32]:
     """Return rows in and around the domain."""
     return probe_features(200)
-
-
-def heavy_problem(seed: int, num_adapters: int, *, rate_rps: float = 3.0, limits: Limits | None = None) -> Problem:
-    """Return a problem of random ranks, lengths and rates, of which a GPU takes some adapters and not all."""
-    generator = np.random.default_rng(seed)
-    is_chat = seed % 2 == 0
-    adapters = [
-        make_adapter(
-            f"a{index}",
-            rank=(8, 16, 32)[int(generator.integers(3))],
-            rate_rps=float(generator.uniform(0.05, 1.0)) * rate_rps,
-            prompt=220.0 if is_chat else float(generator.uniform(50.0, 800.0)),
-            output=200.0 if is_chat else float(generator.uniform(50.0, 400.0)),
-        )
-        for index in range(num_adapters)
-    ]
-    return make_problem(adapters, limits=limits)
 
 
 def outputs_of(rows: NDArray[np.float32], profile: str = PROFILE) -> NDArray[np.float64]:
@@ -111,20 +95,6 @@ def test_outputs_lie_between_their_planes(profile: str, seed: int, width: float)
         assert (-values[:, 5:] >= truth - slack).all()
     if width <= 1e-6:
         assert float((-values[:, 5:] - values[:, :5]).max()) < 0.3
-
-
-def sums_and_settings(
-    problem: Problem, model: FeasibilityModel, generator: np.random.Generator, count: int, *, is_tied: bool
-) -> tuple[NDArray[np.float64], Settings]:
-    """Return random sets with one number of slots for all, or each with as many as adapters."""
-    everybody = len(problem.adapters)
-    most = int(generator.integers(1, everybody + 1))
-    chosen = generator.uniform(size=(count, everybody)).argsort(axis=1) < generator.integers(1, most + 1, (count, 1))
-    rows = chosen.astype(np.float64) @ problem.aggregates
-    sizes = rows[:, NUM_ADAPTERS_COLUMN].astype(np.int64)
-    slots = sizes if is_tied else np.full(count, int(generator.integers(1, sizes.min() + 1)))
-    kv_tokens = model.slots.capacities(0, 32, slots)
-    return rows, Settings(np.zeros_like(slots), slots, np.full_like(slots, 32), kv_tokens)
 
 
 @pytest.mark.parametrize("factor", [1.0, 1.3])
