@@ -25,7 +25,8 @@ from threadpoolctl import threadpool_limits
 from predictors.derived import DERIVED_COLUMNS, DERIVED_NAMES, add_derived_columns, derived_model
 from predictors.features import FEATURE_SCHEMA
 from predictors.neural import MOST, NeuralNetwork
-from predictors.neural_fit import NeuralSettings, fit_network
+from predictors.neural_fit import fit_network
+from predictors.neural_training import NeuralSettings
 from predictors.onnx_graph import ML_OPSET, OPSET, GraphBuilder
 from predictors.onnx_surrogate import INPUT_NAME
 from predictors.risk import Calibration

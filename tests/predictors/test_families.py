@@ -7,14 +7,15 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from predictors import neural_fit
+from predictors import neural_training
 from predictors.contract import check_surrogate
 from predictors.domain import Domain
 from predictors.export import check_parity, export_model, predict
 from predictors.families import FAMILIES, FittedModel, Raw, RawNames, derive
 from predictors.features import inflate
 from predictors.neural import ITL, STARVATION
-from predictors.neural_fit import NeuralSettings, fit_network
+from predictors.neural_fit import fit_network
+from predictors.neural_training import NeuralSettings
 from predictors.onnx_graph import GraphBuilder
 from predictors.onnx_surrogate import OnnxSurrogate
 from predictors.risk import Calibration
@@ -152,7 +153,7 @@ def test_a_student_is_kept_from_saying_that_more_load_helps(
         return float(np.maximum(-np.diff(log_odds, axis=0), 0.0).mean())
 
     with_pairs = relief()
-    monkeypatch.setattr(neural_fit, "_PAIR_WEIGHT", 0.0)
+    monkeypatch.setattr(neural_training, "_PAIR_WEIGHT", 0.0)
     assert with_pairs < 0.5 * relief()
 
 

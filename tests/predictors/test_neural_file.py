@@ -15,7 +15,8 @@ from predictors.families import FAMILIES, FittedModel
 from predictors.features import inflate
 from predictors.neural import ITL, RATIO, NeuralNetwork
 from predictors.neural_file import read_network, read_start
-from predictors.neural_fit import NeuralSettings, fit_network
+from predictors.neural_fit import fit_network
+from predictors.neural_training import NeuralSettings
 from predictors.onnx_surrogate import OnnxSurrogate
 from predictors.risk import Calibration
 from tests.predictors.made_up_rows import NEEDS_TORCH, SMALL, known_rows
