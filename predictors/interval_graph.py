@@ -25,8 +25,11 @@ from predictors.surrogate_file import INPUT_NAME
 Array = NDArray[np.float64]
 Labels = NDArray[np.int64]
 
-# A label of values that are no single feature.
+# A label of values that are no single feature, and what is added to the label of a feature that was cut off from below.
 _UNKNOWN = -1
+_CUT_OFF = 1_000_000
+# By so much the quotient of two sums in float32 may leave what the adapters allow, whose sums are rounded as well.
+QUOTIENT_ROUNDING = 2.0**-20
 # Largest constant below which a divisor is cut off that is otherwise a feature.
 _TINY = 1e-6
 
@@ -180,8 +183,10 @@ def _ends(node: _Node, inputs: list[Intervals]) -> Intervals:
 def _of_sums(above: _Value, below: _Value, quotient: Intervals, quotients: Quotients) -> Intervals:
     """Return a quotient within what sums of adapters allow, where it is one of two features."""
     top, bottom = np.broadcast_arrays(above.labels, below.labels)
-    is_known = (top != _UNKNOWN) & (bottom != _UNKNOWN)
-    known = Intervals(quotients.lower[top, bottom], quotients.upper[top, bottom]).widened(2.0**-20)
+    # A numerator that is cut off from below is no sum of adapters any more.
+    is_known = (top != _UNKNOWN) & (top < _CUT_OFF) & (bottom != _UNKNOWN)
+    places = np.where(is_known, top, 0), np.where(is_known, bottom % _CUT_OFF, 0)
+    known = Intervals(quotients.lower[places], quotients.upper[places]).widened(QUOTIENT_ROUNDING)
     # A divisor that is cut off from below makes the quotient smaller.
     holds_below = is_known & (np.broadcast_to(below.ends.lower, top.shape) > _TINY)
     return Intervals(
@@ -196,7 +201,8 @@ def _cut_off_labels(inputs: Sequence[_Value], result: Intervals) -> Labels:
         for value, other in (tuple(inputs), tuple(reversed(inputs))):
             is_tiny = (other.ends.upper <= _TINY) & (other.labels == _UNKNOWN)
             if is_tiny.all():
-                return np.broadcast_to(value.labels, result.lower.shape)
+                labels = np.broadcast_to(value.labels, result.lower.shape)
+                return np.where((labels == _UNKNOWN) | (labels >= _CUT_OFF), labels, labels + _CUT_OFF)
     return np.full(result.lower.shape, _UNKNOWN)
 
 

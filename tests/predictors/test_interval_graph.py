@@ -99,6 +99,22 @@ def test_derived_columns_lie_between_their_ends_for_sums_of_adapters(seed: int) 
     assert width["held_tokens_per_request"] < 1e-4
 
 
+def test_a_cut_off_numerator_is_no_feature() -> None:
+    """What is lifted to a constant may exceed any quotient of single adapters; a lifted divisor only lowers one."""
+    content = graph_of(lambda graph, columns: graph.divide(graph.largest(columns[1], 1e-7), columns[0]))
+    graph = IntervalGraph.read(onnx.load_model_from_string(content), ["output"])
+    assert graph is not None
+    nothing = np.zeros((1, NUM_FEATURES))
+    lower, upper = nothing.copy(), nothing.copy()
+    lower[0, 0], upper[0, :2] = 1.0, (2.0, 1e-9)
+    aggregates = np.zeros((3, 18))
+    aggregates[:, :2] = (1.0, 1e-12)
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    (values,) = session.run(None, {"features": lower.astype(np.float32)})
+    ends = graph.bounds(lower, upper, Quotients.of(aggregates))["output"]
+    assert ends.lower <= values <= ends.upper
+
+
 def test_a_graph_with_another_node_is_not_read() -> None:
     """Nor one whose outputs are others; nodes that no output needs do not matter."""
     unknown = onnx.load_model_from_string(graph_of(lambda graph, columns: graph.node("Sin", columns[0])))
