@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -273,3 +273,11 @@ class Comparison(_Document):
 def as_json(document: BaseModel) -> str:
     """Return a document as text with sorted keys, ending in a newline."""
     return json.dumps(document.model_dump(mode="json"), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def comparison_schema() -> dict[str, Any]:
+    """Return the JSON Schema of what `placer compare --json` prints."""
+    schema = Comparison.model_json_schema(mode="serialization")
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    schema["title"] = "placer comparison"
+    return schema

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -197,3 +197,11 @@ class WhyNot(_Document):
     is_interrupted: bool
     warnings: tuple[str, ...]
     inputs: tuple[InputFile, ...]
+
+
+def why_not_schema() -> dict[str, Any]:
+    """Return the JSON Schema of the answer to `--why-not`."""
+    schema = WhyNot.model_json_schema(mode="serialization")
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    schema["title"] = "placer why-not"
+    return schema

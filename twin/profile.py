@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Mapping
 from importlib import resources
@@ -264,12 +265,14 @@ def load_profile(name: str, *, base_directory: Path | None = None) -> Performanc
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
+        nearest = difflib.get_close_matches(name, shipped_profiles(), n=1, cutoff=0.5)
+        guess = f"did you mean {nearest[0]!r}? Otherwise " if nearest else ""
         reason = "" if isinstance(error, FileNotFoundError) else f": {getattr(error, 'strerror', error)}"
         raise ProfileError(
             f"`profile` must be one of {', '.join(shipped_profiles())} or a readable file. Got {name!r}{reason}.",
             field="profile",
             value=name,
-            hint="name one of these, or give the path of a JSON file that `placer calibrate` wrote",
+            hint=f"{guess}name one of these, or give the path of a JSON file that `placer calibrate` wrote",
         ) from error
     return parse_profile(text, file=str(path))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from typing import Annotated
 
@@ -10,12 +11,22 @@ import typer
 from placer.cli.exits import OK, reports_errors
 from placer.cli.options import VerboseOption
 
+# Where the schema of each document is made: a module, which is imported when it is asked for, and a function of it.
+_MAKERS = {
+    "problem": ("solvers.problem_file", "problem_schema"),
+    "plan": ("placer.plan_document", "plan_schema"),
+    "why-not": ("placer.why_not_document", "why_not_schema"),
+    "comparison": ("placer.comparison_document", "comparison_schema"),
+    "validation": ("placer.validation", "validation_schema"),
+    "calibration": ("placer.calibration_document", "calibration_schema"),
+    "measurement": ("twin.measurement.manifest", "manifest_schema"),
+    "measurement-validation": ("placer.measurement_validation", "measurement_validation_schema"),
+}
+
 
 @reports_errors
 def schema(
-    document: Annotated[
-        str, typer.Argument(help="problem, plan, validation, calibration, measurement or measurement-validation.")
-    ] = "problem",
+    document: Annotated[str, typer.Argument(help=f"One of {', '.join(_MAKERS)}.")] = "problem",
     *,
     verbose: VerboseOption = False,
 ) -> int:
@@ -23,24 +34,10 @@ def schema(
     del verbose
     from twin.errors import InputError
 
-    if document == "problem":
-        from solvers.problem_file import problem_schema as make
-    elif document == "plan":
-        from placer.plan_document import plan_schema as make
-    elif document == "validation":
-        from placer.validation import validation_schema as make
-    elif document == "calibration":
-        from placer.calibration_document import calibration_schema as make
-    elif document == "measurement":
-        from twin.measurement.manifest import manifest_schema as make
-    elif document == "measurement-validation":
-        from placer.measurement_validation import measurement_validation_schema as make
-    else:
+    if document not in _MAKERS:
         raise InputError(
-            "the document must be one of problem, plan, validation, calibration, measurement, measurement-validation. "
-            f"Got {document!r}.",
-            field="document",
-            value=document,
+            f"the document must be one of {', '.join(_MAKERS)}. Got {document!r}.", field="document", value=document
         )
-    typer.echo(json.dumps(make(), indent=2, sort_keys=True))
+    module, maker = _MAKERS[document]
+    typer.echo(json.dumps(getattr(importlib.import_module(module), maker)(), indent=2, sort_keys=True))
     return OK

@@ -338,7 +338,15 @@ def test_solvers_lists_the_registry() -> None:
     assert all(entry["is_available"] for entry in content["solvers"] if entry["name"] in {"bfd", "ffd"})
 
 
-@pytest.mark.parametrize(("arguments", "title"), [((), "placer problem"), (("plan",), "placer plan")])
+@pytest.mark.parametrize(
+    ("arguments", "title"),
+    [
+        ((), "placer problem"),
+        (("plan",), "placer plan"),
+        (("why-not",), "placer why-not"),
+        (("comparison",), "placer comparison"),
+    ],
+)
 def test_schema_prints_json_schemas(arguments: tuple[str, ...], title: str) -> None:
     """Editors complete problem files with them."""
     code, output, errors = _run("schema", *arguments)
@@ -349,7 +357,7 @@ def test_schema_prints_json_schemas(arguments: tuple[str, ...], title: str) -> N
 
 
 def test_schema_refuses_another_document() -> None:
-    """There are two."""
+    """And says which there are."""
     code, _, errors = _run("schema", "bill")
     assert code == 2
     assert "problem, plan" in errors

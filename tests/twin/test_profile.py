@@ -93,6 +93,16 @@ def test_unknown_name_is_refused_with_the_shipped_names() -> None:
     assert (caught.value.field, caught.value.value) == ("profile", "h200")
 
 
+def test_a_misspelled_profile_is_guessed() -> None:
+    """Of the shipped ones the nearest, if any is near."""
+    with pytest.raises(ProfileError) as caught:
+        load_profile("llama-3.1-8b-h100-64g")
+    assert "did you mean 'llama-3.1-8b-h100-64gb'?" in str(caught.value.hint)
+    with pytest.raises(ProfileError) as caught:
+        load_profile("zzz")
+    assert "did you mean" not in str(caught.value.hint)
+
+
 def test_other_model_is_refused() -> None:
     """A profile says nothing about a model it was not measured with."""
     profile = load_profile(PROFILES[0])
