@@ -19,7 +19,6 @@ from placer.comparison_document import (
 from placer.events import ignore
 from placer.foreign_surrogate import load_object, names_object, without_physics
 from placer.instances.instance import Instance
-from placer.moves import count_moves
 from placer.plan_document import RepairSummary, TerminationName, Verification
 from placer.planning import EXACT_HORIZON_S, EXACT_WARMUP_S
 from placer.repair import Fleet, Repair
@@ -30,6 +29,7 @@ from predictors.features import adapter_aggregates
 from predictors.surrogate import Surrogate
 from solvers.budget import Budget
 from solvers.feasibility import FeasibilityModel
+from solvers.moves import count_moves
 from solvers.objective import objective_value
 from solvers.placement import GpuAssignment
 from solvers.problem import Problem

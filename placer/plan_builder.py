@@ -11,6 +11,7 @@ from placer.plan_document import (
     LowerBound,
     Plan,
     PlanConfiguration,
+    PlanMoves,
     PlannedGpu,
     Prediction,
     RankCount,
@@ -23,17 +24,21 @@ from placer.plan_document import (
 )
 from placer.provenance import describe_surrogate, plan_inputs, software_versions
 from placer.stability import instabilities
-from placer.surrogates import SURROGATE_TOLERANCE, headrooms, parts_of, uses_simulation
+from placer.surrogates import SURROGATE_TOLERANCE, parts_of, uses_simulation
 from placer.unmeasured import unmeasured_warnings
 from placer.verify import TwinSettings
 from predictors.onnx_surrogate import OnnxSurrogate
 from predictors.provenance import profile_fingerprint
 from predictors.surrogate import Surrogate
 from solvers.budget import Budget
+from solvers.current import Moves, moves_of
+from solvers.feasibility import FeasibilityModel
+from solvers.headroom import COARSE_FACTORS, FINE_FACTORS, headrooms
 from solvers.objective import GpuEvaluation, evaluate
 from solvers.placement import GpuAssignment, Placement
 from solvers.problem import Problem
 from solvers.result import Bound
+from solvers.secondary.solver import secondary_of
 
 # An accepted GPU is called overloaded when it misses more than this share of its load and requests wait this long.
 OVERLOAD_SHARE = 0.02
@@ -77,7 +82,8 @@ class PlanParts:
 
 def build_plan(parts: PlanParts, timings: Callable[[], Timings]) -> Plan:
     """Return the plan; `timings` is asked last."""
-    gpus = _planned_gpus(parts)
+    moves = moves_of(parts.problem, parts.gpus) if parts.problem.current and parts.gpus else None
+    gpus = _planned_gpus(parts, moves)
     bound = parts.bound
     cost = sum(parts.problem.gpu_types[gpu.gpu_type].cost_per_hour for gpu in parts.gpus)
     return Plan(
@@ -93,6 +99,7 @@ def build_plan(parts: PlanParts, timings: Callable[[], Timings]) -> Plan:
         gap=round((len(gpus) - bound.value) / len(gpus), 6) if gpus else None,
         cost_gap=_cost_gap(parts.problem, cost, bound),
         gpus=gpus,
+        moves=None if moves is None else _moves(parts.problem, moves),
         repair=parts.repair,
         solver_evaluations=parts.solver_evaluations,
         solver_calls=parts.solver_calls,
@@ -112,7 +119,18 @@ def _cost_gap(problem: Problem, cost: float, bound: Bound) -> float | None:
     return round((cost - bound.cost_per_hour) / cost, 6)
 
 
-def _planned_gpus(parts: PlanParts) -> tuple[PlannedGpu, ...]:
+def _moves(problem: Problem, moves: Moves) -> PlanMoves:
+    return PlanMoves(
+        num_gpus_before=len(problem.current),
+        num_placed=moves.num_placed,
+        num_moved=moves.num_moved,
+        share=round(moves.num_moved / moves.num_placed, 6) if moves.num_placed else 0.0,
+        num_new=moves.num_new,
+        loaded_mib=round(moves.loaded_bytes / 2**20, 3),
+    )
+
+
+def _planned_gpus(parts: PlanParts, moves: Moves | None) -> tuple[PlannedGpu, ...]:
     """Describe the GPUs, by type and by offered load, descending."""
     problem = parts.problem
     if not parts.gpus:
@@ -125,15 +143,24 @@ def _planned_gpus(parts: PlanParts) -> tuple[PlannedGpu, ...]:
     evaluation = evaluate(problem, Placement(tuple(gpus)), parts.surrogate)
     # After Ctrl-C nobody wants to wait for more simulations.
     is_asked = parts.termination != "interrupted" or not uses_simulation(parts.surrogate)
-    room = headrooms(problem, parts.surrogate, gpus) if is_asked else [None] * len(gpus)
+    factors = COARSE_FACTORS if uses_simulation(parts.surrogate) else FINE_FACTORS
+    model = FeasibilityModel(problem, parts.surrogate)
+    room = headrooms(model, gpus, factors) if is_asked else [None] * len(gpus)
+    before = {} if moves is None else dict(zip(parts.gpus, moves.matched, strict=True))
     numbers: Counter[int] = Counter()
     planned = []
     for gpu, predicted, headroom in zip(gpus, evaluation.gpus, room, strict=True):
         name = f"{problem.gpu_types[gpu.gpu_type].name}-{numbers[gpu.gpu_type]}"
         numbers[gpu.gpu_type] += 1
         verification = parts.known(gpu)
-        planned.append(_planned_gpu(problem, gpu, name, predicted, headroom=headroom, verification=verification))
+        described = _planned_gpu(problem, gpu, name, predicted, headroom=headroom, verification=verification)
+        planned.append(described.model_copy(update={"current": _current_name(problem, before.get(gpu))}))
     return tuple(planned)
+
+
+def _current_name(problem: Problem, position: int | None) -> str | None:
+    """Return how a GPU that is in place is called."""
+    return None if position is None else problem.current[position].name or f"#{position}"
 
 
 def _planned_gpu(
@@ -188,7 +215,9 @@ def _configuration(parts: PlanParts) -> PlanConfiguration:
         limits=problem.limits,
         latency_metric=problem.latency_metric,
         uncertainty=problem.uncertainty,
+        scenarios=problem.scenarios,
         constraints=problem.constraints,
+        secondary=secondary_of(problem),
         solver=parts.solver,
         surrogate=describe_surrogate(parts.surrogate),
         margin=parts.margin,

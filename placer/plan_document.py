@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from predictors.surrogate import STARVED_PROBABILITY
 from predictors.uncertainty import RateUncertainty
 from solvers.constraints import UNCONSTRAINED, Constraints
-from solvers.problem_file import LatencyMetric, Limits, ObjectiveName
+from solvers.problem_file import LatencyMetric, Limits, ObjectiveName, SecondaryName
+from solvers.rate_scenarios import RateScenarios
 from twin.engine import EngineConfig
 from twin.stability_report import StabilityReport
 
@@ -95,6 +96,11 @@ class Verification(_Document):
         What those said; ``None``: not asked.
     worst_service_ratio
         Smallest share of an adapter's offered tokens that is not left waiting; ``None`` in files from before.
+    scenario
+        Under which the numbers are: the worst of those under which the verdict is what it is; ``None``: the problem has
+        no scenarios.
+    rejected_scenarios
+        Those under which the GPU is rejected; an accepted one has some where the scenarios' `risk` allows it.
     """
 
     engine: str
@@ -113,6 +119,8 @@ class Verification(_Document):
     near_limits: tuple[LimitName, ...] = ()
     stability: Stability | None = None
     worst_service_ratio: float | None = None
+    scenario: str | None = None
+    rejected_scenarios: tuple[str, ...] = ()
 
     @property
     def is_accepted(self) -> bool:
@@ -143,6 +151,8 @@ class PlannedGpu(_Document):
         as it is. ``None``: not asked. Neither a margin nor a risk changes it.
     verification
         ``None``: not simulated.
+    current
+        GPU of the placement in place for which this one stands: its name, or ``#`` and its number; ``None``: none.
     """
 
     name: str
@@ -155,6 +165,32 @@ class PlannedGpu(_Document):
     predicted: Prediction
     headroom: float | None
     verification: Verification | None
+    # Plans of earlier versions lack it.
+    current: str | None = None
+
+
+class PlanMoves(_Document):
+    """What the plan changes about the placement that is in place.
+
+    Attributes
+    ----------
+    num_gpus_before
+        GPUs in place.
+    num_placed, num_moved, share
+        Adapters of the problem that are on one of them, those of these that change it, and their share. GPUs stand for
+        those in place of their type such that the moves are the fewest.
+    num_new
+        Adapters that are on no GPU yet.
+    loaded_mib
+        Weights of the adapters that must be loaded, moved and new ones, in MiB.
+    """
+
+    num_gpus_before: int
+    num_placed: int
+    num_moved: int
+    share: float
+    num_new: int
+    loaded_mib: float
 
 
 class LowerBound(_Document):
@@ -176,7 +212,7 @@ class LowerBound(_Document):
 class InputFile(_Document):
     """A file that the plan depends on, by content."""
 
-    role: Literal["problem", "trace", "popularity", "profile", "surrogate"]
+    role: Literal["problem", "trace", "popularity", "profile", "surrogate", "current"]
     name: str
     sha256: str
 
@@ -206,6 +242,8 @@ class PlanConfiguration(_Document):
         such limit.
     constraints
         That were in force, as the problem file has them.
+    secondary
+        What decided between placements with equal objectives.
     is_improved
         Whether GPUs were emptied into others after the repair, where the twin approved.
     """
@@ -220,8 +258,10 @@ class PlanConfiguration(_Document):
     limits: Limits
     latency_metric: LatencyMetric = "itl_p95_ms"
     uncertainty: RateUncertainty | None = None
+    scenarios: RateScenarios | None = None
     # Plans of earlier versions lack it.
     constraints: Constraints = UNCONSTRAINED
+    secondary: tuple[SecondaryName, ...] = ()
     solver: str
     surrogate: SurrogateDescription
     margin: float
@@ -290,6 +330,8 @@ class Plan(_Document):
         (GPUs - bound) / GPUs; ``None`` without either.
     cost_gap
         (cost - bound on the cost) / cost, where the objective is the cost; ``None`` otherwise, or without either.
+    moves
+        What changes about the placement in place; ``None``: nothing is said to be in place.
     solver_evaluations, solver_calls
         Rows that the solver asked the surrogate for, and in how many batches.
     """
@@ -306,6 +348,8 @@ class Plan(_Document):
     # Plans of earlier versions lack it.
     cost_gap: float | None = None
     gpus: tuple[PlannedGpu, ...]
+    # Plans of earlier versions lack it.
+    moves: PlanMoves | None = None
     repair: RepairSummary
     solver_evaluations: int
     # Plans of earlier versions lack it.

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+from placer.current_plan import CurrentChoice, with_secondary
 from placer.events import FleetChanged, IncumbentFound, PhaseStarted, PlanObserver, announce_compilation, ignore
 from placer.plan_builder import PlanParts, build_plan
 from placer.plan_document import Plan, RepairSummary, SolutionName, TerminationName
 from placer.recording import GpuRecorder, recorder_for
 from placer.repacking import cautious_surrogates
 from placer.repair import DEFAULT_REPAIR_ROUNDS, Fleet, Repair
+from placer.settling import settle
 from placer.stopwatch import Stopwatch
 from placer.surrogates import at_the_quantile, inflated, surrogate_for, threshold_for, uses_simulation, with_threshold
 from placer.verify import TwinSettings, TwinVerifier
@@ -29,6 +32,7 @@ from solvers.placement import GpuAssignment, Placement
 from solvers.problem import Problem
 from solvers.registry import get_solver
 from solvers.result import Bound, Incumbent, Solution, SolveResult, Termination
+from solvers.secondary.solver import secondary_of
 from solvers.surrogate_per_gpu_type import SurrogatePerGpuType
 from twin.errors import InputError, SurrogateError
 from twin.judging_window import DEFAULT_HORIZON_S, DEFAULT_WARMUP_S
@@ -72,6 +76,8 @@ def plan(
     repair_rounds: int = DEFAULT_REPAIR_ROUNDS,
     workers: int | None = None,
     record_rejections: str | Path | None = None,
+    secondary: Sequence[str] | None = None,
+    current: CurrentChoice | None = None,
     observer: PlanObserver | None = None,
 ) -> Plan:
     """Return a plan for `problem`: every GPU of it simulated with exactly its adapters and settings.
@@ -110,6 +116,12 @@ def plan(
     record_rejections
         Folder that keeps every GPU that the twin is asked about, rejected or accepted: what surrogates are trained with
         next (`predictors.training.train_surrogate`).
+    secondary
+        What decides between placements with equal objectives, the most important first: ``moves``, ``headroom``;
+        ``None``: what the problem says.
+    current
+        What is in place: a plan or the path of a plan.json, or GPUs with their adapters; ``None``: what the problem
+        says.
     observer
         Told what happens; see `placer.events`. Ctrl-C, also when raised by it, ends planning with the best plan so
         far and `termination` ``interrupted``.
@@ -130,6 +142,7 @@ def plan(
         On Ctrl-C while there is no placement yet.
     """
     check_arguments(margin, risk, repair_rounds)
+    problem = with_secondary(problem, secondary, current)
     settings = TwinSettings(engine=engine, horizon_s=horizon_s, warmup_s=warmup_s, seed=seed, workers=workers)
     chosen = get_solver(solver)
     require_kept(chosen, problem)
@@ -231,6 +244,7 @@ class _Planning:
                 repair = self._verify_and_repair(surrogate, repair_rounds)
                 if is_improved:
                     self._improve(repair, bound)
+                self._settle(surrogate, result)
                 self._begin("verify", "GPUs near a limit, with further seeds")
                 self.verifier.confirm(self.fleet.gpus)
             except KeyboardInterrupt:
@@ -375,6 +389,13 @@ class _Planning:
         if len(gpus) > bound.value and all(self.verifier.accepts(gpu) for gpu in gpus):
             self._begin("improve", "fewer GPUs")
             repair.improve()
+
+    def _settle(self, surrogate: Surrogate, result: SolveResult | None) -> None:
+        """Serve the secondary objectives again, where GPUs are others than the solver's."""
+        is_changed = result is not None and result.placement is not None and self.fleet.gpus != result.placement.gpus
+        if is_changed and secondary_of(self.problem) and self.problem.objective != "lowest_latency":
+            self._begin("improve", ", ".join(secondary_of(self.problem)))
+            settle(self.problem, self._careful(surrogate), self.verifier, self.fleet, budget=self.budget)
 
     def _begin(self, phase: Literal["load", "solve", "verify", "repair", "improve"], detail: str) -> None:
         self.stopwatch.begin("repair" if phase == "improve" else phase)

@@ -12,6 +12,7 @@ from placer.events import GpuVerified, PhaseStarted, PlanObserver
 from placer.files import ProblemFromFile, load_problem
 from placer.plan_document import Plan, PlannedGpu, Verification
 from placer.recording import recorder_for
+from placer.scenario_verdicts import joint_verdict, shown_scenario, traffics_of
 from placer.stability import confirm_verdicts, instabilities
 from placer.verify import TwinSettings, check_replicas
 from placer.verify_agreement import EngineAgreement
@@ -117,23 +118,39 @@ def recheck_plan(
         workers=workers,
         compares=compares,
     )
-    replicas = [replica_of(problem, gpu) for gpu in gpus]
+    of_gpus = [_under_scenarios(problem, gpu) for gpu in gpus]
+    num_scenarios = len(of_gpus[0])
+    replicas = [replica for own in of_gpus for replica in own]
     limits = [problem.limits_of(_indices(problem, gpu)) for gpu in gpus]
     recorder = recorder_for(record_rejections, problem.workload, is_verified=True)
     observer(PhaseStarted("verify", f"GPUs of the plan, {len(gpus)}"))
     checked = {}
-    for index, outcome in check_replicas(replicas, limits, settings, observer=observer):
+    limits_of_all = [own for own in limits for _ in range(num_scenarios)]
+    for index, outcome in check_replicas(replicas, limits_of_all, settings, observer=observer):
         checked[index] = outcome
         if recorder is not None:
             recorder.record(*replicas[index], outcome.verification)
-        observer(GpuVerified(outcome.verification.is_accepted, len(checked), len(gpus), outcome.reasons))
-    verdicts = {index: outcome.verification for index, outcome in checked.items()}
-    confirm_verdicts(replicas, dict(verdicts), limits, workers=workers, observer=observer, keep=verdicts.__setitem__)
+        observer(GpuVerified(outcome.verification.is_accepted, len(checked), len(replicas), outcome.reasons))
+    verdicts: dict[int, Verification] = {}
+    shown = []
+    for index in range(len(gpus)):
+        own = range(index * num_scenarios, (index + 1) * num_scenarios)
+        of_gpu = [checked[position].verification for position in own]
+        verdicts[index] = joint_verdict(problem, of_gpu)
+        shown.append(own[shown_scenario(problem, of_gpu)])
+    confirm_verdicts(
+        [replicas[position] for position in shown],
+        dict(verdicts),
+        limits,
+        workers=workers,
+        observer=observer,
+        keep=verdicts.__setitem__,
+    )
     judged = [(gpu.name, verdicts[index]) for index, gpu in enumerate(gpus)]
     warnings += instabilities(judged, margin=configuration.margin)
     warnings += recorder.warnings() if recorder is not None else ()
     entries = tuple(
-        CheckedGpu(name=gpu.name, verification=verdicts[index], agreement=checked[index].agreement)
+        CheckedGpu(name=gpu.name, verification=verdicts[index], agreement=checked[shown[index]].agreement)
         for index, gpu in enumerate(gpus)
     )
     is_accepted = all(entry.verification.is_accepted for entry in entries)
@@ -189,6 +206,12 @@ def replica_of(problem: ProblemFromFile, gpu: PlannedGpu) -> tuple[Workload, Rep
     position = types.index(gpu.gpu_type)
     replica = Replica(problem.model, problem.gpu_types[position], gpu.engine, problem.profiles[position])
     return problem.traffic_of(_indices(problem, gpu)), replica
+
+
+def _under_scenarios(problem: ProblemFromFile, gpu: PlannedGpu) -> list[tuple[Workload, Replica]]:
+    """Return the replica of a planned GPU with its traffic under each scenario, or with the only traffic there is."""
+    _, replica = replica_of(problem, gpu)
+    return [(traffic, replica) for traffic in traffics_of(problem, _indices(problem, gpu))]
 
 
 def _indices(problem: ProblemFromFile, gpu: PlannedGpu) -> list[int]:

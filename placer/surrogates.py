@@ -1,30 +1,29 @@
-"""Which surrogate a plan uses, with a margin or for a risk, and how far it sees a GPU from its limits."""
+"""Which surrogate a plan uses, with a margin or for a risk."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import numpy as np
-from numpy.typing import NDArray
-
 from predictors.catalog import load_surrogate
 from predictors.exact import ExactSurrogate
-from predictors.features import inflate
 from predictors.onnx_surrogate import OnnxSurrogate
-from predictors.surrogate import STARVED_PROBABILITY, InflatedSurrogate, Surrogate, ThresholdSurrogate, unwrapped
+from predictors.surrogate import STARVED_PROBABILITY, Surrogate, ThresholdSurrogate, unwrapped
 from predictors.uncertainty import ChanceConstrainedSurrogate
-from solvers.acceptance import accepts
-from solvers.feasibility import FeasibilityModel
-from solvers.placement import GpuAssignment
 from solvers.problem import Problem
-from solvers.surrogate_per_gpu_type import SurrogatePerGpuType
+from solvers.surrogate_per_gpu_type import SurrogatePerGpuType, inflated
 from twin.errors import SurrogateError
+
+__all__ = [
+    "SURROGATE_TOLERANCE",
+    "at_the_quantile",
+    "inflated",
+    "parts_of",
+    "surrogate_for",
+    "threshold_for",
+    "uses_simulation",
+    "with_threshold",
+]
 
 # Tolerance of starvation for which surrogates are made.
 SURROGATE_TOLERANCE = 0.1
-# Load factors at which the headroom is looked for: finely for a learned surrogate, which answers in microseconds.
-FINE_FACTORS = np.round(np.arange(0.50, 3.001, 0.01), 2)
-COARSE_FACTORS = np.array([1.0, 1.05, 1.1, 1.2, 1.3, 1.5, 2.0])
 
 
 def surrogate_for(
@@ -63,15 +62,6 @@ def surrogate_for(
         for gpu_type, profile in zip(problem.gpu_types, problem.profiles, strict=True)
     ]
     return surrogates[0] if len(surrogates) == 1 else SurrogatePerGpuType(tuple(surrogates))
-
-
-def inflated(surrogate: Surrogate, factor: float) -> Surrogate:
-    """Return a surrogate that is asked as if all rates were `factor` times as large; itself for the factor 1."""
-    if factor == 1.0:
-        return surrogate
-    if isinstance(surrogate, SurrogatePerGpuType):
-        return SurrogatePerGpuType(tuple(InflatedSurrogate(part, factor) for part in surrogate.surrogates))
-    return InflatedSurrogate(surrogate, factor)
 
 
 def with_threshold(surrogate: Surrogate, threshold: float) -> Surrogate:
@@ -128,42 +118,3 @@ def parts_of(surrogate: Surrogate) -> tuple[Surrogate, ...]:
 def uses_simulation(surrogate: Surrogate) -> bool:
     """Return whether a question to the surrogate may cost a simulation."""
     return any(isinstance(part, ExactSurrogate) for part in parts_of(surrogate))
-
-
-def headrooms(problem: Problem, surrogate: Surrogate, gpus: Sequence[GpuAssignment]) -> list[float | None]:
-    """Return by how much all rates of each GPU may grow until the surrogate refuses it, in one batch per GPU type.
-
-    Parameters
-    ----------
-    problem, surrogate
-        The surrogate is asked without a margin, and whatever the risk.
-    gpus
-        With their settings.
-
-    Returns
-    -------
-    For each GPU the largest tried factor up to which all are accepted, minus 1: 0.2 is 20 %, negative is too much
-    already; ``None`` where no factor is accepted.
-    """
-    factors = COARSE_FACTORS if uses_simulation(surrogate) else FINE_FACTORS
-    model = FeasibilityModel(problem, surrogate)
-    result: list[float | None] = [None] * len(gpus)
-    for gpu_type in sorted({gpu.gpu_type for gpu in gpus}):
-        mine = [index for index, gpu in enumerate(gpus) if gpu.gpu_type == gpu_type]
-        rows = np.concatenate([_scaled_features(model, gpus[index], factors) for index in mine])
-        members = [gpus[index].adapters for index in mine for _ in factors] if model.uses_members else None
-        sums = np.array([model.aggregates[list(gpus[index].adapters)].sum(axis=0) for index in mine])
-        limits = model.limits_of(sums, repeats=len(factors))
-        accepted = accepts(limits, model.ask(gpu_type, rows, members)).reshape(len(mine), len(factors))
-        for index, row in zip(mine, accepted, strict=True):
-            num_accepted = int(np.argmin(row)) if not row.all() else len(factors)
-            if num_accepted:
-                result[index] = round(float(factors[num_accepted - 1]) - 1.0, 4)
-    return result
-
-
-def _scaled_features(model: FeasibilityModel, gpu: GpuAssignment, factors: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Return the features of a GPU at each load factor, float32 [len(factors), F]."""
-    row = model.aggregates[list(gpu.adapters)].sum(axis=0)[np.newaxis]
-    features = model.features(row, model.settings(gpu.gpu_type, gpu.max_loras, gpu.max_lora_rank))
-    return np.concatenate([inflate(features, float(factor)) for factor in factors])

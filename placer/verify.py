@@ -11,6 +11,7 @@ from placer.events import GpuVerified, PlanObserver, announce_compilation, ignor
 from placer.judge import judge_report
 from placer.plan_document import Verification
 from placer.recording import GpuRecorder
+from placer.scenario_verdicts import joint_verdict, traffics_of
 from placer.stability import confirm_verdicts
 from placer.verify_agreement import EngineAgreement, compare_with_fast
 from placer.verify_progress import SimulatedTime
@@ -124,7 +125,7 @@ class TwinVerifier:
             self._verdicts[gpus[index]] = verdict
 
         confirm_verdicts(
-            self._replicas(gpus),
+            [self._shown(gpu) for gpu in gpus],
             verdicts,
             self._limits(gpus),
             workers=self.settings.workers,
@@ -133,32 +134,42 @@ class TwinVerifier:
         )
         return tuple(self._verdicts[assignment] for assignment in assignments)
 
-    def _replicas(self, assignments: Sequence[GpuAssignment]) -> list[tuple[Workload, Replica]]:
-        problem = self.problem
-        members = [problem.members_of(gpu.adapters) for gpu in assignments]
-        return [
-            (
-                problem.traffic_of(gpu.adapters),
-                problem.replica(gpu.gpu_type, gpu.max_loras, gpu.max_lora_rank, len(adapters)),
-            )
-            for gpu, adapters in zip(assignments, members, strict=True)
-        ]
+    def _shown(self, gpu: GpuAssignment) -> tuple[Workload, Replica]:
+        """Return a GPU that was simulated, with the traffic that its verdict is about."""
+        scenarios, shown = self.problem.scenarios, self._verdicts[gpu].scenario
+        names = [] if scenarios is None else [case.name for case in scenarios.cases]
+        scenario = names.index(shown) if shown in names else None
+        return self.problem.traffic_of(gpu.adapters, scenario=scenario), self._replica(gpu)
+
+    def _replica(self, gpu: GpuAssignment) -> Replica:
+        num_adapters = len(self.problem.members_of(gpu.adapters))
+        return self.problem.replica(gpu.gpu_type, gpu.max_loras, gpu.max_lora_rank, num_adapters)
 
     def _limits(self, assignments: Sequence[GpuAssignment]) -> list[Limits]:
         return [self.problem.limits_of(gpu.adapters) for gpu in assignments]
 
     def _simulate(self, missing: list[GpuAssignment]) -> None:
-        replicas = self._replicas(missing)
+        traffics = [traffics_of(self.problem, gpu.adapters) for gpu in missing]
+        owner = [gpu for gpu, workloads in zip(missing, traffics, strict=True) for _ in workloads]
+        workloads = [workload for own in traffics for workload in own]
+        replicas = [(workload, self._replica(gpu)) for workload, gpu in zip(workloads, owner, strict=True)]
+        num_scenarios = len(workloads) // len(missing)
+        known: dict[int, Verification] = {}
 
         def keep(index: int, verdict: Verification) -> None:
-            self._verdicts[missing[index]] = verdict
+            known[index] = verdict
             self.num_calls += 1
             if self._recorder is not None:
                 self._recorder.record(*replicas[index], verdict)
+            first = index - index % num_scenarios
+            of_gpu = [known.get(first + offset) for offset in range(num_scenarios)]
+            complete = [verdict for verdict in of_gpu if verdict is not None]
+            if len(complete) == num_scenarios:
+                self._verdicts[owner[index]] = joint_verdict(self.problem, complete)
 
         simulate_replicas(
             replicas,
-            self._limits(missing),
+            self._limits(owner),
             self.settings,
             observer=self._observer,
             keep=keep,

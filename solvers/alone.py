@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from predictors.features import inflate
 from solvers import acceptance
 from solvers.feasibility import FeasibilityModel
 from twin.errors import InputError
@@ -53,10 +52,10 @@ def _largest_accepted(model: FeasibilityModel, adapter: int, percents: range) ->
     limits = model.limits_of(model.aggregates[[adapter]], repeats=len(percents))
     for gpu_type in (index for index in range(len(problem.gpu_types)) if problem.may_serve(index, adapter)):
         for slots in model.slot_options(gpu_type, 1, rank):
-            settings = model.settings(gpu_type, slots, model.slots.rank_of_slots(rank))
-            features = model.features(model.aggregates[[adapter]], settings)
-            rows = np.concatenate([inflate(features, percent / 100) for percent in percents])
-            accepted = acceptance.accepts(limits, model.ask(gpu_type, rows))
+            one = model.settings(gpu_type, slots, model.slots.rank_of_slots(rank))
+            settings = one.take(np.zeros(len(percents), dtype=np.int64))
+            rows = np.repeat(model.aggregates[[adapter]], len(percents), axis=0)
+            accepted = acceptance.accepts(limits, model.predict(rows, settings, load=np.array(percents) / 100))
             if accepted.any():
                 best = max(best, percents[int(np.argmax(accepted))])
     return best

@@ -62,7 +62,7 @@ from twin.step_time import (
     SHRINK_TILE_RANKS,
     SHRINK_TILE_TOKENS,
 )
-from twin.workload import RequestTable
+from twin.workload import RequestTable, Workload
 
 # Relative rounding error that the sum may have; subtracted before rounding up.
 ROUNDING = 1e-9
@@ -160,8 +160,11 @@ class _Demand:
 
 
 def work_bound(problem: Problem) -> Bound:
-    """Return the fewest GPUs, at least 1, and the least cost of the adapters' unavoidable work; see the module."""
-    problem = problem.unmerged
+    """Return the fewest GPUs, at least 1, and the least cost of the adapters' unavoidable work; see the module.
+
+    Of the scenarios of a problem, that of the most demanding one under which every GPU must do.
+    """
+    problem = _most_demanding(problem.unmerged)
     types = [unavoidable_costs(problem, index) for index in range(len(problem.gpu_types))]
     num_gpus = max(1, math.ceil(float(_least_work(problem, types).total.sum()) * (1.0 - ROUNDING)))
     prices = [gpu_type.cost_per_hour for gpu_type in problem.gpu_types]
@@ -177,8 +180,21 @@ def work_gpus(problem: Problem) -> float:
 
 def least_work(problem: Problem) -> WorkTerms:
     """Return what the work bound adds up: work that no mixture of the GPU types avoids."""
-    problem = problem.unmerged
+    problem = _most_demanding(problem.unmerged)
     return _least_work(problem, [unavoidable_costs(problem, index) for index in range(len(problem.gpu_types))])
+
+
+def _most_demanding(problem: Problem) -> Problem:
+    """Return an unmerged problem with the rates of the scenario with the most work, of those that no GPU may miss.
+
+    With no rates at all where there is no such scenario; itself where there are no scenarios.
+    """
+    if problem.scenarios is None:
+        return problem
+    binding = [problem.in_scenario(index) for index in problem.scenarios.binding]
+    silent = [adapter.model_copy(update={"rate_rps": 0.0}) for adapter in problem.adapters]
+    nothing = replace(problem, workload=Workload(tuple(silent)), scenarios=None)
+    return max([nothing, *binding], key=work_gpus)
 
 
 def _least_work(problem: Problem, types: list[UnavoidableCosts]) -> WorkTerms:

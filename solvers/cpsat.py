@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from predictors.surrogate import Surrogate
 from solvers.adapter_types import AdapterTypes, cluster_types, placement_of_patterns
 from solvers.budget import Budget
-from solvers.feasibility import Choices
+from solvers.choices import Choices
 from solvers.feasible_patterns import ask_patterns, interchangeable_types
 from solvers.integer_objective import IntegerObjective, integer_objective
 from solvers.interface import Capability

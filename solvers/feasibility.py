@@ -8,13 +8,12 @@ arithmetic, kept in
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from predictors.aggregate_oracle import AggregateOracle
-from predictors.features import AGGREGATE_NAMES, planned_features
+from predictors.features import AGGREGATE_NAMES, inflate, planned_features
 from predictors.slots import best_options
 from predictors.surrogate import (
     OUTPUT_NAMES,
@@ -27,56 +26,18 @@ from predictors.surrogate import (
     unwrapped,
 )
 from solvers import acceptance
+from solvers.choices import Choices, Settings, no_choices
 from solvers.limits import Limits, RowLimits
 from solvers.problem import Problem
+from solvers.scenario_checks import require_scenarios
 from solvers.slots import SlotTables
 from solvers.surrogate_per_gpu_type import SurrogatePerGpuType
 
+_OFFERED_COLUMNS = [AGGREGATE_NAMES.index("sum_prompt_tps"), AGGREGATE_NAMES.index("sum_output_tps")]
 NUM_ADAPTERS_COLUMN = AGGREGATE_NAMES.index("num_adapters")
 # Ranks are below it, so that one number stands for (type, rank).
 RANK_FACTOR = 4096
 Members = Sequence[tuple[int, ...]]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Under which settings each of N sets is asked about; int64 [N] each."""
-
-    gpu_type: NDArray[np.int64]
-    max_loras: NDArray[np.int64]
-    max_lora_rank: NDArray[np.int64]
-    kv_tokens: NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Choices:
-    """For each of N sets the best slot option; arrays [N].
-
-    Attributes
-    ----------
-    feasible
-        bool; where it is False the other columns describe the least bad option, or, where no slots fit the memory,
-        are 0 slots, ratio 0, probability 1 and infinite latencies and pressure.
-    max_loras, max_lora_rank
-        int64.
-    throughput_ratio, starvation_probability, itl_s, ttft_s
-        float64, what the surrogate predicts with these slots.
-    pressure
-        float64, how close the prediction is to the limit it would meet first: 0 far from it, 1 at it.
-    """
-
-    feasible: NDArray[np.bool_]
-    max_loras: NDArray[np.int64]
-    max_lora_rank: NDArray[np.int64]
-    throughput_ratio: NDArray[np.float64]
-    starvation_probability: NDArray[np.float64]
-    itl_s: NDArray[np.float64]
-    ttft_s: NDArray[np.float64]
-    pressure: NDArray[np.float64]
-
-    def __len__(self) -> int:
-        """Return the number of sets."""
-        return len(self.feasible)
 
 
 class FeasibilityModel:
@@ -107,7 +68,13 @@ class FeasibilityModel:
         self.num_calls = 0
         self.uses_members = _uses_members(self.surrogate_of(0))
         types = range(len(problem.gpu_types))
-        self.is_monotone = not self.uses_members and all(declares_monotone(self.surrogate_of(index)) for index in types)
+        # What a refusal says of larger loads holds for one set of rates.
+        self.is_monotone = (
+            problem.scenarios is None
+            and not self.uses_members
+            and all(declares_monotone(self.surrogate_of(index)) for index in types)
+        )
+        require_scenarios(problem.scenarios, surrogate, uses_members=self.uses_members)
 
     @property
     def aggregates(self) -> NDArray[np.float64]:
@@ -233,14 +200,53 @@ class FeasibilityModel:
         return choices
 
     def predict(
-        self, rows: NDArray[np.float64], settings: Settings, *, members: Members | None = None
+        self,
+        rows: NDArray[np.float64],
+        settings: Settings,
+        *,
+        members: Members | None = None,
+        load: NDArray[np.float64] | None = None,
     ) -> SurrogateOutput:
-        """Ask for N sets under given settings: in one batch, unless GPU types have surrogates of their own."""
+        """Ask for N sets under given settings: in one batch, unless GPU types have surrogates of their own.
+
+        Where the problem has scenarios, each set is asked about under all of them; see `RateScenarios.worst`.
+
+        Parameters
+        ----------
+        rows, members
+            As `best_choice` takes them.
+        settings
+            Of each set.
+        load
+            Factor on the rates of each set, float64 [N]; ``None``: 1.
+        """
+        scenarios = self.problem.scenarios
+        if scenarios is None:
+            return self._predict(rows, settings, members, load)
+        num = len(scenarios.cases)
+        output = self._predict(
+            self.problem.scenario_rows(rows),
+            settings.take(np.tile(np.arange(len(rows)), num)),
+            None if members is None else list(members) * num,
+            None if load is None else np.tile(load, num),
+        )
+        return scenarios.worst(output, self.limits_of(rows), rows[:, _OFFERED_COLUMNS].sum(axis=1))
+
+    def _predict(
+        self,
+        rows: NDArray[np.float64],
+        settings: Settings,
+        members: Members | None,
+        load: NDArray[np.float64] | None,
+    ) -> SurrogateOutput:
+        """Ask for N sets with the aggregates that are given."""
         oracle = self._oracle
-        if oracle is not None:
-            self._count(len(rows))
+        if oracle is not None and load is None:
+            self.count(len(rows))
             return oracle.output(rows, settings.max_lora_rank)
         features = self.features(rows, settings)
+        if load is not None:
+            features = inflate(features, load)
         types = np.unique(settings.gpu_type)
         if not isinstance(self.surrogate, SurrogatePerGpuType) or len(types) == 1:
             return self.ask(int(types[0]), features, members) if len(types) else empty_output()
@@ -255,7 +261,7 @@ class FeasibilityModel:
 
     def ask(self, gpu_type: int, features: NDArray[np.float32], members: Members | None = None) -> SurrogateOutput:
         """Ask the surrogate of a GPU type for N rows of features, in one batch; counts N evaluations."""
-        self._count(len(features))
+        self.count(len(features))
         surrogate = self.surrogate_of(gpu_type)
         if members is not None and self.uses_members and isinstance(surrogate, MemberSurrogate):
             if self.problem.merging is not None:
@@ -275,6 +281,13 @@ class FeasibilityModel:
 
     def outside_domain(self, rows: NDArray[np.float64], settings: Settings) -> NDArray[np.bool_]:
         """Return for each of N sets whether the surrogate is asked outside of what it was fitted on, bool [N]."""
+        if self.problem.scenarios is not None:
+            of_each = np.split(self.problem.scenario_rows(rows), len(self.problem.scenarios.cases))
+            outside = np.array([self._outside(own, settings) for own in of_each])
+            return np.asarray(outside.any(axis=0), dtype=np.bool_)
+        return self._outside(rows, settings)
+
+    def _outside(self, rows: NDArray[np.float64], settings: Settings) -> NDArray[np.bool_]:
         features = self.features(rows, settings)
         outside = np.zeros(len(rows), dtype=np.bool_)
         for gpu_type in np.unique(settings.gpu_type):
@@ -287,7 +300,8 @@ class FeasibilityModel:
         kv_tokens = self.slots.kv_tokens(gpu_type, max_loras, max_lora_rank)
         return Settings(*(np.array([value]) for value in (gpu_type, max_loras, max_lora_rank, kv_tokens)))
 
-    def _count(self, num_rows: int) -> None:
+    def count(self, num_rows: int) -> None:
+        """Count a question of so many rows."""
         self.num_evaluations += num_rows
         self.num_calls += 1
 
@@ -298,7 +312,7 @@ class FeasibilityModel:
 
     def _choices_of(self, oracle: AggregateOracle, rows: NDArray[np.float64], max_ranks: NDArray[np.int64]) -> Choices:
         """Return what an oracle says about N sets; it knows no pressure between none and too much."""
-        self._count(len(rows))
+        self.count(len(rows))
         fixed = self.problem.fixed_max_lora_rank
         ranks = max_ranks if fixed is None else np.full_like(max_ranks, fixed)
         feasible, slots = oracle.decide(rows, ranks)
@@ -336,20 +350,6 @@ class FeasibilityModel:
             rank = self.slots.rank_of_slots(max_rank)
             columns.append(np.stack([np.full_like(slots, gpu_type), slots, np.full_like(slots, rank), kv_tokens]))
         return np.concatenate(owners), Settings(*np.concatenate(columns, axis=1))
-
-
-def no_choices(num_sets: int) -> Choices:
-    """Return what holds for N sets for which memory allows no slots."""
-    return Choices(
-        feasible=np.zeros(num_sets, dtype=np.bool_),
-        max_loras=np.zeros(num_sets, dtype=np.int64),
-        max_lora_rank=np.zeros(num_sets, dtype=np.int64),
-        throughput_ratio=np.zeros(num_sets),
-        starvation_probability=np.ones(num_sets),
-        itl_s=np.full(num_sets, np.inf),
-        ttft_s=np.full(num_sets, np.inf),
-        pressure=np.full(num_sets, np.inf),
-    )
 
 
 def _uses_members(surrogate: Surrogate) -> bool:

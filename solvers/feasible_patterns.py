@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from solvers.adapter_types import AdapterTypes, exact_types, single_types
-from solvers.feasibility import Choices, FeasibilityModel
+from solvers.choices import Choices
+from solvers.feasibility import FeasibilityModel
 from solvers.result import Termination
 from solvers.run import SolverRun
 

@@ -34,8 +34,9 @@ from predictors.slots import GRID
 from predictors.surrogate import Surrogate
 from solvers import acceptance
 from solvers.budget import Budget
+from solvers.choices import Settings
 from solvers.constrained_solve import constrained
-from solvers.feasibility import FeasibilityModel, Settings
+from solvers.feasibility import FeasibilityModel
 from solvers.interface import Capability, Observer
 from solvers.placement import GpuAssignment, Placement
 from solvers.problem import Problem

@@ -8,7 +8,8 @@ import numpy as np
 
 from predictors.surrogate import Surrogate
 from solvers.acceptance import violations
-from solvers.feasibility import FeasibilityModel, Settings
+from solvers.choices import Settings
+from solvers.feasibility import FeasibilityModel
 from solvers.placement import Placement, validate_placement
 from solvers.problem import Problem
 

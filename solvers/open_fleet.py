@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from solvers.feasibility import Choices, FeasibilityModel
+from solvers.choices import Choices
+from solvers.feasibility import FeasibilityModel
 from solvers.placement import GpuAssignment, Placement
 from twin.engine import SUPPORTED_RANKS
 

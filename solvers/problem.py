@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
 from pathlib import Path
@@ -14,14 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from predictors.features import adapter_aggregates
+from predictors.features import AGGREGATE_NAMES, adapter_aggregates
 from predictors.uncertainty import RateUncertainty
 from solvers.constraint_checks import check_constraints
 from solvers.constraint_table import ConstraintTable, compile_constraints
 from solvers.constraints import UNCONSTRAINED, Constraints, LimitsRule
+from solvers.current import CurrentGpu
 from solvers.merging import Merging
 from solvers.problem_errors import Location, ProblemSource, translate
-from solvers.problem_file import LatencyMetric, Limits, ObjectiveName, ProblemFile, problem_schema
+from solvers.problem_file import LatencyMetric, Limits, ObjectiveName, ProblemFile, SecondaryName, problem_schema
+from solvers.rate_scenarios import RateScenarios
+from solvers.scenario_checks import check_scenarios
 from twin.engine import SUPPORTED_RANKS, EngineConfig
 from twin.errors import InputError, ProfileError
 from twin.hardware import GpuType, ModelArchitecture, load_model
@@ -55,8 +58,12 @@ class Problem:
         What the objective `lowest_latency` makes small.
     uncertainty
         How far the rates may be from what is given; ``None``: they are what is given.
+    scenarios
+        Sets of rates under which the placement must do; ``None``: the workload's only.
     constraints
         By the names of adapters and GPU types.
+    secondary, current
+        What decides between placements with equal objectives, and what is in place now; see `ProblemFile`.
     merging
         What the adapters stand for, where groups that must share a GPU were merged (`solvers.merging`).
     """
@@ -72,8 +79,11 @@ class Problem:
     workload: Workload
     latency_metric: LatencyMetric = "itl_p95_ms"
     uncertainty: RateUncertainty | None = None
+    scenarios: RateScenarios | None = None
 
     constraints: Constraints = UNCONSTRAINED
+    secondary: tuple[SecondaryName, ...] | None = None
+    current: tuple[CurrentGpu, ...] = ()
     merging: Merging | None = None
 
     @property
@@ -95,16 +105,29 @@ class Problem:
         The values are rounded to a power of two per column (a relative 2^-50 of the column's total), so that sums are
         exact: a set has
         the same features whatever the order in which adapters were added and removed. Where there are constraints,
-        their columns follow, whole numbers, [A, K + C]: see `ConstraintTable`.
+        their columns follow, whole numbers, [A, K + C]: see `ConstraintTable`; last, where there are scenarios, the
+        aggregates under each of them, [A, K + C + S * K].
         """
         if self.merging is not None:
             return self.merging.sums(self.merging.origin.aggregates)
-        exact = adapter_aggregates(self.adapters)
-        totals = np.maximum(np.abs(exact).sum(axis=0), np.finfo(np.float64).tiny * 2.0**EXACT_SUM_BITS)
-        quantum = 2.0 ** (np.ceil(np.log2(totals)) - EXACT_SUM_BITS)
-        rounded = np.asarray(np.round(exact / quantum) * quantum, dtype=np.float64)
         table = self.constraint_table
-        return rounded if table is None else np.hstack([rounded, table.columns])
+        columns = [] if table is None else [table.columns]
+        under_scenarios = [_exact_sums(workload.adapters) for workload in self.scenario_workloads]
+        return np.hstack([_exact_sums(self.adapters), *columns, *under_scenarios])
+
+    @cached_property
+    def scenario_workloads(self) -> tuple[Workload, ...]:
+        """The traffic of the unmerged problem under each scenario; empty: there are none."""
+        return () if self.scenarios is None else self.scenarios.workloads(self.unmerged.workload)
+
+    def in_scenario(self, index: int) -> Problem:
+        """Return the unmerged problem with the rates of one scenario for certain."""
+        return replace(self.unmerged, workload=self.scenario_workloads[index], scenarios=None)
+
+    def scenario_rows(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the aggregates of N sets, float64 [N, K + C + S * K], under each scenario in turn, [S * N, K]."""
+        num_columns = len(AGGREGATE_NAMES) * len(self.scenario_workloads)
+        return np.vstack(np.split(rows[:, rows.shape[1] - num_columns :], len(self.scenario_workloads), axis=1))
 
     @cached_property
     def constraint_table(self) -> ConstraintTable | None:
@@ -131,9 +154,13 @@ class Problem:
         """Return the adapters of the unmerged problem for which `adapters` (ascending) stand, ascending."""
         return tuple(adapters) if self.merging is None else self.merging.expanded(adapters)
 
-    def traffic_of(self, adapters: Sequence[int]) -> Workload:
-        """Return what a GPU with `adapters` must withstand: their traffic, at the quantile of uncertain rates."""
-        workload = self.unmerged.workload.subset(list(self.members_of(adapters)))
+    def traffic_of(self, adapters: Sequence[int], *, scenario: int | None = None) -> Workload:
+        """Return what a GPU with `adapters` must withstand: their traffic, at the quantile of uncertain rates.
+
+        That of the workload itself, or of one of the scenarios.
+        """
+        of_all = self.unmerged.workload if scenario is None else self.scenario_workloads[scenario]
+        workload = of_all.subset(list(self.members_of(adapters)))
         if self.uncertainty is None:
             return workload
         rates = np.array([adapter.rate_rps for adapter in workload.adapters])
@@ -160,6 +187,14 @@ class Problem:
             engine=self.engine.with_slots(max_loras, max_lora_rank=max_lora_rank, num_adapters=num_adapters),
             profile=self.profiles[gpu_type_index],
         )
+
+
+def _exact_sums(adapters: Sequence[Adapter]) -> NDArray[np.float64]:
+    """Return the aggregates of adapters, float64 [A, K], rounded such that their sums are exact."""
+    exact = adapter_aggregates(adapters)
+    totals = np.maximum(np.abs(exact).sum(axis=0), np.finfo(np.float64).tiny * 2.0**EXACT_SUM_BITS)
+    quantum = 2.0 ** (np.ceil(np.log2(totals)) - EXACT_SUM_BITS)
+    return np.asarray(np.round(exact / quantum) * quantum, dtype=np.float64)
 
 
 def parse_problem(data: Any, *, file: str, base_directory: Path) -> Problem:
@@ -209,7 +244,10 @@ def parse_problem(data: Any, *, file: str, base_directory: Path) -> Problem:
         workload=load_workload(content, source, base_directory),
         latency_metric=content.latency_metric,
         uncertainty=content.uncertainty,
+        scenarios=content.scenarios,
         constraints=content.constraints,
+        secondary=content.secondary,
+        current=content.current,
     )
     _check_engine(problem, source)
     _check_gpu_types(problem, source)
@@ -222,6 +260,7 @@ def parse_problem(data: Any, *, file: str, base_directory: Path) -> Problem:
         limits=problem.limits,
         source=source,
     )
+    check_scenarios(problem.scenarios, problem.workload, source)
     _check_ranks(problem, source)
     _check_lengths(problem, source)
     return problem

@@ -8,7 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from predictors.uncertainty import RateUncertainty
 from solvers.constraints import Constraints
+from solvers.current import CurrentGpu, check_current
 from solvers.limits import Limits
+from solvers.rate_scenarios import RateScenarios
 from twin.engine import EngineConfig, LoraRank
 from twin.hardware import GpuType
 from twin.workload import Adapter, Phase
@@ -18,12 +20,15 @@ __all__ = [
     "Limits",
     "ObjectiveName",
     "ProblemFile",
+    "SecondaryName",
     "TraceAdaptersSection",
     "TraceSection",
     "problem_schema",
 ]
 
 ObjectiveName = Literal["fewest_gpus", "least_cost", "lowest_latency"]
+# What decides between placements with equal objectives.
+SecondaryName = Literal["moves", "headroom"]
 # What `lowest_latency` makes small, by the name of its limit.
 LatencyMetric = Literal["itl_p95_ms", "ttft_p95_ms"]
 
@@ -109,6 +114,12 @@ class ProblemFile(BaseModel):
         `max_count` allows (every GPU type must then have it) as make the slowest of them as fast as can be.
     latency_metric
         Of which 95th percentile ``lowest_latency`` makes the largest of all GPUs small.
+    secondary
+        What decides between placements with equal objectives, the most important first: ``moves`` (as few adapters as
+        possible on another GPU than in `current`), ``headroom`` (as much room as possible on the GPU that has the
+        least). ``None``: ``moves`` where there is a current placement, otherwise nothing.
+    current
+        The GPUs that serve adapters now.
     limits
         What the placement must keep.
     constraints
@@ -119,6 +130,8 @@ class ProblemFile(BaseModel):
         Rate scales over time, for the simulation.
     uncertainty
         How far the rates may be from what is given; ``None``: they are what is given.
+    scenarios
+        Sets of rates under each of which the placement must do; ``None``: those that are given only.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -129,11 +142,14 @@ class ProblemFile(BaseModel):
     engine: EngineConfig = EngineConfig()
     objective: ObjectiveName = "fewest_gpus"
     latency_metric: LatencyMetric = "itl_p95_ms"
+    secondary: tuple[SecondaryName, ...] | None = None
+    current: tuple[CurrentGpu, ...] = ()
     limits: Limits = Limits()
     constraints: Constraints = Constraints()
     adapters: tuple[Adapter, ...] | None = Field(default=None, min_length=1)
     phases: tuple[Phase, ...] = ()
     uncertainty: RateUncertainty | None = None
+    scenarios: RateScenarios | None = None
     trace: TraceSection | None = None
 
     @model_validator(mode="after")
@@ -141,6 +157,9 @@ class ProblemFile(BaseModel):
         if (self.adapters is None) == (self.trace is None):
             given = "neither" if self.adapters is None else "both"
             raise ValueError(f"a problem must have exactly one of `adapters` and `trace`. It has {given}.")
+        if self.secondary is not None and len(set(self.secondary)) < len(self.secondary):
+            raise ValueError(f"`secondary` must name each objective once. Got {', '.join(self.secondary)}.")
+        check_current(self.current)
         return self
 
 

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from predictors.features import AGGREGATE_NAMES
 from solvers import acceptance
 from solvers.adapter_types import AdapterTypes
-from solvers.feasibility import NUM_ADAPTERS_COLUMN, FeasibilityModel, Settings
+from solvers.choices import Settings
+from solvers.feasibility import NUM_ADAPTERS_COLUMN, FeasibilityModel
 from solvers.load_columns import LoadColumns
 
 # Halvings of the interval in which the smallest refused multiple of a load lies.

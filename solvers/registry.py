@@ -26,6 +26,7 @@ from solvers.lowest_latency import AnyObjectiveSolver
 from solvers.milp import MilpSolver
 from solvers.packing import PackingSolver
 from solvers.portfolio import PortfolioSolver
+from solvers.secondary.solver import SecondaryObjectivesSolver
 from twin.errors import SolverError
 
 ENTRY_POINT_GROUP = "placer.solvers"
@@ -213,8 +214,8 @@ def solver_names() -> tuple[str, ...]:
     return tuple(entry.name for entry in solver_entries())
 
 
-def get_solver(name: str) -> AnyObjectiveSolver:
-    """Return the solver called `name`, for every objective.
+def get_solver(name: str) -> SecondaryObjectivesSolver:
+    """Return the solver called `name`, for every objective and the secondary ones.
 
     Raises
     ------
@@ -239,7 +240,7 @@ def get_solver(name: str) -> AnyObjectiveSolver:
             value=name,
             hint=f"pip install 'lora-placer[{extra}]'" if extra else None,
         )
-    return AnyObjectiveSolver(entries[name].make())
+    return SecondaryObjectivesSolver(AnyObjectiveSolver(entries[name].make()))
 
 
 def _entry_of(point: EntryPoint) -> SolverEntry:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from predictors.aggregate_oracle import AggregateOracle
 from predictors.features import FeatureSchema
-from predictors.surrogate import Surrogate, SurrogateOutput
+from predictors.surrogate import InflatedSurrogate, Surrogate, SurrogateOutput
 from twin.errors import SurrogateError
 
 
@@ -41,3 +42,14 @@ class SurrogatePerGpuType:
     def for_gpu_type(self, index: int) -> Surrogate:
         """Return the surrogate of GPU type `index`."""
         return self.surrogates[index]
+
+
+def inflated(surrogate: Surrogate, factor: float) -> Surrogate:
+    """Return a surrogate that is asked as if all rates were `factor` times as large; itself for the factor 1."""
+    if factor == 1.0:
+        return surrogate
+    if isinstance(surrogate, SurrogatePerGpuType):
+        return SurrogatePerGpuType(tuple(InflatedSurrogate(part, factor) for part in surrogate.surrogates))
+    if isinstance(surrogate, AggregateOracle):
+        return surrogate.scaled(factor)
+    return InflatedSurrogate(surrogate, factor)

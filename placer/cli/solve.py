@@ -75,6 +75,18 @@ def solve(
             "--improve/--no-improve", help="Afterwards, empty GPUs into others if the twin approves; not with --risk."
         ),
     ] = True,
+    secondary: Annotated[
+        str | None,
+        typer.Option(
+            "--secondary",
+            help="What decides at equal objectives, by commas: moves, headroom; none: nothing. Default: the problem's.",
+            show_default=False,
+        ),
+    ] = None,
+    current: Annotated[
+        Path | None,
+        typer.Option("--current", help="plan.json that is in place: few adapters shall move.", show_default=False),
+    ] = None,
     record_rejections: RecordRejectionsOption = None,
     horizon: HorizonOption = 1800.0,
     warmup: WarmupOption = 300.0,
@@ -87,7 +99,7 @@ def solve(
     from placer.output_paths import check_outputs, has_standard_output, problem_inputs
     from placer.planning import plan as make_plan
 
-    inputs = problem_inputs(problem, output) | {"--profile": profile, "--surrogate": surrogate}
+    inputs = problem_inputs(problem, output) | {"--profile": profile, "--surrogate": surrogate, "--current": current}
     check_outputs({"--output": output}, inputs=inputs, prints_json=json_output)
     with ProgressDisplay(is_verbose=verbose) as display:
         plan = make_plan(
@@ -105,6 +117,8 @@ def solve(
             warmup_s=warmup,
             workers=workers,
             record_rejections=record_rejections,
+            secondary=None if secondary is None else [name.strip() for name in secondary.split(",")],
+            current=current,
             observer=display,
         )
     if record_rejections is not None:

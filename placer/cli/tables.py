@@ -185,7 +185,7 @@ def _summary(plan: Plan) -> list[str]:
         if plan.configuration.objective == "least_cost" and bound.cost_per_hour is not None:
             gap = "" if plan.cost_gap is None else f", gap in cost {max(plan.cost_gap, 0.0):.1%}"
             lines.append(f"lower bound on the cost: {bound.cost_per_hour:,.2f} per hour ({bound.proof} bound){gap}")
-    lines += [*_constraints(plan.configuration.constraints), _search(plan)]
+    lines += [*_constraints(plan.configuration.constraints), *_secondary(plan), _search(plan)]
     repair = plan.repair
     if repair.twin_calls:
         steps = [
@@ -206,6 +206,23 @@ def _constraints(constraints: Constraints) -> list[str]:
     kinds = [(name, len(getattr(constraints, name))) for name in Constraints.model_fields]
     given = [f"{name} ({counted(count, 'rule')})" for name, count in kinds if count]
     return [f"constraints: {', '.join(given)}"] if given else []
+
+
+def _secondary(plan: Plan) -> list[str]:
+    """Say what decided between placements with equal objectives, and what changes about what is in place."""
+    lines = []
+    names, rooms = plan.configuration.secondary, [gpu.headroom for gpu in plan.gpus if gpu.headroom is not None]
+    if names:
+        least = f"; the least headroom is {_headroom(min(rooms))}" if "headroom" in names and rooms else ""
+        lines.append(f"then, at the same objective: {', '.join(names)}{least}")
+    moves = plan.moves
+    if moves is not None:
+        new = f", {counted(moves.num_new, 'new adapter')}" if moves.num_new else ""
+        lines.append(
+            f"moves: {moves.num_moved:,} of {counted(moves.num_placed, 'adapter')} ({moves.share:.1%}) from the "
+            f"{counted(moves.num_gpus_before, 'GPU')} in place{new}; {moves.loaded_mib:,.0f} MiB to load"
+        )
+    return lines
 
 
 def _search(plan: Plan) -> str:
@@ -249,6 +266,11 @@ def _sources(plan: Plan) -> list[str]:
     if configuration.uncertainty is not None:
         share = 1.0 - configuration.uncertainty.probability
         lines.append(f"simulated: the load that each GPU exceeds with a probability of {share:.3g}")
+    if configuration.scenarios is not None:
+        scenarios = configuration.scenarios
+        allowed = f" that weigh at least {1.0 - scenarios.risk:.3g} of all" if scenarios.risk else ""
+        names = ", ".join(case.name for case in scenarios.cases)
+        lines.append(f"predicted, simulated: the worst of the scenarios{allowed}: {names}")
     lines += [
         f"predicted, headroom: surrogate {surrogate.name} ({surrogate.details}), {care}",
     ]

@@ -14,7 +14,8 @@ from predictors.surrogate import SurrogateOutput
 from solvers import acceptance
 from solvers.bounds import adapter_work, unavoidable_costs
 from solvers.budget import RunningBudget
-from solvers.feasibility import Choices, FeasibilityModel, Settings
+from solvers.choices import Choices, Settings
+from solvers.feasibility import FeasibilityModel
 from solvers.placement import GpuAssignment, Placement
 from solvers.problem import Problem
 from solvers.result import Termination

@@ -112,7 +112,8 @@ def saturated_step(problem: Problem, gpu_type: int, rank: int | None) -> Saturat
 
 def _mean_lengths(problem: Problem) -> tuple[float, float]:
     """Return the mean prompt and output tokens of a request, at least one output token; ShareGPT's without traffic."""
-    total = dict(zip(AGGREGATE_NAMES, problem.aggregates.sum(axis=0).tolist(), strict=True))
+    sums = problem.aggregates[:, : len(AGGREGATE_NAMES)].sum(axis=0)
+    total = dict(zip(AGGREGATE_NAMES, sums.tolist(), strict=True))
     rate = total["sum_rate_rps"]
     if rate <= 0.0:
         return SHAREGPT_PROMPT_TOKENS, SHAREGPT_OUTPUT_TOKENS

@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from solvers.feasibility import NUM_ADAPTERS_COLUMN, Choices
+from solvers.choices import Choices
+from solvers.feasibility import NUM_ADAPTERS_COLUMN
 from solvers.local_search.moves import NOBODY, GpuState, Pool, draw_exchanges, exchanged_rows
 from solvers.open_fleet import OpenFleet
 from solvers.run import SolverRun

@@ -175,7 +175,7 @@ def box_bound_for(model: FeasibilityModel, gpu_type: int) -> BoxBound | None:
 
     A surrogate that looks at the members of a set is none of its features alone, and is not certified.
     """
-    if model.uses_members:
+    if model.uses_members or model.problem.scenarios is not None:
         return None
     for maker in _MAKERS:
         bound = maker(model, gpu_type)

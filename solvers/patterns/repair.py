@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from solvers.adapter_types import AdapterTypes, expand_patterns
-from solvers.feasibility import Choices
+from solvers.choices import Choices
 from solvers.patterns.dive import Patterns
 from solvers.patterns.questions import BATCH_PATTERNS, BudgetSpentError
 from solvers.placement import GpuAssignment, Placement

@@ -22,11 +22,11 @@ from placer.comparison_tables import runs_to_csv, summary_to_csv, to_markdown
 from placer.foreign_surrogate import load_object, names_object, without_physics
 from placer.instances.catalog import select
 from placer.instances.instance import Instance
-from placer.moves import count_moves
 from predictors.aggregate_oracle import AggregateOracle
 from solvers import registry
 from solvers.bounds import work_bound
 from solvers.budget import Budget
+from solvers.moves import count_moves
 from solvers.objective import evaluate
 from solvers.placement import validate_placement
 from solvers.registry import SolverEntry, get_solver

@@ -3,7 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from solvers.feasibility import NUM_ADAPTERS_COLUMN, FeasibilityModel, Settings
+from solvers.choices import Settings
+from solvers.feasibility import NUM_ADAPTERS_COLUMN, FeasibilityModel
 from solvers.problem import Limits, Problem
 from tests.solvers.problems import make_adapter, make_problem
 

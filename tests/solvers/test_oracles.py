@@ -8,7 +8,8 @@ import pytest
 from predictors.aggregate_oracle import AggregateOracle
 from predictors.features import AGGREGATE_NAMES
 from solvers.budget import Budget
-from solvers.feasibility import FeasibilityModel, Settings
+from solvers.choices import Settings
+from solvers.feasibility import FeasibilityModel
 from solvers.objective import evaluate
 from solvers.problem import Problem
 from solvers.registry import get_solver, solver_entries

@@ -36,7 +36,7 @@ def test_a_solver_has_the_name_and_the_capabilities_of_its_entry(name: str) -> N
 
 def test_both_paddings_can_be_asked_for() -> None:
     """The two greedy names differ in the padding."""
-    published, intended = get_solver("greedy").inner, get_solver("greedy-intended").inner
+    published, intended = get_solver("greedy").inner.inner, get_solver("greedy-intended").inner.inner
     assert isinstance(published, GreedySolver)
     assert isinstance(intended, GreedySolver)
     assert (published.padding, intended.padding) == ("published", "intended")
@@ -83,8 +83,8 @@ def test_entry_points_add_solvers_but_replace_none(monkeypatch: pytest.MonkeyPat
         ("bfd", "tests.solvers.test_registry:ForeignSolver"),
     )
     assert "foreign" in solver_names()
-    assert isinstance(get_solver("foreign").inner, ForeignSolver)
-    assert not isinstance(get_solver("bfd").inner, ForeignSolver)
+    assert isinstance(get_solver("foreign").inner.inner, ForeignSolver)
+    assert not isinstance(get_solver("bfd").inner.inner, ForeignSolver)
     entry = next(entry for entry in solver_entries() if entry.name == "foreign")
     assert entry.summary == "A solver of another distribution."
     assert Capability.ANYTIME in entry.capabilities

@@ -1,0 +1,67 @@
+"""Under which settings sets of adapters are asked about, and what is best for each: columns of a batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Under which settings each of N sets is asked about; int64 [N] each."""
+
+    gpu_type: NDArray[np.int64]
+    max_loras: NDArray[np.int64]
+    max_lora_rank: NDArray[np.int64]
+    kv_tokens: NDArray[np.int64]
+
+    def take(self, rows: NDArray[np.int64]) -> Settings:
+        """Return the settings of some of the sets, also repeatedly."""
+        return Settings(self.gpu_type[rows], self.max_loras[rows], self.max_lora_rank[rows], self.kv_tokens[rows])
+
+
+@dataclass(frozen=True)
+class Choices:
+    """For each of N sets the best slot option; arrays [N].
+
+    Attributes
+    ----------
+    feasible
+        bool; where it is False the other columns describe the least bad option, or, where no slots fit the memory,
+        are 0 slots, ratio 0, probability 1 and infinite latencies and pressure.
+    max_loras, max_lora_rank
+        int64.
+    throughput_ratio, starvation_probability, itl_s, ttft_s
+        float64, what the surrogate predicts with these slots.
+    pressure
+        float64, how close the prediction is to the limit it would meet first: 0 far from it, 1 at it.
+    """
+
+    feasible: NDArray[np.bool_]
+    max_loras: NDArray[np.int64]
+    max_lora_rank: NDArray[np.int64]
+    throughput_ratio: NDArray[np.float64]
+    starvation_probability: NDArray[np.float64]
+    itl_s: NDArray[np.float64]
+    ttft_s: NDArray[np.float64]
+    pressure: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        """Return the number of sets."""
+        return len(self.feasible)
+
+
+def no_choices(num_sets: int) -> Choices:
+    """Return what holds for N sets for which memory allows no slots."""
+    return Choices(
+        feasible=np.zeros(num_sets, dtype=np.bool_),
+        max_loras=np.zeros(num_sets, dtype=np.int64),
+        max_lora_rank=np.zeros(num_sets, dtype=np.int64),
+        throughput_ratio=np.zeros(num_sets),
+        starvation_probability=np.ones(num_sets),
+        itl_s=np.full(num_sets, np.inf),
+        ttft_s=np.full(num_sets, np.inf),
+        pressure=np.full(num_sets, np.inf),
+    )

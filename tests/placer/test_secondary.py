@@ -1,0 +1,133 @@
+"""Plans with secondary objectives: what is in place, what the twin changes, and what is told."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from placer.cli.application import app
+from placer.current_plan import with_secondary
+from placer.files import load_plan, save_plan
+from placer.plan_document import Plan
+from placer.planning import plan
+from solvers.current import CurrentGpu
+from tests.placer.small_fleets import HopefulSurrogate, fair_surrogate, small_data, small_problem, write_problem
+from twin.errors import InputError
+
+QUICK: dict[str, Any] = {"solver": "bfd", "horizon_s": 600.0, "warmup_s": 100.0, "max_evaluations": 3000}
+
+
+def homes(made: Plan) -> dict[str, str]:
+    """Return on which GPU each adapter is, by the names of the GPUs in place."""
+    return {name: gpu.current or "new" for gpu in made.gpus for name in gpu.adapters}
+
+
+def test_a_plan_near_the_one_in_place(tmp_path: Path) -> None:
+    """Rates grow, one adapter comes and one goes: each GPU says for which it stands, and moves are counted so."""
+    first = plan(small_problem(tmp_path), surrogate=fair_surrogate(), **QUICK)
+    data = small_data(num_adapters=13, total_rps=16.0)
+    del data["adapters"][5]
+    problem = small_problem(tmp_path, adapters=data["adapters"])
+    free = plan(problem, surrogate=fair_surrogate(), current=first, secondary=[], **QUICK)
+    near = plan(problem, surrogate=fair_surrogate(), current=first, **QUICK)
+    assert near.configuration.secondary == ("moves",)
+    assert (free.num_gpus, near.num_gpus) == (2, 2)
+    assert near.verdict == "accepted"
+    before = {name: gpu.name for gpu in first.gpus for name in gpu.adapters}
+    for made in (free, near):
+        assert made.moves is not None
+        now = homes(made)
+        moved = [name for name, gpu in now.items() if name in before and gpu != before[name]]
+        assert (made.moves.num_moved, made.moves.num_placed, made.moves.num_new) == (len(moved), 11, 1)
+        assert made.moves.share == pytest.approx(len(moved) / 11, abs=1e-6)
+    assert near.moves is not None
+    assert free.moves is not None
+    assert near.moves.num_moved <= free.moves.num_moved
+    assert near.moves.loaded_mib < free.moves.loaded_mib or near.moves.num_moved == free.moves.num_moved
+
+
+def test_after_the_repair_adapters_go_back(tmp_path: Path) -> None:
+    """A surrogate that accepts anything leaves all to the repair; the plan is still accepted and near what was."""
+    problem = small_problem(tmp_path, total_rps=20.0)
+    first = plan(problem, surrogate=fair_surrogate(), **QUICK)
+    made = plan(problem, surrogate=HopefulSurrogate(), current=first, **QUICK)
+    assert made.repair.rejected_at_first > 0
+    assert made.verdict == "accepted"
+    assert made.moves is not None
+    assert made.moves.num_moved < len(problem.adapters)
+
+
+def test_the_command_takes_the_plan_in_place(tmp_path: Path) -> None:
+    """Text and JSON say what moves; the plan names the file."""
+    path = write_problem(tmp_path, small_data(num_adapters=6, total_rps=8.0))
+    made = plan(
+        small_problem(tmp_path, **small_data(num_adapters=6, total_rps=8.0)), surrogate=fair_surrogate(), **QUICK
+    )
+    save_plan(made, tmp_path / "before.json")
+    options = ["--solver", "bfd", "--max-evaluations", "500", "--no-verify"]
+    command = ["solve", str(path), *options, "--current", str(tmp_path / "before.json")]
+    told = CliRunner().invoke(app, [*command, "--secondary", "moves,headroom"])
+    assert "then, at the same objective: moves, headroom; the least headroom is" in told.stdout
+    assert "moves: 0 of 6 adapters (0.0%)" in told.stdout
+    output = tmp_path / "after.json"
+    CliRunner().invoke(app, [*command, "--output", str(output)])
+    after = load_plan(output)
+    assert after.moves is not None
+    assert [entry.name for entry in after.inputs if entry.role == "current"] == ["before.json"]
+    assert json.loads(output.read_text())["gpus"][0]["current"] == made.gpus[0].name
+
+
+def test_the_problem_file_can_say_it_all(tmp_path: Path) -> None:
+    """GPUs in place without names are called by their number."""
+    names = [f"a{index}" for index in range(6)]
+    current = [{"gpu_type": "h100-64gb", "adapters": names[:3]}, {"gpu_type": "h100-64gb", "adapters": names[3:]}]
+    problem = small_problem(
+        tmp_path, **small_data(num_adapters=6, total_rps=3.0), current=current, secondary=["headroom", "moves"]
+    )
+    made = plan(problem, surrogate=fair_surrogate(), verify=False, **QUICK)
+    assert made.configuration.secondary == ("headroom", "moves")
+    assert made.num_gpus == 1
+    assert made.gpus[0].current in {"#0", "#1"}
+    assert made.moves is not None
+    assert (made.moves.num_moved, made.moves.num_gpus_before) == (3, 2)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"secondary": ["moves", "moves"]}, "each objective once"),
+        ({"secondary": ["speed"]}, "secondary"),
+        ({"current": [{"gpu_type": "x", "adapters": ["a0"]}, {"gpu_type": "x", "adapters": ["a0"]}]}, "one GPU"),
+        (
+            {
+                "current": [
+                    {"gpu_type": "x", "adapters": [], "name": "g"},
+                    {"gpu_type": "x", "adapters": [], "name": "g"},
+                ]
+            },
+            "must be unique",
+        ),
+    ],
+)
+def test_bad_fields_are_refused(tmp_path: Path, fields: dict[str, Any], message: str) -> None:
+    """With what must hold."""
+    with pytest.raises(InputError, match=message):
+        small_problem(tmp_path, **fields)
+
+
+def test_bad_arguments_are_refused(tmp_path: Path) -> None:
+    """Unknown names, names given twice, moves from nowhere, and an adapter in two places."""
+    problem = small_problem(tmp_path)
+    for names in (["speed"], ["moves", "moves"], ["none", "moves"]):
+        with pytest.raises(InputError, match="secondary objectives must be of moves, headroom"):
+            with_secondary(problem, names, None)
+    with pytest.raises(InputError, match="needs to know what is in place"):
+        plan(problem, surrogate=fair_surrogate(), secondary=["moves"], **QUICK)
+    twice = [CurrentGpu(gpu_type="x", adapters=("a0",)), CurrentGpu(gpu_type="x", adapters=("a0",))]
+    with pytest.raises(InputError, match="must be on one GPU"):
+        with_secondary(problem, None, twice)
+    with pytest.raises(InputError):
+        with_secondary(problem, None, tmp_path / "no such plan.json")
+    assert with_secondary(problem, ["none"], None).secondary == ()
