@@ -20,9 +20,16 @@ from placer.events import ignore
 from placer.foreign_surrogate import load_object, names_object, without_physics
 from placer.instances.instance import Instance
 from placer.plan_document import RepairSummary, TerminationName, Verification
-from placer.planning import EXACT_HORIZON_S, EXACT_WARMUP_S
 from placer.repair import Fleet, Repair
-from placer.surrogates import at_the_quantile, inflated, surrogate_for, threshold_for, with_threshold
+from placer.surrogates import (
+    EXACT_HORIZON_S,
+    EXACT_WARMUP_S,
+    at_the_quantile,
+    inflated,
+    surrogate_for,
+    threshold_for,
+    with_threshold,
+)
 from placer.verify import TwinSettings, TwinVerifier
 from predictors.aggregate_oracle import AggregateOracle
 from predictors.features import adapter_aggregates

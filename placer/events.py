@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from twin.engine import EngineConfig
 
-Phase = Literal["load", "bound", "solve", "verify", "repair", "improve", "fit", "explain"]
+Phase = Literal["load", "replicate", "bound", "solve", "verify", "repair", "improve", "fit", "explain"]
 
 
 @dataclass(frozen=True)

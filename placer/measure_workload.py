@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from placer.files import load_problem, read_document, sha256_of
+from placer.files import load_plan, load_problem, read_document, sha256_of
+from placer.recheck import select_gpus
 from placer.simulation import replica_for
 from solvers.problem import load_workload
 from solvers.problem_errors import ProblemSource, translate
@@ -93,6 +94,7 @@ def load_measured_workload(path: Path, *, plan: Path | None = None, gpu: str | N
     data, content = read_document(path)
     if plan is not None:
         workload, replica = replica_for(load_problem(path), plan=plan, gpu=gpu, max_loras=None, max_lora_rank=None)
+        workload = _with_names(workload, plan, gpu)
         engine = replica.engine
         given = frozenset(name for name in ENGINE_ARGUMENTS if getattr(engine, name) is not None)
     else:
@@ -112,6 +114,13 @@ def load_measured_workload(path: Path, *, plan: Path | None = None, gpu: str | N
         file=path,
         sha256=sha256_of(content),
     )
+
+
+def _with_names(workload: Workload, plan: Path, gpu: str | None) -> Workload:
+    """Return the workload of a plan's GPU with the names of its adapters, which a server knows, also for shares."""
+    (planned,) = select_gpus(load_plan(plan), () if gpu is None else (gpu,))
+    named = zip(workload.adapters, planned.adapters, strict=True)
+    return replace(workload, adapters=tuple(adapter.model_copy(update={"name": name}) for adapter, name in named))
 
 
 def parse_engine_arguments(given: Sequence[str]) -> dict[str, Any]:

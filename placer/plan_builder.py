@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TypeGuard
 
 from placer.plan_document import (
+    AdapterShare,
     LowerBound,
     Plan,
     PlanConfiguration,
@@ -176,7 +177,8 @@ def _planned_gpu(
     return PlannedGpu(
         name=name,
         gpu_type=problem.gpu_types[gpu.gpu_type].name,
-        adapters=tuple(problem.adapters[index].name for index in gpu.adapters),
+        adapters=tuple(problem.told_name(index) for index in gpu.adapters),
+        shares=_shares(problem, gpu),
         ranks=tuple(RankCount(rank=rank, num_adapters=count) for rank, count in sorted(ranks.items())),
         engine=problem.replica(gpu.gpu_type, gpu.max_loras, gpu.max_lora_rank, len(gpu.adapters)).engine,
         kv_tokens=predicted.kv_tokens,
@@ -191,6 +193,18 @@ def _planned_gpu(
         ),
         headroom=headroom,
         verification=verification,
+    )
+
+
+def _shares(problem: Problem, gpu: GpuAssignment) -> tuple[AdapterShare, ...]:
+    """Return what a GPU gets of adapters that are on others, too."""
+    shares = problem.shares
+    if shares is None:
+        return ()
+    return tuple(
+        AdapterShare(adapter=problem.told_name(index), share=shares.size_of(index), replica=shares.number_of(index))
+        for index in gpu.adapters
+        if shares.size_of(index) < 1.0
     )
 
 
@@ -218,6 +232,7 @@ def _configuration(parts: PlanParts) -> PlanConfiguration:
         scenarios=problem.scenarios,
         constraints=problem.constraints,
         secondary=secondary_of(problem),
+        replication=problem.told.replication,
         solver=parts.solver,
         surrogate=describe_surrogate(parts.surrogate),
         margin=parts.margin,

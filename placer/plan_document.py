@@ -11,6 +11,7 @@ from predictors.uncertainty import RateUncertainty
 from solvers.constraints import UNCONSTRAINED, Constraints
 from solvers.problem_file import LatencyMetric, Limits, ObjectiveName, SecondaryName
 from solvers.rate_scenarios import RateScenarios
+from solvers.replication import NOT_REPLICATED, Replication
 from twin.engine import EngineConfig
 from twin.stability_report import StabilityReport
 
@@ -133,6 +134,24 @@ class Verification(_Document):
         return self.stability is not None and self.stability.is_metastable
 
 
+class AdapterShare(_Document):
+    """Part of the traffic of an adapter that is on several GPUs.
+
+    Attributes
+    ----------
+    adapter
+        Its name.
+    share
+        Part of its requests that this GPU gets, in (0, 1): each of them with this probability, whatever came before.
+    replica
+        Which of the adapter's shares it is, from 1.
+    """
+
+    adapter: str
+    share: float = Field(gt=0, le=1, allow_inf_nan=False)
+    replica: int = Field(ge=1)
+
+
 class PlannedGpu(_Document):
     """One GPU of a plan.
 
@@ -142,6 +161,8 @@ class PlannedGpu(_Document):
         Unique in the plan.
     adapters
         Names, in the order of the problem.
+    shares
+        Of those that are on other GPUs, too; all others are served here only.
     engine
         All of vLLM's settings for this GPU.
     offered_tps
@@ -158,6 +179,8 @@ class PlannedGpu(_Document):
     name: str
     gpu_type: str
     adapters: tuple[str, ...]
+    # Plans of earlier versions lack it.
+    shares: tuple[AdapterShare, ...] = ()
     ranks: tuple[RankCount, ...]
     engine: EngineConfig
     kv_tokens: int
@@ -244,6 +267,9 @@ class PlanConfiguration(_Document):
         That were in force, as the problem file has them.
     secondary
         What decided between placements with equal objectives.
+    replication
+        Which adapters might be on several GPUs: the problem file's rules, and one about all of them if replicas were
+        asked for where needed. What came of it is in the `shares` of the GPUs.
     is_improved
         Whether GPUs were emptied into others after the repair, where the twin approved.
     """
@@ -262,6 +288,8 @@ class PlanConfiguration(_Document):
     # Plans of earlier versions lack it.
     constraints: Constraints = UNCONSTRAINED
     secondary: tuple[SecondaryName, ...] = ()
+    # Plans of earlier versions lack it.
+    replication: Replication = NOT_REPLICATED
     solver: str
     surrogate: SurrogateDescription
     margin: float
@@ -360,6 +388,18 @@ class Plan(_Document):
     inputs: tuple[InputFile, ...]
     versions: dict[str, str] = Field(description="of placer, Python and the libraries that the numbers depend on")
     timings: Timings = Timings()
+
+    def routes(self) -> dict[str, dict[str, float]]:
+        """Return for each adapter, by name, the GPUs that serve it, and which part of its requests each of them gets.
+
+        What a router has to know: 1 for the only GPU of an adapter, else shares that add up to 1.
+        """
+        routes: dict[str, dict[str, float]] = {}
+        for gpu in self.gpus:
+            shares = {entry.adapter: entry.share for entry in gpu.shares}
+            for adapter in gpu.adapters:
+                routes.setdefault(adapter, {})[gpu.name] = shares.get(adapter, 1.0)
+        return routes
 
     def comparable(self) -> dict[str, Any]:
         """Return the plan as plain values without the timings: equal for equal problem, configuration and versions."""

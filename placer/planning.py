@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+from placer.agreement import require_agreement
 from placer.current_plan import CurrentChoice, with_secondary
-from placer.events import FleetChanged, IncumbentFound, PhaseStarted, PlanObserver, announce_compilation, ignore
+from placer.events import (
+    FleetChanged,
+    IncumbentFound,
+    Phase,
+    PhaseStarted,
+    PlanObserver,
+    announce_compilation,
+    ignore,
+)
 from placer.plan_builder import PlanParts, build_plan
 from placer.plan_document import Plan, RepairSummary, SolutionName, TerminationName
 from placer.recording import GpuRecorder, recorder_for
 from placer.repacking import cautious_surrogates
 from placer.repair import DEFAULT_REPAIR_ROUNDS, Fleet, Repair
+from placer.replicas import Replicas, with_replicas
 from placer.settling import settle
 from placer.stopwatch import Stopwatch
-from placer.surrogates import at_the_quantile, inflated, surrogate_for, threshold_for, uses_simulation, with_threshold
+from placer.surrogates import SurrogateChoice, at_the_quantile, careful, threshold_for, uses_simulation
 from placer.verify import TwinSettings, TwinVerifier
 from predictors.surrogate import STARVED_PROBABILITY, Surrogate
-from solvers.bounds import adapter_work, unavoidable_costs, work_bound
+from solvers.alone import UnplaceableError
+from solvers.bounds import work_bound
 from solvers.budget import Budget
 from solvers.constrained_solve import require_kept
 from solvers.feasibility import FeasibilityModel
@@ -34,7 +44,7 @@ from solvers.registry import get_solver
 from solvers.result import Bound, Incumbent, Solution, SolveResult, Termination
 from solvers.secondary.solver import secondary_of
 from solvers.surrogate_per_gpu_type import SurrogatePerGpuType
-from twin.errors import InputError, SurrogateError
+from twin.errors import InputError
 from twin.judging_window import DEFAULT_HORIZON_S, DEFAULT_WARMUP_S
 from twin.parallel import available_cores
 from twin.simulate import EngineName
@@ -44,18 +54,6 @@ __all__ = ["Plan", "plan"]
 DEFAULT_SOLVER = "portfolio"
 DEFAULT_SURROGATE = "auto"
 AUTO_BUDGET: Literal["auto"] = "auto"
-# Horizon of the exact surrogate: shorter than the verification's, because it is asked very often.
-EXACT_HORIZON_S = 900.0
-EXACT_WARMUP_S = 150.0
-# Unavoidable work of one adapter, in GPUs, about which the twin is not asked: its verdict is clear.
-HOPELESS_GPUS = 2.0
-ASK_THE_TWIN_HINT = "ask the twin itself, with the surrogate `exact`"
-LARGER_RISK_HINT = f"allow a larger risk, or {ASK_THE_TWIN_HINT}"
-# The twin disagrees with itself over another horizon.
-NEAR_A_LIMIT_HINT = (
-    "alone on a GPU it is at a limit, where the margin and the simulated time decide: lower the margin or its rate, "
-    "give it a larger GPU, or loosen the limits"
-)
 
 
 def plan(
@@ -70,6 +68,7 @@ def plan(
     improve: bool = True,
     margin: float = 0.0,
     risk: float | None = None,
+    replicas: str = "given",
     engine: EngineName = "fast",
     horizon_s: float = DEFAULT_HORIZON_S,
     warmup_s: float = DEFAULT_WARMUP_S,
@@ -109,6 +108,9 @@ def plan(
         At most this share, in (0, 1), of GPUs that are packed to the brim may be rejected by the twin: a GPU is only
         accepted below the probability of starvation at which the surrogate was found to keep that. With several GPU
         types, below the smallest of theirs. Not together with `margin`.
+    replicas
+        ``given``: what the problem's `replication` says; ``auto``: beyond that, every adapter that no GPU serves alone
+        is divided into the fewest equal shares that surrogate and twin accept on a GPU each.
     engine, horizon_s, warmup_s, workers
         Of the simulations; see `placer.verify.TwinSettings`.
     repair_rounds
@@ -134,7 +136,7 @@ def plan(
     Raises
     ------
     InputError
-        When the arguments do not hold, or some adapter fits no GPU alone.
+        When the arguments do not hold, or some adapter, or share of one, fits no GPU alone.
     SolverError, SurrogateError
         When a solver or surrogate is unknown, unavailable or refused, the solver does not keep the problem's
         constraints, or the surrogate knows no threshold for the risk.
@@ -142,7 +144,7 @@ def plan(
         On Ctrl-C while there is no placement yet.
     """
     check_arguments(margin, risk, repair_rounds)
-    problem = with_secondary(problem, secondary, current)
+    problem = with_replicas(with_secondary(problem, secondary, current), replicas)
     settings = TwinSettings(engine=engine, horizon_s=horizon_s, warmup_s=warmup_s, seed=seed, workers=workers)
     chosen = get_solver(solver)
     require_kept(chosen, problem)
@@ -201,8 +203,7 @@ class _Planning:
         observer: PlanObserver,
         recorder: GpuRecorder | None,
     ) -> None:
-        # Groups that must share a GPU are one adapter each, until the plan is told.
-        self.problem = merged_problem(problem)
+        self.told = problem
         self.solver = solver
         self.settings = settings
         self.budget = budget
@@ -210,16 +211,56 @@ class _Planning:
         self.risk = risk
         self.threshold = STARVED_PROBABILITY
         self.observer = observer
-        self.verifier = TwinVerifier(self.problem, settings, observer=observer, recorder=recorder)
-        self.fleet = Fleet((), RepairSummary())
+        self.recorder = recorder
+        self.verifiers: list[TwinVerifier] = []
+        self._start_with(problem)
         self.stopwatch = Stopwatch()
 
     def run(self, choice: str | Path | Surrogate, *, is_verified: bool, is_improved: bool, repair_rounds: int) -> Plan:
         """Go through the phases; see `plan`."""
         self._begin("load", "surrogate")
-        surrogate = self._surrogate(choice)
+        workers = self.settings.workers or available_cores()
+        surrogates = SurrogateChoice(choice, seed=self.settings.seed, workers=workers)
+        surrogate = surrogates.of(self.told)
+        if uses_simulation(surrogate):
+            announce_compilation(self.observer)
         if self.risk is not None:
             self.threshold = threshold_for(surrogate, self.risk)
+        replicas = Replicas(
+            self.told,
+            surrogate_of=lambda problem: self._careful(surrogates.of(problem), problem),
+            verifier_of=self._new_verifier if is_verified else None,
+        )
+        if self.told.replication.automatic:
+            self._begin("replicate", "adapters that no GPU serves alone")
+            replicas.find()
+        while True:
+            divided = replicas.divided()
+            self._start_with(divided)
+            try:
+                return self._plan(
+                    surrogates.of(divided),
+                    is_verified=is_verified,
+                    is_improved=is_improved,
+                    repair_rounds=repair_rounds,
+                )
+            except UnplaceableError as error:
+                if not replicas.find_more(error, divided):
+                    raise
+
+    def _new_verifier(self, problem: Problem) -> TwinVerifier:
+        verifier = TwinVerifier(problem, self.settings, observer=self.observer, recorder=self.recorder)
+        self.verifiers.append(verifier)
+        return verifier
+
+    def _start_with(self, problem: Problem) -> None:
+        """Begin with nothing placed; groups that must share a GPU are one adapter each, until the plan is told."""
+        self.problem = merged_problem(problem)
+        self.verifier = self._new_verifier(self.problem)
+        self.fleet = Fleet((), RepairSummary())
+
+    def _plan(self, surrogate: Surrogate, *, is_verified: bool, is_improved: bool, repair_rounds: int) -> Plan:
+        """Solve, verify, repair and improve for the numbers of replicas that there are now."""
         result: SolveResult | None = None
         is_interrupted = False
         bound: Bound | None = None
@@ -229,8 +270,8 @@ class _Planning:
             self._begin("solve", self.solver.name)
             try:
                 result = self._solve(surrogate)
-            except InputError as error:
-                self._require_agreement(error, surrogate)
+            except UnplaceableError as error:
+                require_agreement(error, self.problem, surrogate, self.verifier, risk=self.risk)
                 raise
             is_interrupted = result.termination is Termination.INTERRUPTED
             if is_interrupted and result.placement is None:
@@ -250,7 +291,8 @@ class _Planning:
             except KeyboardInterrupt:
                 is_interrupted = True
         known = {self._told(gpu): self.verifier.known(gpu) for gpu in self.fleet.gpus}
-        summary = self.fleet.summary.model_copy(update={"twin_calls": self.verifier.num_calls})
+        num_calls = sum(verifier.num_calls for verifier in self.verifiers)
+        summary = self.fleet.summary.model_copy(update={"twin_calls": num_calls})
         return build_plan(
             PlanParts(
                 problem=self.problem.unmerged,
@@ -266,7 +308,7 @@ class _Planning:
                 gpus=tuple(known),
                 known=known.get,
                 repair=summary,
-                solution=self._solution(result),
+                solution=self._solution(result, bound),
                 termination=self._termination(result, is_interrupted=is_interrupted),
                 message=self._message(result, bound),
                 bound=_better_bound(self.problem, bound, result),
@@ -280,30 +322,13 @@ class _Planning:
         """Return a GPU with the adapters that the user knows."""
         return replace(gpu, adapters=self.problem.members_of(gpu.adapters))
 
-    def _surrogate(self, choice: str | Path | Surrogate) -> Surrogate:
-        if not isinstance(choice, str | Path):
-            return choice
-        surrogate = surrogate_for(
-            self.problem.unmerged,
-            str(choice),
-            horizon_s=EXACT_HORIZON_S,
-            warmup_s=EXACT_WARMUP_S,
-            seed=self.settings.seed,
-            workers=self.settings.workers or available_cores(),
-        )
-        if uses_simulation(surrogate):
-            announce_compilation(self.observer)
-        return surrogate
-
-    def _careful(self, surrogate: Surrogate) -> Surrogate:
-        """Return the surrogate as solver and repair ask it: with the margin, the threshold, and the uncertain rates."""
-        careful = inflated(with_threshold(surrogate, self.threshold), 1.0 + self.margin)
-        return at_the_quantile(careful, self.problem)
+    def _careful(self, surrogate: Surrogate, problem: Problem) -> Surrogate:
+        return careful(surrogate, problem, threshold=self.threshold, margin=self.margin)
 
     def _solve(self, surrogate: Surrogate) -> SolveResult:
         """Run the solver: on all GPU types if it can mix them, else on each of them."""
-        asked = self._careful(surrogate)
         problem = self.problem
+        asked = self._careful(surrogate, problem)
         if len(problem.gpu_types) == 1 or Capability.MIXED_GPU_TYPES in self.solver.capabilities:
             return self._solve_one(problem, asked, self.budget)
         results: list[SolveResult | InputError] = []
@@ -313,36 +338,6 @@ class _Planning:
             if isinstance(result, SolveResult) and result.termination is Termination.INTERRUPTED:
                 return replace(_best_of(problem, results), termination=Termination.INTERRUPTED)
         return _best_of(problem, results)
-
-    def _require_agreement(self, error: InputError, surrogate: Surrogate) -> None:
-        """Raise SurrogateError if `error` is about an adapter that the surrogate rejects alone and the twin accepts."""
-        match = re.fullmatch(r"adapters\.(\d+)\.rate_rps", error.field or "")
-        if match is None:
-            return
-        problem, adapter = self.problem, int(match[1])
-        if problem.merging is not None:
-            adapter = int(problem.merging.item_of[adapter])
-        if _is_beyond_doubt(problem, adapter):
-            return
-        rank = problem.fixed_max_lora_rank or problem.adapters[adapter].rank
-        alone = [
-            GpuAssignment(gpu_type, (adapter,), problem.fixed_max_loras or 1, rank)
-            for gpu_type in range(len(problem.gpu_types))
-            if problem.may_serve(gpu_type, adapter)
-        ]
-        if any(verdict.is_accepted for verdict in self.verifier.verify(alone)):
-            raise SurrogateError(
-                f"the surrogate must agree with the twin about an adapter that is alone on a GPU. It rejects "
-                f"{problem.adapters[adapter].name!r}, which the twin accepts: {error.message}",
-                field=error.field,
-                value=error.value,
-                hint=self._hint_about_disagreement(surrogate),
-            ) from error
-
-    def _hint_about_disagreement(self, surrogate: Surrogate) -> str:
-        if uses_simulation(surrogate):
-            return NEAR_A_LIMIT_HINT
-        return ASK_THE_TWIN_HINT if self.risk is None else LARGER_RISK_HINT
 
     def _solve_type(self, surrogate: Surrogate, gpu_type: int) -> SolveResult | InputError:
         """Solve with GPUs of one type only; an error when some adapter fits no GPU of that type."""
@@ -374,7 +369,7 @@ class _Planning:
         num_rejected = sum(1 for verdict in verdicts if not verdict.is_accepted)
         self.fleet.summary = self.fleet.summary.model_copy(update={"rejected_at_first": num_rejected})
         self.observer(FleetChanged(len(verdicts), len(verdicts) - num_rejected, "simulated the solver's placement"))
-        model = FeasibilityModel(self.problem, self._careful(surrogate))
+        model = FeasibilityModel(self.problem, self._careful(surrogate, self.problem))
         steps = cautious_surrogates(surrogate, threshold=self.threshold, margin=self.margin)
         cautious = tuple(at_the_quantile(step, self.problem) for step in steps)
         repair = Repair(model, self.verifier, self.fleet, observer=self.observer, cautious=cautious)
@@ -395,18 +390,23 @@ class _Planning:
         is_changed = result is not None and result.placement is not None and self.fleet.gpus != result.placement.gpus
         if is_changed and secondary_of(self.problem) and self.problem.objective != "lowest_latency":
             self._begin("improve", ", ".join(secondary_of(self.problem)))
-            settle(self.problem, self._careful(surrogate), self.verifier, self.fleet, budget=self.budget)
+            settle(self.problem, self._careful(surrogate, self.problem), self.verifier, self.fleet, budget=self.budget)
 
-    def _begin(self, phase: Literal["load", "solve", "verify", "repair", "improve"], detail: str) -> None:
-        self.stopwatch.begin("repair" if phase == "improve" else phase)
+    def _begin(self, phase: Phase, detail: str) -> None:
+        self.stopwatch.begin({"replicate": "solve", "improve": "repair"}.get(phase, phase))
         self.observer(PhaseStarted(phase, detail))
 
-    def _solution(self, result: SolveResult | None) -> SolutionName:
-        """Return what there is; a placement that repair has changed is no longer the one that was proven optimal."""
-        if result is None or result.placement is None:
+    def _solution(self, result: SolveResult | None, work: Bound) -> SolutionName:
+        """Return what there is; a placement that repair has changed is no longer the one that was proven optimal.
+
+        Where numbers of replicas are looked for, nothing but the work bound is about all of them.
+        """
+        if result is None or result.placement is None or result.evaluation is None:
             return "none"
-        is_unchanged = self.fleet.gpus == result.placement.gpus
-        return "optimal" if result.solution is Solution.OPTIMAL and is_unchanged else "feasible"
+        is_optimal = result.solution is Solution.OPTIMAL and self.fleet.gpus == result.placement.gpus
+        if self.told.replication.automatic:
+            is_optimal = is_optimal and work.proves(result.evaluation, self.problem.objective)
+        return "optimal" if is_optimal else "feasible"
 
     def _termination(self, result: SolveResult | None, *, is_interrupted: bool) -> TerminationName:
         if is_interrupted:
@@ -427,15 +427,6 @@ def _is_proven_infeasible(problem: Problem, bound: Bound) -> bool:
     """Return whether the bound is above all GPUs that may be used."""
     counts = [gpu_type.max_count for gpu_type in problem.gpu_types]
     return all(count is not None for count in counts) and bound.value > sum(count or 0 for count in counts)
-
-
-def _is_beyond_doubt(problem: Problem, adapter: int) -> bool:
-    """Return whether an adapter is so far above one GPU that the twin must reject it: simulating it would take long."""
-    if problem.workload.phases:
-        return False
-    types = range(len(problem.gpu_types))
-    work = min(float(adapter_work(problem, unavoidable_costs(problem, index))[adapter]) for index in types)
-    return work * (1.0 - problem.limits.starvation_tolerance) > HOPELESS_GPUS
 
 
 def _better_bound(problem: Problem, work: Bound, result: SolveResult | None) -> Bound:

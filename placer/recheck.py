@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from placer.events import GpuVerified, PhaseStarted, PlanObserver
 from placer.files import ProblemFromFile, load_problem
 from placer.plan_document import Plan, PlannedGpu, Verification
+from placer.planned_shares import as_planned, broken_replication, planned_indices
 from placer.recording import recorder_for
 from placer.scenario_verdicts import joint_verdict, shown_scenario, traffics_of
 from placer.stability import confirm_verdicts, instabilities
@@ -121,7 +122,7 @@ def recheck_plan(
     of_gpus = [_under_scenarios(problem, gpu) for gpu in gpus]
     num_scenarios = len(of_gpus[0])
     replicas = [replica for own in of_gpus for replica in own]
-    limits = [problem.limits_of(_indices(problem, gpu)) for gpu in gpus]
+    limits = [problem.limits_of(planned_indices(problem, gpu)) for gpu in gpus]
     recorder = recorder_for(record_rejections, problem.workload, is_verified=True)
     observer(PhaseStarted("verify", f"GPUs of the plan, {len(gpus)}"))
     checked = {}
@@ -162,10 +163,10 @@ def recheck_plan(
 
 
 def load_problem_of(plan: Plan, *, plan_path: Path, problem_path: Path | None) -> tuple[ProblemFromFile, list[str]]:
-    """Return the problem of a plan, and a warning if its file is not the one that the plan was made from."""
+    """Return the problem of a plan, divided as the plan does, and a warning if its file is not that of the plan."""
     recorded = next((entry for entry in plan.inputs if entry.role == "problem"), None)
     path = problem_path or _find(plan_path, None if recorded is None else recorded.name)
-    problem = load_problem(path)
+    problem = as_planned(load_problem(path), plan)
     current = problem.inputs[0].sha256
     if recorded is not None and recorded.sha256 != current:
         return problem, [f"{path} is not the file that the plan was made from, or has changed since."]
@@ -185,7 +186,7 @@ def select_gpus(plan: Plan, names: tuple[str, ...]) -> list[PlannedGpu]:
 
 def replica_of(problem: ProblemFromFile, gpu: PlannedGpu) -> tuple[Workload, Replica]:
     """Return the adapters and the replica of a planned GPU."""
-    known = {adapter.name for adapter in problem.adapters}
+    known = {adapter.name for adapter in problem.told.adapters}
     missing = [name for name in gpu.adapters if name not in known]
     if missing:
         raise InputError(
@@ -205,19 +206,13 @@ def replica_of(problem: ProblemFromFile, gpu: PlannedGpu) -> tuple[Workload, Rep
         )
     position = types.index(gpu.gpu_type)
     replica = Replica(problem.model, problem.gpu_types[position], gpu.engine, problem.profiles[position])
-    return problem.traffic_of(_indices(problem, gpu)), replica
+    return problem.traffic_of(planned_indices(problem, gpu)), replica
 
 
 def _under_scenarios(problem: ProblemFromFile, gpu: PlannedGpu) -> list[tuple[Workload, Replica]]:
     """Return the replica of a planned GPU with its traffic under each scenario, or with the only traffic there is."""
     _, replica = replica_of(problem, gpu)
-    return [(traffic, replica) for traffic in traffics_of(problem, _indices(problem, gpu))]
-
-
-def _indices(problem: ProblemFromFile, gpu: PlannedGpu) -> list[int]:
-    """Return the problem's adapters that a planned GPU serves, in the plan's order."""
-    indices = {adapter.name: index for index, adapter in enumerate(problem.adapters)}
-    return [indices[name] for name in gpu.adapters]
+    return [(traffic, replica) for traffic in traffics_of(problem, planned_indices(problem, gpu))]
 
 
 def require_engine(name: str) -> EngineName:
@@ -246,8 +241,9 @@ def _require_time(horizon_s: float | None) -> None:
 def _incompleteness(plan: Plan, problem: ProblemFromFile) -> list[str]:
     """Say which adapters of the problem the plan does not place, or places more than once."""
     counts = Counter(name for gpu in plan.gpus for name in gpu.adapters)
-    missing = [adapter.name for adapter in problem.adapters if adapter.name not in counts]
-    repeated = [name for name, count in counts.items() if count > 1]
+    missing = [adapter.name for adapter in problem.told.adapters if adapter.name not in counts]
+    shared = {entry.adapter for gpu in plan.gpus for entry in gpu.shares}
+    repeated = [name for name, count in counts.items() if count > 1 and name not in shared]
     return [
         f"adapters of the problem are {text}: {len(names)}, the first is {names[0]!r}."
         for names, text in ((missing, "not in the plan"), (repeated, "on several GPUs, each with all of their traffic"))
@@ -258,18 +254,18 @@ def _incompleteness(plan: Plan, problem: ProblemFromFile) -> list[str]:
 def _broken_constraints(plan: Plan, problem: ProblemFromFile) -> list[str]:
     """Say which constraint of the problem the plan breaks; adapters and types that it does not have are errors."""
     if problem.constraint_table is None:
-        return []
+        return broken_replication(plan, problem)
     types = [gpu_type.name for gpu_type in problem.gpu_types]
     gpus = []
     for gpu in plan.gpus:
         replica_of(problem, gpu)
-        adapters = tuple(sorted(_indices(problem, gpu)))
+        adapters = tuple(sorted(planned_indices(problem, gpu)))
         gpus.append(GpuAssignment(types.index(gpu.gpu_type), adapters, gpu.engine.max_loras, gpu.engine.max_lora_rank))
     try:
         require_constraints(problem, Placement(tuple(gpus)))
     except InputError as error:
         return [f"the plan breaks the problem's constraints: {error.message}"]
-    return []
+    return broken_replication(plan, problem)
 
 
 def _find(plan_path: Path, name: str | None) -> Path:

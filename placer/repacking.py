@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from placer.surrogates import inflated, threshold_for, uses_simulation, with_threshold
 from predictors.surrogate import Surrogate
+from solvers.alone import fits_alone
 from solvers.best_fit import BestFit
 from solvers.bounds import adapter_work, unavoidable_costs
 from solvers.budget import Budget
@@ -104,8 +105,8 @@ def repack(
     ``None`` when all rejected GPUs stay, or the GPUs that may be used do not suffice.
     """
     run = SolverRun(problem, surrogate, Budget(), None)
-    fits_alone = _fits_alone(run.model, rejected)
-    moved = [gpu for gpu in rejected if fits_alone[gpu.gpu_type, list(gpu.adapters)].all()]
+    fits = _fits_on_types(run.model, rejected)
+    moved = [gpu for gpu in rejected if fits[gpu.gpu_type, list(gpu.adapters)].all()]
     if not moved:
         return None
     dissolved = set(moved)
@@ -117,7 +118,7 @@ def repack(
     fleet.load_placement(Placement(kept))
     neighbours = _emptiest(fleet, kept, set(rejected), count=1 + len(moved) // REJECTED_PER_NEIGHBOUR)
     fleet.refused_work[np.setdiff1d(fleet.open_gpus, neighbours)] = 0.0
-    best_fit = BestFit(run, fits_alone)
+    best_fit = BestFit(run, fits)
     for gpu_type in sorted({gpu.gpu_type for gpu in moved}):
         adapters = np.array([index for gpu in moved if gpu.gpu_type == gpu_type for index in gpu.adapters])
         order = adapters[np.lexsort((adapters, -work[gpu_type, adapters], -problem.ranks[adapters]))]
@@ -126,15 +127,12 @@ def repack(
     return Repacked(_assignments(fleet, kept), sum(len(gpu.adapters) for gpu in moved))
 
 
-def _fits_alone(model: FeasibilityModel, gpus: Sequence[GpuAssignment]) -> NDArray[np.bool_]:
+def _fits_on_types(model: FeasibilityModel, gpus: Sequence[GpuAssignment]) -> NDArray[np.bool_]:
     """Return for each GPU type and adapter of `gpus` whether it fits an empty GPU, bool [T, A]; False for others."""
     problem = model.problem
     chosen = sorted({adapter for gpu in gpus for adapter in gpu.adapters})
     fits = np.zeros((len(problem.gpu_types), len(problem.adapters)), dtype=np.bool_)
-    for gpu_type in range(len(problem.gpu_types)):
-        members = [(adapter,) for adapter in chosen] if model.uses_members else None
-        choices = model.best_choice(problem.aggregates[chosen], problem.ranks[chosen], gpu_type, members)
-        fits[gpu_type, chosen] = choices.feasible
+    fits[:, chosen] = fits_alone(model, chosen)
     return fits
 
 

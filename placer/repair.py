@@ -14,10 +14,10 @@ from placer.searches import Filled, Search, assign, fill, mend, run_searches
 from placer.surrogates import inflated
 from placer.verify import TwinVerifier
 from predictors.surrogate import Surrogate
+from solvers.alone import UnplaceableError
 from solvers.feasibility import FeasibilityModel
 from solvers.placement import GpuAssignment
 from solvers.problem import Problem
-from twin.errors import InputError
 
 Gpus = tuple[GpuAssignment, ...]
 
@@ -86,7 +86,7 @@ class Repair:
 
         Raises
         ------
-        InputError
+        UnplaceableError
             When the twin rejects an adapter that is alone on a GPU.
         """
         for number in range(1, max_rounds + 1):
@@ -321,7 +321,7 @@ class Repair:
         return sorted(adapters, key=lambda index: (-self.problem.adapters[index].offered_tps, index))
 
 
-def unplaceable(problem: Problem, adapter: int, verifier: TwinVerifier) -> InputError:
+def unplaceable(problem: Problem, adapter: int, verifier: TwinVerifier) -> UnplaceableError:
     """Return the error about an adapter that the twin rejects alone on a GPU of every type: which, and what to do."""
     subject = problem.adapters[adapter]
     texts = []
@@ -335,11 +335,10 @@ def unplaceable(problem: Problem, adapter: int, verifier: TwinVerifier) -> Input
             f"alone on {gpu_type.name!r}, the twin serves {verdict.throughput_tps:,.0f} of "
             f"{verdict.offered_tps:,.0f} tokens/s: {'; '.join(verdict.reasons) or 'accepted'}"
         )
-    return InputError(
+    return UnplaceableError(
         f"every adapter must fit a GPU alone. {subject.name!r} (rank {subject.rank}, {subject.rate_rps:g} requests/s, "
-        f"{subject.offered_tps:,.0f} tokens/s) does not: {'; '.join(texts)}. Replicate it (list it several times under "
-        "other names, each with its part of rate_rps), relax `limits`, or exclude it.",
-        field=f"adapters.{problem.members_of((adapter,))[0]}.rate_rps",
-        value=subject.rate_rps,
-        hint="split its rate over several entries, or remove it",
+        f"{subject.offered_tps:,.0f} tokens/s) does not: {'; '.join(texts)}. Replicate it (its requests then go to "
+        "several GPUs), relax `limits`, or exclude it.",
+        problem=problem,
+        adapters=[adapter],
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from placer.events import PhaseStarted, PlanObserver, announce_compilation
 from placer.files import ProblemFromFile, load_plan
+from placer.planned_shares import as_planned
 from placer.recheck import replica_of, select_gpus
 from placer.verify_progress import SimulatedTime
 from placer.wording import counted
@@ -113,11 +114,12 @@ def simulate_replica(
 
 
 def _planned(problem: ProblemFromFile, plan: Path, gpu: str | None) -> tuple[Workload, Replica]:
-    gpus = select_gpus(load_plan(plan), () if gpu is None else (gpu,))
+    content = load_plan(plan)
+    gpus = select_gpus(content, () if gpu is None else (gpu,))
     if len(gpus) > 1:
         names = ", ".join(entry.name for entry in gpus)
         raise InputError(f"one GPU of the plan must be named with --gpu: {names}. Got none.", field="gpu")
-    return replica_of(problem, gpus[0])
+    return replica_of(as_planned(problem, content), gpus[0])
 
 
 def _all_on_one(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from predictors.catalog import load_surrogate
 from predictors.exact import ExactSurrogate
 from predictors.onnx_surrogate import OnnxSurrogate
 from predictors.surrogate import STARVED_PROBABILITY, Surrogate, ThresholdSurrogate, unwrapped
 from predictors.uncertainty import ChanceConstrainedSurrogate
+from solvers.feasibility import FeasibilityModel
 from solvers.problem import Problem
 from solvers.surrogate_per_gpu_type import SurrogatePerGpuType, inflated
 from twin.errors import SurrogateError
@@ -24,6 +27,9 @@ __all__ = [
 
 # Tolerance of starvation for which surrogates are made.
 SURROGATE_TOLERANCE = 0.1
+# Horizon of the exact surrogate: shorter than the verification's, because it is asked very often.
+EXACT_HORIZON_S = 900.0
+EXACT_WARMUP_S = 150.0
 
 
 def surrogate_for(
@@ -64,6 +70,60 @@ def surrogate_for(
     return surrogates[0] if len(surrogates) == 1 else SurrogatePerGpuType(tuple(surrogates))
 
 
+class SurrogateChoice:
+    """The surrogate that somebody chose, for a problem and for others that are made of its adapters.
+
+    Parameters
+    ----------
+    choice
+        See `surrogate_for`; or a surrogate.
+    seed, workers
+        Of the exact surrogate.
+    """
+
+    def __init__(self, choice: str | Path | Surrogate, *, seed: int, workers: int) -> None:
+        self._choice = choice
+        self._seed = seed
+        self._workers = workers
+        self._last: tuple[Problem, Surrogate] | None = None
+
+    def of(self, problem: Problem) -> Surrogate:
+        """Return the surrogate for a problem, which is not merged.
+
+        Raises
+        ------
+        SurrogateError
+            When a file is refused, or a surrogate that was made for the adapters of another problem is given.
+        """
+        if self._last is not None and (problem is self._last[0] or not self._knows_members(*self._last)):
+            return self._last[1]
+        self._last = problem, self._made_for(problem)
+        return self._last[1]
+
+    def _made_for(self, problem: Problem) -> Surrogate:
+        if isinstance(self._choice, str | Path):
+            return surrogate_for(
+                problem,
+                str(self._choice),
+                horizon_s=EXACT_HORIZON_S,
+                warmup_s=EXACT_WARMUP_S,
+                seed=self._seed,
+                workers=self._workers,
+            )
+        if self._last is not None:
+            raise SurrogateError(
+                "a surrogate that looks at the adapters of a set must be made for the shares of divided adapters. Got "
+                f"{type(unwrapped(self._choice)).__name__}, made for adapters that are whole.",
+                field="surrogate",
+                hint="give its name instead, such as `exact`",
+            )
+        return self._choice
+
+    @staticmethod
+    def _knows_members(problem: Problem, surrogate: Surrogate) -> bool:
+        return FeasibilityModel(problem, surrogate).uses_members
+
+
 def with_threshold(surrogate: Surrogate, threshold: float) -> Surrogate:
     """Return a surrogate that is taken to accept what has a probability of starvation below `threshold`, (0, 0.5]."""
     if threshold == STARVED_PROBABILITY:
@@ -81,6 +141,11 @@ def at_the_quantile(surrogate: Surrogate, problem: Problem) -> Surrogate:
         parts = tuple(ChanceConstrainedSurrogate(part, problem.uncertainty) for part in surrogate.surrogates)
         return SurrogatePerGpuType(parts)
     return ChanceConstrainedSurrogate(surrogate, problem.uncertainty)
+
+
+def careful(surrogate: Surrogate, problem: Problem, *, threshold: float, margin: float) -> Surrogate:
+    """Return a surrogate as solvers ask it about a problem: with threshold, margin, and its uncertain rates."""
+    return at_the_quantile(inflated(with_threshold(surrogate, threshold), 1.0 + margin), problem)
 
 
 def threshold_for(surrogate: Surrogate, risk: float) -> float:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from placer.events import IncumbentFound, PhaseStarted, PlanObserver, announce_c
 from placer.files import load_plan, load_problem
 from placer.provenance import describe_surrogate, plan_inputs
 from placer.recheck import load_problem_of
+from placer.replicas import Replicas
 from placer.shortfall import gpu_record, shortfall
-from placer.surrogates import at_the_quantile, inflated, surrogate_for, uses_simulation, with_threshold
+from placer.surrogates import SurrogateChoice, careful, uses_simulation
 from placer.unmeasured import unmeasured_warnings
 from placer.why_not_document import (
     AttemptRecord,
@@ -31,7 +33,7 @@ from placer.why_not_document import (
     WorkRecord,
 )
 from predictors.surrogate import STARVED_PROBABILITY, Surrogate
-from solvers.alone import largest_share
+from solvers.alone import UnplaceableError, largest_share
 from solvers.bounds import least_work
 from solvers.budget import AUTOMATIC_SECONDS, Budget, RunningBudget
 from solvers.feasibility import FeasibilityModel
@@ -45,9 +47,6 @@ from twin.parallel import available_cores
 LISTED_ADAPTERS = 5
 # Of the budget, for proofs and searches; the rest is for how far so many GPUs get.
 SEARCH_SHARE = 0.85
-# Of the exact surrogate, as in planning.
-EXACT_HORIZON_S = 900.0
-EXACT_WARMUP_S = 150.0
 
 
 @dataclass(frozen=True)
@@ -147,9 +146,14 @@ def explain_why_not(
     """
     if num_gpus < 1:
         raise InputError(f"`--why-not` must be at least 1 GPU. Got {num_gpus}.", field="why_not", value=num_gpus)
+    observer(PhaseStarted("load", "surrogate"))
+    surrogates = SurrogateChoice(surrogate or question.surrogate, seed=seed, workers=available_cores())
+    if uses_simulation(surrogates.of(question.problem)):
+        announce_compilation(observer)
+    question = _divided(question, surrogates)
     problem = question.problem
-    own = surrogate if surrogate is not None else _surrogate(question, seed, observer)
-    asked = at_the_quantile(inflated(with_threshold(own, question.threshold), 1.0 + question.margin), problem)
+    own = surrogates.of(problem)
+    asked = careful(own, problem, threshold=question.threshold, margin=question.margin)
     running = Budget(budget_s, max_evaluations).start()
 
     def show(incumbent: Incumbent) -> None:
@@ -191,6 +195,7 @@ def why_not_to_json(answer: WhyNot) -> str:
 
 def work_record(problem: Problem) -> WorkRecord:
     """Return the work bound of a problem, taken apart."""
+    problem = problem.told
     terms = least_work(problem)
     total = float(terms.total.sum())
 
@@ -252,19 +257,30 @@ def _planned_choice(name: str, folder: Path) -> str:
     return str(files[0]) if files else "auto"
 
 
-def _surrogate(question: Question, seed: int, observer: PlanObserver) -> Surrogate:
-    observer(PhaseStarted("load", "surrogate"))
-    surrogate = surrogate_for(
-        question.problem,
-        question.surrogate,
-        horizon_s=EXACT_HORIZON_S,
-        warmup_s=EXACT_WARMUP_S,
-        seed=seed,
-        workers=available_cores(),
+def _divided(question: Question, surrogates: SurrogateChoice) -> Question:
+    """Return the question with the numbers of replicas that a plan would try first; a plan's problem is divided."""
+    problem = question.problem
+    if problem.shares is not None or not problem.replication.is_asked:
+        return question
+    replicas = Replicas(
+        problem,
+        surrogate_of=lambda some: careful(
+            surrogates.of(some), some, threshold=question.threshold, margin=question.margin
+        ),
+        verifier_of=None,
     )
-    if uses_simulation(surrogate):
-        announce_compilation(observer)
-    return surrogate
+    # Adapters that no number helps are found again, alone on a GPU.
+    with suppress(UnplaceableError):
+        replicas.find()
+    warnings = question.warnings
+    if problem.replication.automatic:
+        found = [f"{adapter.name} {count}" for adapter, count in replicas.found()]
+        looked_for = (
+            f"Numbers of replicas were looked for ({', '.join(found) or 'none needed'}). Only the work bound is about "
+            "all numbers; other proofs are about these."
+        )
+        warnings = (*warnings, looked_for)
+    return replace(question, problem=replicas.divided(), warnings=warnings)
 
 
 def _unplaceable(problem: Problem, surrogate: Surrogate, findings: Findings) -> tuple[Unplaceable, ...]:

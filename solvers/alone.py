@@ -2,15 +2,52 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 from solvers import acceptance
 from solvers.feasibility import FeasibilityModel
+from solvers.problem import Problem
 from twin.errors import InputError
 
 LISTED_ADAPTERS = 10
-SPLIT_HINT = "split its rate over several entries, or remove it"
+REPLICATE_HINT = "replicate it with --replicas auto or the section `replication` of the problem file, or remove it"
+MORE_REPLICAS_HINT = "raise its `replicas` in the section `replication` of the problem file, or remove it"
+
+
+class UnplaceableError(InputError):
+    """No GPU can serve some adapters alone.
+
+    Attributes
+    ----------
+    adapters
+        By index, of the problem that was solved, before groups were merged.
+    """
+
+    def __init__(self, message: str, *, problem: Problem, adapters: Sequence[int], hint: str | None = None) -> None:
+        told = problem.told_index(adapters[0])
+        if hint is None:
+            shares = problem.unmerged.shares
+            is_divided = shares is not None and shares.counts[told] > 1
+            hint = MORE_REPLICAS_HINT if is_divided else REPLICATE_HINT
+        super().__init__(
+            message, field=f"adapters.{told}.rate_rps", value=problem.told.adapters[told].rate_rps, hint=hint
+        )
+        self.adapters = tuple(problem.members_of((adapter,))[0] for adapter in adapters)
+
+
+def fits_alone(model: FeasibilityModel, adapters: Sequence[int]) -> NDArray[np.bool_]:
+    """Return for each GPU type and each of some adapters whether it fits an empty GPU, bool [T, len(adapters)]."""
+    problem, chosen = model.problem, list(adapters)
+    members = [(adapter,) for adapter in chosen] if model.uses_members else None
+    return np.array(
+        [
+            model.best_choice(model.aggregates[chosen], problem.ranks[chosen], gpu_type, members).feasible
+            for gpu_type in range(len(problem.gpu_types))
+        ]
+    )
 
 
 def feasible_alone(model: FeasibilityModel) -> NDArray[np.bool_]:
@@ -18,17 +55,10 @@ def feasible_alone(model: FeasibilityModel) -> NDArray[np.bool_]:
 
     Raises
     ------
-    InputError
+    UnplaceableError
         When some adapter fits no GPU type; it names them, their load, the largest share that fits, and what to do.
     """
-    problem = model.problem
-    members = [(index,) for index in range(len(problem.adapters))]
-    fits = np.array(
-        [
-            model.best_choice(model.aggregates, problem.ranks, gpu_type, members).feasible
-            for gpu_type in range(len(problem.gpu_types))
-        ]
-    )
+    fits = fits_alone(model, range(len(model.problem.adapters)))
     without = np.flatnonzero(~fits.any(axis=0))
     if len(without):
         raise _unplaceable(model, [int(index) for index in without])
@@ -61,7 +91,7 @@ def _largest_accepted(model: FeasibilityModel, adapter: int, percents: range) ->
     return best
 
 
-def _unplaceable(model: FeasibilityModel, adapters: list[int]) -> InputError:
+def _unplaceable(model: FeasibilityModel, adapters: list[int]) -> UnplaceableError:
     problem = model.problem
     lines = []
     for index in adapters[:LISTED_ADAPTERS]:
@@ -77,20 +107,19 @@ def _unplaceable(model: FeasibilityModel, adapters: list[int]) -> InputError:
             f"{adapter.offered_tps:,.0f} tokens/s): {fits}"
         )
     more = f"; and {len(adapters) - LISTED_ADAPTERS} more" if len(adapters) > LISTED_ADAPTERS else ""
-    first = problem.members_of((adapters[0],))[0]
     is_group = len(problem.members_of((adapters[0],))) > 1
     if problem.constraint_table is not None:
         more += (
             ". With `constraints`, only the types that they allow count, limits are the strictest of any adapter, and "
             "who must be together is served as one"
         )
-    return InputError(
+    return UnplaceableError(
         f"every adapter must fit a GPU alone. {len(adapters)} of {len(problem.adapters)} {_verb(adapters)}: "
-        f"{'; '.join(lines)}{more}. Replicate such an adapter (list it several times under other names, each with "
-        "its part of rate_rps), relax `limits`, or exclude it.",
-        field=f"adapters.{first}.rate_rps",
-        value=problem.unmerged.adapters[first].rate_rps,
-        hint="take adapters out of the group in `together`" if is_group else SPLIT_HINT,
+        f"{'; '.join(lines)}{more}. Replicate such an adapter (its requests then go to several GPUs), relax `limits`, "
+        "or exclude it.",
+        problem=problem,
+        adapters=adapters,
+        hint="take adapters out of the group in `together`" if is_group else None,
     )
 
 

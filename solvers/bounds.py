@@ -37,8 +37,12 @@ The same holds for the adapters on the GPUs of one type with that type's coeffic
 With each adapter where its work costs least, no fleet costs less than the sum of that.
 
 For a fleet of several GPU types each coefficient is the smallest, and the KV capacity the largest, of all types; the
-bound is then valid for every mixture. Rates are those of the quietest phase. Prompt and output lengths of a drawn
-workload are independent; those of a replayed trace are taken request by request.
+bound is then valid for every mixture. It does not ask where an adapter's requests are served, only that they are: it
+holds for any number of replicas and any shares, too, and is computed of the adapters before they are divided. (What a
+replica costs once, slots and memory, is no part of it.)
+
+Rates are those of the quietest phase. Prompt and output lengths of a drawn workload are independent; those of a
+replayed trace are taken request by request.
 """
 
 from __future__ import annotations
@@ -164,7 +168,7 @@ def work_bound(problem: Problem) -> Bound:
 
     Of the scenarios of a problem, that of the most demanding one under which every GPU must do.
     """
-    problem = _most_demanding(problem.unmerged)
+    problem = _most_demanding(problem.told)
     types = [unavoidable_costs(problem, index) for index in range(len(problem.gpu_types))]
     num_gpus = max(1, math.ceil(float(_least_work(problem, types).total.sum()) * (1.0 - ROUNDING)))
     prices = [gpu_type.cost_per_hour for gpu_type in problem.gpu_types]
@@ -180,7 +184,7 @@ def work_gpus(problem: Problem) -> float:
 
 def least_work(problem: Problem) -> WorkTerms:
     """Return what the work bound adds up: work that no mixture of the GPU types avoids."""
-    problem = _most_demanding(problem.unmerged)
+    problem = _most_demanding(problem.told)
     return _least_work(problem, [unavoidable_costs(problem, index) for index in range(len(problem.gpu_types))])
 
 
@@ -218,7 +222,7 @@ def adapter_work(problem: Problem, costs: UnavoidableCosts) -> NDArray[np.float6
 
 
 def work_terms(problem: Problem, costs: UnavoidableCosts) -> WorkTerms:
-    """Return where the work of each adapter that users know comes from, at its full rate."""
+    """Return where the work of each adapter of the unmerged problem comes from, at its full rate."""
     problem = problem.unmerged
     demand = _demand(problem)
     engine = problem.engine
@@ -242,7 +246,7 @@ def work_terms(problem: Problem, costs: UnavoidableCosts) -> WorkTerms:
 
 
 def unavoidable_costs(problem: Problem, gpu_type: int) -> UnavoidableCosts:
-    """Return the smallest possible costs on a GPU type; of each adapter that users know."""
+    """Return the smallest possible costs on a GPU type; of each adapter of the unmerged problem."""
     problem = problem.unmerged
     terms = problem.profiles[gpu_type].step_time
     grid_slots = (problem.fixed_max_loras or 1) + 1

@@ -1,8 +1,8 @@
-"""What every solver does about constraints before it begins: it keeps them, or says who does.
+"""What every solver does about constraints and replicas before it begins: it keeps them, or says who does.
 
 A solver that declares `Capability.CONSTRAINTS` sees problems without groups that must share a GPU: those are merged
 into one adapter each (`solvers.merging`), and what it finds is told in the adapters that users know. All other rules
-are part of what `solvers.feasibility` accepts.
+are part of what `solvers.feasibility` accepts. Replicas are shares (`solvers.shares`), which a rule keeps apart.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ def constrained(solve: SolveMethod) -> SolveMethod:
     @wraps(solve)
     def wrapped(self: _Named, problem: Problem, surrogate: Surrogate, **arguments: Any) -> SolveResult:
         require_kept(self, problem)
+        _require_divided(problem)
         merged = merged_problem(problem)
         if merged.merging is None or merged is problem:
             return solve(self, problem, surrogate, **arguments)
@@ -56,18 +57,23 @@ def constrained(solve: SolveMethod) -> SolveMethod:
 
 
 def require_kept(solver: _Named, problem: Problem) -> None:
-    """Raise SolverError unless `solver` keeps the constraints of `problem`, if it has any."""
+    """Raise SolverError unless `solver` keeps the constraints of `problem` and its replicas apart, if it has any."""
     table = problem.constraint_table
-    if table is None:
-        return
-    if Capability.CONSTRAINTS not in solver.capabilities:
+    is_replicated = problem.told.replication.is_asked
+    if Capability.CONSTRAINTS not in solver.capabilities and (table is not None or is_replicated):
+        given = [
+            name
+            for name, is_given in (("constraints", problem.constraints.are_given), ("replication", is_replicated))
+            if is_given
+        ]
         raise SolverError(
-            f"a problem with `constraints` needs a solver that keeps them. {solver.name!r} does not.",
+            f"a problem with {' and '.join(f'`{name}`' for name in given)} needs a solver that keeps them. "
+            f"{solver.name!r} does not.",
             field="solver",
             value=solver.name,
             hint=f"take one of {', '.join(_keepers())}",
         )
-    allowed = table.allowed_types
+    allowed = None if table is None else table.allowed_types
     if allowed is None or Capability.MIXED_GPU_TYPES in solver.capabilities or allowed.all(axis=0).any():
         return
     raise SolverError(
@@ -77,6 +83,17 @@ def require_kept(solver: _Named, problem: Problem) -> None:
         value=solver.name,
         hint=f"take one of {', '.join(_keepers(Capability.MIXED_GPU_TYPES))}",
     )
+
+
+def _require_divided(problem: Problem) -> None:
+    """Raise SolverError for a problem that asks for replicas and has no shares yet: they would be left out."""
+    if problem.replication.is_asked and problem.unmerged.shares is None:
+        raise SolverError(
+            "a problem with `replication` must be divided into shares before it is solved. This one is not.",
+            field="replication",
+            value=problem.replication.model_dump(exclude_defaults=True),
+            hint="make the plan with placer.plan, or divide the problem with solvers.shares.divided_problem",
+        )
 
 
 def expanded(merging: Merging, placement: Placement) -> Placement:

@@ -45,6 +45,21 @@ def check_constraints(
     checks.groups()
 
 
+def require_known(
+    patterns: Sequence[str], *, adapters: Sequence[str], source: ProblemSource, location: Location
+) -> None:
+    """Raise InputError for the first of a rule's `patterns`, which stand at `location`, that names no adapter."""
+    for number, pattern in enumerate(patterns):
+        if not matching_adapters([pattern], adapters):
+            raise source.error(
+                f"`adapters` of a rule must be names of adapters, or patterns that some of them match. Got {pattern!r}",
+                location=(*location, number),
+                value=pattern,
+                hint=_closest(pattern, adapters)
+                or "a pattern has *, ? or [...], as in 'support-*'; `adapters` of the file has the names",
+            )
+
+
 @dataclass(frozen=True)
 class _Checks:
     """The checks, and what they are about."""
@@ -59,16 +74,12 @@ class _Checks:
         kinds: tuple[RuleKind, ...] = ("gpu_type", "together", "apart", "limits")
         for kind in kinds:
             for position, rule in enumerate(getattr(self.constraints, kind)):
-                for number, pattern in enumerate(rule.adapters):
-                    if not matching_adapters([pattern], self.adapters):
-                        raise self.source.error(
-                            "`adapters` of a constraint must be names of adapters, or patterns that some of them "
-                            f"match. Got {pattern!r}",
-                            location=("constraints", kind, position, "adapters", number),
-                            value=pattern,
-                            hint=_closest(pattern, self.adapters)
-                            or "a pattern has *, ? or [...], as in 'support-*'; `adapters` of the file has the names",
-                        )
+                require_known(
+                    rule.adapters,
+                    adapters=self.adapters,
+                    source=self.source,
+                    location=("constraints", kind, position, "adapters"),
+                )
 
     def types(self) -> None:
         """Refuse GPU types that do not exist, and adapters that no type may serve."""

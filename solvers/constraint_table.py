@@ -98,9 +98,26 @@ class ConstraintTable:
 
 
 def compile_constraints(
-    constraints: Constraints, *, adapters: Sequence[str], gpu_types: Sequence[str], limits: Limits
+    constraints: Constraints,
+    *,
+    adapters: Sequence[str],
+    gpu_types: Sequence[str],
+    limits: Limits,
+    alternatives: Sequence[Sequence[int]] = (),
 ) -> ConstraintTable | None:
-    """Return the constraints of adapters on GPU types, both by name; None where nothing is constrained."""
+    """Return what a placement must keep; None where nothing is constrained.
+
+    Parameters
+    ----------
+    constraints
+        By the names of adapters and GPU types.
+    adapters, gpu_types
+        Their names; shares of one adapter have its name.
+    limits
+        Those of all GPUs.
+    alternatives
+        Groups of adapters, by index, of which a GPU serves one at most: the shares of each divided adapter.
+    """
     forbidden = np.zeros((len(adapters), len(gpu_types)))
     for pinned in constraints.gpu_type:
         outside = [index for index, name in enumerate(gpu_types) if name not in pinned.types]
@@ -109,10 +126,13 @@ def compile_constraints(
     columns = list(forbidden.T[:num_types])
     at_most = []
     for apart in constraints.apart:
-        group = matching_adapters(apart.adapters, adapters)
+        group: Sequence[int] = matching_adapters(apart.adapters, adapters)
         if len(group) > apart.at_most:
             columns.append(_indicator(group, len(adapters)))
             at_most.append(float(apart.at_most))
+    for group in alternatives:
+        columns.append(_indicator(group, len(adapters)))
+        at_most.append(1.0)
     levels: dict[tuple[int, float], NDArray[np.float64]] = {}
     for own in constraints.limits:
         indicator = _indicator(matching_adapters(own.adapters, adapters), len(adapters))

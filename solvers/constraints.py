@@ -105,12 +105,14 @@ UNCONSTRAINED = Constraints()
 
 
 def matching_adapters(patterns: Iterable[str], names: Sequence[str]) -> list[int]:
-    """Return the indices of the adapters that some pattern names, ascending."""
-    position = {name: index for index, name in enumerate(names)}
+    """Return the indices of the adapters that some pattern names, ascending; shares have one name together."""
+    positions: dict[str, list[int]] = {}
+    for index, name in enumerate(names):
+        positions.setdefault(name, []).append(index)
     found: set[int] = set()
     for pattern in patterns:
-        if pattern in position:
-            found.add(position[pattern])
+        if pattern in positions:
+            found.update(positions[pattern])
         else:
             found.update(index for index, name in enumerate(names) if fnmatchcase(name, pattern))
     return sorted(found)

@@ -29,7 +29,7 @@ class Capability(Enum):
     BOUND = "bound"
     """Proves a lower bound."""
     CONSTRAINTS = "constraints"
-    """Keeps the problem's `constraints`. Without it, a problem that has some is refused."""
+    """Keeps the problem's `constraints` and its replicas apart. Without it, a problem with either is refused."""
 
 
 class Solver(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -162,6 +163,15 @@ def require_constraints(problem: Problem, placement: Placement) -> None:
                 f"{problem.gpu_types[gpu.gpu_type].name!r}, which must not serve {names[0]!r}.",
                 field=f"gpus.{position}.gpu_type",
                 value=gpu.gpu_type,
+            )
+        told = [problem.told_name(index) for index in gpu.adapters]
+        twice = [name for name, count in Counter(told).items() if count > 1]
+        if twice:
+            raise InputError(
+                f"the replicas of an adapter must be on different GPUs. GPU {position} has several shares of "
+                f"{twice[0]!r}.",
+                field=f"gpus.{position}.adapters",
+                value=gpu.adapters,
             )
         raise InputError(
             f"adapters that `constraints` keep apart must be on different GPUs. GPU {position} has too many of them.",

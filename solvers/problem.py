@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +14,19 @@ from pydantic import ValidationError
 
 from predictors.features import AGGREGATE_NAMES, adapter_aggregates
 from predictors.uncertainty import RateUncertainty
-from solvers.constraint_checks import check_constraints
 from solvers.constraint_table import ConstraintTable, compile_constraints
-from solvers.constraints import UNCONSTRAINED, Constraints, LimitsRule
+from solvers.constraints import UNCONSTRAINED, Constraints
 from solvers.current import CurrentGpu
 from solvers.merging import Merging
+from solvers.problem_checks import check_problem
 from solvers.problem_errors import Location, ProblemSource, translate
 from solvers.problem_file import LatencyMetric, Limits, ObjectiveName, ProblemFile, SecondaryName, problem_schema
 from solvers.rate_scenarios import RateScenarios
-from solvers.scenario_checks import check_scenarios
-from twin.engine import SUPPORTED_RANKS, EngineConfig
+from solvers.replication import NOT_REPLICATED, Replication
+from solvers.shares import Shares
+from twin.engine import EngineConfig
 from twin.errors import InputError, ProfileError
 from twin.hardware import GpuType, ModelArchitecture, load_model
-from twin.lengths import LengthDistribution
-from twin.memory import MemoryVerdict
 from twin.profile import PerformanceProfile, load_profile, shipped_profiles
 from twin.replica import Replica
 from twin.workload import Adapter, Workload
@@ -38,8 +35,6 @@ __all__ = ["Limits", "ObjectiveName", "Problem", "ProblemFile", "parse_problem",
 
 # Bits that a sum of aggregates may take, so that float64 holds every partial sum exactly.
 EXACT_SUM_BITS = 50
-# Standard deviations of an unbounded length's logarithm that must still be shorter than the model's context.
-LONGEST_PROMPT_SIGMAS = 5.0
 
 
 @dataclass(frozen=True)
@@ -64,8 +59,13 @@ class Problem:
         By the names of adapters and GPU types.
     secondary, current
         What decides between placements with equal objectives, and what is in place now; see `ProblemFile`.
+    replication
+        Which adapters may be on several GPUs, by name; solvers see problems that are divided, if it asks for anything.
+    shares
+        What the adapters are shares of, where adapters were divided among GPUs (`solvers.shares`).
     merging
-        What the adapters stand for, where groups that must share a GPU were merged (`solvers.merging`).
+        What the adapters stand for, where groups that must share a GPU were merged, after any division
+        (`solvers.merging`).
     """
 
     model: ModelArchitecture
@@ -80,10 +80,11 @@ class Problem:
     latency_metric: LatencyMetric = "itl_p95_ms"
     uncertainty: RateUncertainty | None = None
     scenarios: RateScenarios | None = None
-
     constraints: Constraints = UNCONSTRAINED
     secondary: tuple[SecondaryName, ...] | None = None
     current: tuple[CurrentGpu, ...] = ()
+    replication: Replication = NOT_REPLICATED
+    shares: Shares | None = None
     merging: Merging | None = None
 
     @property
@@ -118,11 +119,14 @@ class Problem:
     @cached_property
     def scenario_workloads(self) -> tuple[Workload, ...]:
         """The traffic of the unmerged problem under each scenario; empty: there are none."""
-        return () if self.scenarios is None else self.scenarios.workloads(self.unmerged.workload)
+        if self.scenarios is None:
+            return ()
+        workloads, shares = self.scenarios.workloads(self.told.workload), self.unmerged.shares
+        return workloads if shares is None else tuple(shares.divided(workload) for workload in workloads)
 
     def in_scenario(self, index: int) -> Problem:
-        """Return the unmerged problem with the rates of one scenario for certain."""
-        return replace(self.unmerged, workload=self.scenario_workloads[index], scenarios=None)
+        """Return the problem of the adapters that users know, with the rates of one scenario for certain."""
+        return replace(self.told, workload=self.told.scenario_workloads[index], scenarios=None)
 
     def scenario_rows(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the aggregates of N sets, float64 [N, K + C + S * K], under each scenario in turn, [S * N, K]."""
@@ -136,22 +140,40 @@ class Problem:
             table = self.unmerged.constraint_table
             assert table is not None
             return table.merged(self.merging.sums(table.columns))
-        if not self.constraints.are_given:
+        groups = () if self.shares is None else self.shares.groups
+        if not (self.constraints.are_given or groups):
             return None
         return compile_constraints(
             self.constraints,
-            adapters=[adapter.name for adapter in self.adapters],
+            adapters=[self.told_name(index) for index in range(len(self.adapters))],
             gpu_types=[gpu_type.name for gpu_type in self.gpu_types],
             limits=self.limits,
+            alternatives=groups,
         )
 
     @property
     def unmerged(self) -> Problem:
-        """The problem whose adapters are those that users know."""
+        """The problem whose adapters are single ones, or shares of them."""
         return self if self.merging is None else self.merging.origin
 
+    @property
+    def told(self) -> Problem:
+        """The problem whose adapters are those that users know."""
+        problem = self.unmerged
+        return problem if problem.shares is None else problem.shares.origin
+
+    def told_index(self, adapter: int) -> int:
+        """Return which adapter that users know one of this problem is, or has a share of; of a group, the first."""
+        first = self.members_of((adapter,))[0]
+        shares = self.unmerged.shares
+        return first if shares is None else int(shares.adapter_of[first])
+
+    def told_name(self, adapter: int) -> str:
+        """Return the name of the adapter that users know."""
+        return self.told.adapters[self.told_index(adapter)].name
+
     def members_of(self, adapters: Sequence[int]) -> tuple[int, ...]:
-        """Return the adapters of the unmerged problem for which `adapters` (ascending) stand, ascending."""
+        """Return the adapters of the `unmerged` problem for which `adapters` (ascending) stand, ascending."""
         return tuple(adapters) if self.merging is None else self.merging.expanded(adapters)
 
     def traffic_of(self, adapters: Sequence[int], *, scenario: int | None = None) -> Workload:
@@ -178,6 +200,11 @@ class Problem:
         """Return whether GPUs of a type may serve an adapter."""
         allowed = None if self.constraint_table is None else self.constraint_table.allowed_types
         return allowed is None or bool(allowed[adapter, gpu_type])
+
+    def gpus_for(self, adapter: int) -> int | None:
+        """Return how many GPUs there are that may serve an adapter; ``None``: any number."""
+        counts = [gpu_type.max_count for index, gpu_type in enumerate(self.gpu_types) if self.may_serve(index, adapter)]
+        return None if None in counts else sum(count or 0 for count in counts)
 
     def replica(self, gpu_type_index: int, max_loras: int, max_lora_rank: int, num_adapters: int) -> Replica:
         """Return the replica that serves `num_adapters` adapters under these settings; all stay in CPU memory."""
@@ -248,21 +275,9 @@ def parse_problem(data: Any, *, file: str, base_directory: Path) -> Problem:
         constraints=content.constraints,
         secondary=content.secondary,
         current=content.current,
+        replication=content.replication,
     )
-    _check_engine(problem, source)
-    _check_gpu_types(problem, source)
-    _check_counts(problem, source)
-    _check_limits(problem, source)
-    check_constraints(
-        problem.constraints,
-        adapters=[adapter.name for adapter in problem.adapters],
-        gpu_types=[gpu_type.name for gpu_type in problem.gpu_types],
-        limits=problem.limits,
-        source=source,
-    )
-    check_scenarios(problem.scenarios, problem.workload, source)
-    _check_ranks(problem, source)
-    _check_lengths(problem, source)
+    check_problem(problem, source)
     return problem
 
 
@@ -324,136 +339,3 @@ def load_workload(content: ProblemFile, source: ProblemSource, base_directory: P
     except InputError as error:
         parts = tuple(int(part) if part.isdigit() else part for part in (error.field or "").split("."))
         raise source.error(error.message, location=parts, value=error.value, hint=error.hint) from error
-
-
-def _check_engine(problem: Problem, source: ProblemSource) -> None:
-    if not problem.engine.enable_lora:
-        raise source.error(
-            "`enable_lora` must be true to serve adapters. Got False", location=("engine", "enable_lora"), value=False
-        )
-    if problem.engine.max_cpu_loras is not None:
-        raise source.error(
-            "`max_cpu_loras` must be left out: it follows from the placement, all adapters of a GPU stay in CPU. "
-            f"Got {problem.engine.max_cpu_loras}",
-            location=("engine", "max_cpu_loras"),
-            value=problem.engine.max_cpu_loras,
-            hint="remove the line",
-        )
-    names: dict[str, int] = {}
-    for position, gpu_type in enumerate(problem.gpu_types):
-        if gpu_type.name in names:
-            raise source.error(
-                f"GPU type names must be unique. {gpu_type.name!r} names types {names[gpu_type.name]} and {position}",
-                location=("gpu_types", position, "name"),
-                value=gpu_type.name,
-            )
-        names[gpu_type.name] = position
-
-
-def _memory_with_least_slots(problem: Problem, gpu_type: int, rank: int) -> MemoryVerdict:
-    return problem.replica(gpu_type, problem.fixed_max_loras or 1, rank, 1).memory()
-
-
-def _check_gpu_types(problem: Problem, source: ProblemSource) -> None:
-    """Refuse GPU types on which no replica starts, with vLLM's words."""
-    rank = problem.fixed_max_lora_rank or SUPPORTED_RANKS[0]
-    for position, gpu_type in enumerate(problem.gpu_types):
-        verdict = _memory_with_least_slots(problem, position, rank)
-        if verdict.starts:
-            continue
-        slots = problem.fixed_max_loras or 1
-        raise source.error(
-            f"`{problem.model.name}` must fit a GPU of every type. With {slots} LoRA "
-            f"{'slot' if slots == 1 else 'slots'} of rank {rank} it does not start on "
-            f"{gpu_type.name!r} ({gpu_type.memory_gib:g} GiB): {verdict.message}",
-            location=("gpu_types", position, "memory_gib"),
-            value=gpu_type.memory_gib,
-            hint="use a larger GPU, or a shorter engine.max_model_len",
-        )
-
-
-def _check_counts(problem: Problem, source: ProblemSource) -> None:
-    """Refuse the lowest latency of any number of GPUs: that is one GPU for each adapter."""
-    if problem.objective != "lowest_latency":
-        return
-    for position, gpu_type in enumerate(problem.gpu_types):
-        if gpu_type.max_count is None:
-            raise source.error(
-                "a GPU type must have `max_count` where the objective is `lowest_latency`",
-                location=("gpu_types", position, "max_count"),
-                hint="say how many GPUs of this type there are",
-            )
-
-
-def _check_limits(problem: Problem, source: ProblemSource) -> None:
-    """Refuse latency limits that no step can keep: usually seconds where milliseconds are meant."""
-    shortest_ms = min(profile.step_time.base_ms + profile.step_time.lora_base_ms for profile in problem.profiles)
-    places: list[tuple[Location, Limits | LimitsRule]] = [(("limits",), problem.limits)]
-    places += [(("constraints", "limits", position), rule) for position, rule in enumerate(problem.constraints.limits)]
-    for (place, limits), field in product(places, ("itl_p95_ms", "ttft_p95_ms")):
-        limit = getattr(limits, field)
-        if limit is not None and limit < shortest_ms:
-            raise source.error(
-                f"`{field}` must be at least the {shortest_ms:.3g} ms of an empty step. Got {limit:g}",
-                location=(*place, field),
-                value=limit,
-                hint=f"the unit is milliseconds: write {limit * 1000:g} for {limit:g} s",
-            )
-
-
-def _check_ranks(problem: Problem, source: ProblemSource) -> None:
-    """Refuse ranks above the fixed `max_lora_rank`, or above what the memory of every GPU type allows."""
-    if problem.fixed_max_lora_rank is not None:
-        largest, why = problem.fixed_max_lora_rank, "the max_lora_rank that `engine` fixes"
-    else:
-        feasible = [
-            max(rank for rank in SUPPORTED_RANKS if _memory_with_least_slots(problem, index, rank).starts)
-            for index in range(len(problem.gpu_types))
-        ]
-        largest = max(feasible)
-        slots = problem.fixed_max_loras or 1
-        name = problem.gpu_types[feasible.index(largest)].name
-        why = f"the largest with which a GPU of type {name!r} starts ({slots} {'slot' if slots == 1 else 'slots'})"
-    above = np.flatnonzero(problem.ranks > largest)
-    if len(above):
-        first = int(above[0])
-        others = f"; {len(above) - 1} more adapters are above it too" if len(above) > 1 else ""
-        rank = int(problem.ranks[first])
-        raise source.error(
-            f"`rank` must be at most {largest}, {why}. Got {rank}{others}",
-            location=_adapter_location(source, first, "rank"),
-            value=rank,
-            hint="use a larger GPU or fewer fixed slots, or exclude the adapter",
-        )
-
-
-def _check_lengths(problem: Problem, source: ProblemSource) -> None:
-    """Refuse prompts that do not fit the context: vLLM would reject such requests."""
-    context = problem.engine.max_model_len or problem.model.max_model_len
-    longest = {lengths: _longest(lengths) for lengths in {adapter.prompt_tokens for adapter in problem.adapters}}
-    for position, adapter in enumerate(problem.adapters):
-        tokens = longest[adapter.prompt_tokens]
-        if tokens >= context:
-            raise source.error(
-                f"prompts must be shorter than the longest sequence, {context} tokens. Got up to {tokens:.0f}",
-                location=_adapter_location(source, position, "prompt_tokens"),
-                value=tokens,
-                hint="cap the prompts with `max`, or raise engine.max_model_len",
-            )
-
-
-def _longest(lengths: LengthDistribution) -> float:
-    """Return the longest length in tokens that occurs in practice."""
-    if lengths.quantiles is not None:
-        return lengths.quantiles[-1]
-    assert lengths.mean is not None
-    variance = math.log1p((lengths.std / lengths.mean) ** 2)
-    unbounded = lengths.mean * math.exp(LONGEST_PROMPT_SIGMAS * math.sqrt(variance) - 0.5 * variance)
-    return min(unbounded if lengths.std else lengths.mean, math.inf if lengths.max is None else float(lengths.max))
-
-
-def _adapter_location(source: ProblemSource, position: int, field: str) -> Location:
-    """Return where an adapter's field stands: in the file, or behind the trace that the adapters come from."""
-    if source.data.get("adapters"):
-        return ("adapters", position, field)
-    return ("trace", "adapters")

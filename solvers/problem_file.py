@@ -11,6 +11,7 @@ from solvers.constraints import Constraints
 from solvers.current import CurrentGpu, check_current
 from solvers.limits import Limits
 from solvers.rate_scenarios import RateScenarios
+from solvers.replication import Replication
 from twin.engine import EngineConfig, LoraRank
 from twin.hardware import GpuType
 from twin.workload import Adapter, Phase
@@ -124,6 +125,8 @@ class ProblemFile(BaseModel):
         What the placement must keep.
     constraints
         Which adapters may be where, with whom, without whom, and under which limits of their own.
+    replication
+        Which adapters may be on several GPUs, each with a share of their traffic.
     adapters, trace
         Exactly one of the two: adapters with their rates, or a trace from which to derive them.
     phases
@@ -146,6 +149,7 @@ class ProblemFile(BaseModel):
     current: tuple[CurrentGpu, ...] = ()
     limits: Limits = Limits()
     constraints: Constraints = Constraints()
+    replication: Replication = Replication()
     adapters: tuple[Adapter, ...] | None = Field(default=None, min_length=1)
     phases: tuple[Phase, ...] = ()
     uncertainty: RateUncertainty | None = None

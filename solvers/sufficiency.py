@@ -16,6 +16,7 @@ import numpy as np
 
 from predictors.aggregate_oracle import AggregateOracle
 from predictors.surrogate import Surrogate
+from solvers.alone import fits_alone
 from solvers.bounds import work_bound
 from solvers.budget import Budget, RunningBudget
 from solvers.cpsat import refute
@@ -222,14 +223,10 @@ class _Ladder:
 
     def _alone(self) -> None:
         """Look for adapters that the surrogate refuses on a GPU of their own."""
-        problem, model = self.problem, self.model
-        members = [(index,) for index in range(len(problem.adapters))]
-        fits = [
-            model.best_choice(model.aggregates, problem.ranks, gpu_type, members).feasible
-            for gpu_type in range(len(problem.gpu_types))
-        ]
+        model = self.model
+        fits = fits_alone(model, range(len(self.problem.adapters)))
         self.findings.num_evaluations += model.num_evaluations
-        without = np.flatnonzero(~np.any(fits, axis=0))
+        without = np.flatnonzero(~fits.any(axis=0))
         if not len(without):
             self._note("alone", "each adapter is accepted on a GPU of its own")
             return

@@ -20,6 +20,7 @@ from placer.wording import counted
 
 _PHASES = {
     "load": "loading the {}",
+    "replicate": "looking for replicas of {}",
     "bound": "computing the lower bound",
     "solve": "solving with {}",
     "verify": "simulating {}",

@@ -64,6 +64,12 @@ def solve(
             show_default=False,
         ),
     ] = None,
+    replicas: Annotated[
+        str,
+        typer.Option(
+            "--replicas", help="given: as in PROBLEM; auto: adapters that no GPU serves alone are on several, too."
+        ),
+    ] = "given",
     output: OutputOption = None,
     json_output: JsonOption = False,
     verify: Annotated[
@@ -113,6 +119,7 @@ def solve(
             improve=improve,
             margin=margin,
             risk=risk,
+            replicas=replicas,
             horizon_s=horizon,
             warmup_s=warmup,
             workers=workers,

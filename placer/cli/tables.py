@@ -185,7 +185,7 @@ def _summary(plan: Plan) -> list[str]:
         if plan.configuration.objective == "least_cost" and bound.cost_per_hour is not None:
             gap = "" if plan.cost_gap is None else f", gap in cost {max(plan.cost_gap, 0.0):.1%}"
             lines.append(f"lower bound on the cost: {bound.cost_per_hour:,.2f} per hour ({bound.proof} bound){gap}")
-    lines += [*_constraints(plan.configuration.constraints), *_secondary(plan), _search(plan)]
+    lines += [*_constraints(plan.configuration.constraints), *_replicas(plan), *_secondary(plan), _search(plan)]
     repair = plan.repair
     if repair.twin_calls:
         steps = [
@@ -223,6 +223,16 @@ def _secondary(plan: Plan) -> list[str]:
             f"{counted(moves.num_gpus_before, 'GPU')} in place{new}; {moves.loaded_mib:,.0f} MiB to load"
         )
     return lines
+
+
+def _replicas(plan: Plan) -> list[str]:
+    """Say which adapters are on several GPUs, with which part of their requests on each."""
+    divided = [(adapter, gpus) for adapter, gpus in plan.routes().items() if len(gpus) > 1]
+    return [
+        f"replicas: {adapter} on {counted(len(gpus), 'GPU')}: "
+        f"{', '.join(f'{share:.1%} of its requests on {gpu}' for gpu, share in gpus.items())}"
+        for adapter, gpus in divided
+    ]
 
 
 def _search(plan: Plan) -> str:

@@ -97,4 +97,6 @@ def interval_bound(model: FeasibilityModel, gpu_type: int) -> IntervalBoxBound |
     if care is None or graph is None:
         return None
     problem = model.problem
-    return IntervalBoxBound(graph, problem.limits, problem.aggregates, factor=care.factor, threshold=care.threshold)
+    # Columns of constraints are none of the surrogate's.
+    aggregates = problem.aggregates[:, : len(AGGREGATE_NAMES)]
+    return IntervalBoxBound(graph, problem.limits, aggregates, factor=care.factor, threshold=care.threshold)

@@ -108,7 +108,9 @@ def network_bound(model: FeasibilityModel, gpu_type: int) -> NetworkBoxBound | N
     if care is None or network is None or not can_be_bounded(network.layer):
         return None
     problem = model.problem
-    return NetworkBoxBound(network, problem.limits, problem.aggregates, factor=care.factor, threshold=care.threshold)
+    # Columns of constraints are none of the network's.
+    aggregates = problem.aggregates[:, :_NUM_AGGREGATES]
+    return NetworkBoxBound(network, problem.limits, aggregates, factor=care.factor, threshold=care.threshold)
 
 
 def _conditions(limits: Limits, threshold: float) -> tuple[Array, Array]:

@@ -16,7 +16,9 @@ from solvers.objective import evaluate, objective_value
 from solvers.placement import GpuAssignment, Placement, validate_placement
 from solvers.problem import Limits, Problem
 from solvers.registry import get_solver, solver_names
+from solvers.replication import ReplicasRule, Replication
 from solvers.result import COST_TOLERANCE, Incumbent, Solution, SolveResult, Termination
+from solvers.shares import divided_problem, equal_shares
 from tests.solvers.analytic import AnalyticSurrogate
 from tests.solvers.constrained_problems import broken_rules, constrained_optimum, constrained_problem
 from tests.solvers.oracle import least_objective
@@ -291,6 +293,24 @@ def test_constraints_are_kept_or_refused(name: str) -> None:
         assert optimum is not None
         assert broken_rules(problem, result.placement) == []
         assert objective_value(problem, result.evaluation) >= optimum
+
+
+def test_replicas_are_kept_apart_or_refused(name: str) -> None:
+    """Who keeps constraints places each share on a GPU of its own; nobody puts all of the adapter on one."""
+    solver = get_solver(name)
+    rules = Replication(given=(ReplicasRule(adapters=("hot",), replicas=2),))
+    adapters = [make_adapter("hot", rate_rps=20.0), make_adapter("a1", rate_rps=3.0), make_adapter("a2", rate_rps=1.0)]
+    problem = divided_problem(replace(make_problem(adapters), replication=rules), equal_shares([2, 1, 1]))
+    if Capability.CONSTRAINTS not in solver.capabilities:
+        with pytest.raises(SolverError, match="`replication` needs a solver that keeps them"):
+            solver.solve(problem, AnalyticSurrogate(), budget=UNLIMITED)
+        return
+    result = solver.solve(problem, AnalyticSurrogate(), budget=Budget(max_evaluations=1000))
+    assert result.placement is not None
+    assert result.evaluation is not None
+    assert result.evaluation == evaluate(problem, result.placement, AnalyticSurrogate())
+    assert result.evaluation.num_gpus == 2
+    assert all(len({0, 1} & set(gpu.adapters)) == 1 for gpu in result.placement.gpus)
 
 
 def test_the_twin_as_surrogate(name: str) -> None:

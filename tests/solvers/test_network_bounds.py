@@ -1,5 +1,6 @@
 """Certificates of networks: no accepted row breaks one, whatever float32 makes of it; bounds are below optima."""
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -17,6 +18,7 @@ from predictors.surrogate import InflatedSurrogate, Surrogate, ThresholdSurrogat
 from solvers import acceptance
 from solvers.adapter_types import exact_types
 from solvers.budget import Budget
+from solvers.constraints import ApartRule, Constraints, LimitsRule
 from solvers.feasibility import FeasibilityModel
 from solvers.patterns.box_bounds import box_bound_for
 from solvers.patterns.boxes import NUM_AGGREGATES
@@ -27,6 +29,7 @@ from solvers.patterns.planes import Boxes
 from solvers.patterns.questions import PatternModel
 from solvers.problem import Limits
 from solvers.run import SolverRun
+from tests.solvers.constrained_problems import constrained_optimum
 from tests.solvers.heavy_problems import heavy_problem, sums_and_settings
 from tests.solvers.oracle import least_objective
 from tests.solvers.problems import PROFILE, make_adapter, make_problem, random_problem
@@ -141,6 +144,23 @@ def test_the_bound_is_at_most_the_brute_force_optimum(seed: int) -> None:
         assert (bound.proof, bound.model) == ("farley", "surrogate")
         bounds.append(bound.value)
     assert max(bounds) <= optimum
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_constraints_are_no_features_of_the_network(seed: int) -> None:
+    """Their columns follow those that the network sees; the bound holds, as it does without them."""
+    rules = Constraints(
+        apart=(ApartRule(adapters=("a0", "a1", "a2")),), limits=(LimitsRule(adapters=("a3",), itl_p95_ms=60.0),)
+    )
+    problem = replace(heavy_problem(seed, 7, rate_rps=9.0), constraints=rules)
+    optimum = constrained_optimum(problem, surrogate())
+    assert optimum is not None
+    types = exact_types(problem)
+    model = PatternModel(SolverRun(problem, surrogate(), Budget(), None), types)
+    prices = types.work[[members[0] for members in types.members]]
+    bound = farley_bound(model, prices, costs=np.ones(1), goal=50.0, most_boxes=100)
+    assert bound is not None
+    assert bound.value <= optimum[0]
 
 
 def test_the_bound_of_equal_adapters_is_near_the_optimum() -> None:
