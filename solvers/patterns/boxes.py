@@ -16,10 +16,16 @@ from predictors.features import AGGREGATE_NAMES, ENGINE_NAMES
 from predictors.slots import GRID
 from solvers.adapter_types import AdapterTypes
 from solvers.feasibility import NUM_ADAPTERS_COLUMN, FeasibilityModel
+from twin.engine import SUPPORTED_RANKS
 
 NUM_AGGREGATES = len(AGGREGATE_NAMES)
+# Adapters of each rank; these and their sum, the number of adapters, are whole.
+RANK_COLUMNS = np.array([AGGREGATE_NAMES.index(f"num_rank_{rank}") for rank in SUPPORTED_RANKS])
+WHOLE_COLUMNS = np.append(NUM_ADAPTERS_COLUMN, RANK_COLUMNS)
 # Aggregates are compared with this relative slack: sums of rounded products are not exact for mean rows.
 ROUNDING = 1e-9
+# Whole numbers are found within this of a bound.
+WHOLE_TOLERANCE = 1e-6
 # Slots that one root box has at most where they follow the number of adapters.
 WIDEST_SLOTS = 32
 
@@ -50,13 +56,11 @@ class Box:
     def halves(self, column: int, at: float) -> tuple[Box, Box]:
         """Return the box below and above ``at`` in a column of the aggregates; between whole numbers of adapters."""
         below_upper, above_lower = self.upper.copy(), self.lower.copy()
-        below_upper[column] = above_lower[column] = at
-        if column != NUM_ADAPTERS_COLUMN:
-            return replace(self, upper=below_upper), replace(self, lower=above_lower)
-        below_upper[column] = np.floor(at)
-        above_lower[column] = np.floor(at) + 1.0
+        is_whole = column in WHOLE_COLUMNS
+        below_upper[column] = np.floor(at) if is_whole else at
+        above_lower[column] = np.floor(at) + 1.0 if is_whole else at
         below, above = replace(self, upper=below_upper), replace(self, lower=above_lower)
-        if not self.is_tied:
+        if column != NUM_ADAPTERS_COLUMN or not self.is_tied:
             return below, above
         fewest, most = self.slots
         return replace(below, slots=(fewest, int(np.floor(at)))), replace(above, slots=(int(np.floor(at)) + 1, most))
@@ -74,9 +78,11 @@ def root_boxes(model: FeasibilityModel, types: AdapterTypes, gpu_type: int) -> l
         if limit == 0 or most == 0:
             continue
         totals = (types.counts[allowed, None] * types.loads[allowed]).sum(axis=0)
-        everything = Box(
-            gpu_type, slot_rank, (limit, limit), is_tied=False, lower=np.zeros(NUM_AGGREGATES), upper=totals
-        )
+        lower = np.zeros(NUM_AGGREGATES)
+        if fixed_rank is None:
+            # Slots have the rank of the largest adapter, which is there.
+            lower[AGGREGATE_NAMES.index(f"num_rank_{slot_rank}")] = 1.0
+        everything = Box(gpu_type, slot_rank, (limit, limit), is_tied=False, lower=lower, upper=totals)
         if fixed_slots is not None:
             boxes.append(_with_sizes(everything, 1, most, (fixed_slots, fixed_slots)))
             continue
@@ -115,6 +121,25 @@ def feature_corners(model: FeasibilityModel, boxes: list[Box]) -> tuple[NDArray[
             row[NUM_AGGREGATES:] = [settings[name] for name in ENGINE_NAMES]
         corners.append(rows)
     return corners[0], corners[1]
+
+
+def whole_counts(
+    lower: NDArray[np.float64], upper: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return bounds of the aggregates, float64 [K] both, that also keep the numbers of adapters whole.
+
+    The adapters are those of all ranks together, so that bounds of the one bound the others. A lower bound above the
+    upper one says that there is no such set.
+    """
+    low, high = lower.copy(), upper.copy()
+    low[WHOLE_COLUMNS] = np.ceil(low[WHOLE_COLUMNS] - WHOLE_TOLERANCE)
+    high[WHOLE_COLUMNS] = np.floor(high[WHOLE_COLUMNS] + WHOLE_TOLERANCE)
+    low[NUM_ADAPTERS_COLUMN] = max(low[NUM_ADAPTERS_COLUMN], low[RANK_COLUMNS].sum())
+    high[NUM_ADAPTERS_COLUMN] = min(high[NUM_ADAPTERS_COLUMN], high[RANK_COLUMNS].sum())
+    fewest, most = low[RANK_COLUMNS], high[RANK_COLUMNS]
+    low[RANK_COLUMNS] = np.maximum(fewest, low[NUM_ADAPTERS_COLUMN] - (most.sum() - most))
+    high[RANK_COLUMNS] = np.minimum(most, high[NUM_ADAPTERS_COLUMN] - (fewest.sum() - fewest))
+    return low, high
 
 
 class Propagation:

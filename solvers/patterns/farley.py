@@ -24,16 +24,22 @@ from numpy.typing import NDArray
 from solvers.adapter_types import AdapterTypes, exact_types
 from solvers.feasibility import NUM_ADAPTERS_COLUMN, FeasibilityModel
 from solvers.patterns.box_bounds import BoxBound, box_bound_for
-from solvers.patterns.boxes import NUM_AGGREGATES, Box, Propagation, feature_corners, root_boxes
+from solvers.patterns.boxes import (
+    NUM_AGGREGATES,
+    Box,
+    Propagation,
+    feature_corners,
+    root_boxes,
+    whole_counts,
+)
 from solvers.patterns.cuts import Cuts
+from solvers.patterns.division import SHORTEST_SIDE, column_to_divide, cut_off, place_to_divide
 from solvers.patterns.questions import PatternModel
 from solvers.patterns.relaxation import ROUNDING, Relaxation, Relaxed
 from solvers.result import Bound
 
 # Boxes that are looked at together.
 BATCH_BOXES = 32
-# A side shorter than this share of what a GPU typically holds is not divided.
-SHORTEST_SIDE = 1e-4
 # The search ends when so many boxes bring the bound down by less than this share: then whole counts are worth less than
 # real ones, which no division changes.
 PATIENCE_BOXES = 600
@@ -244,13 +250,13 @@ class _Tree:
         while self.heap and len(halves) < BATCH_BOXES and self.top > self._enough:
             bound, _, box, promise = heapq.heappop(self.heap)
             parent = max(parent, -bound)
-            column = self._column_to_divide(box, promise)
+            is_curved = self._search.is_curved(box)
+            matters = self._search.matters(box)
+            column = column_to_divide(box, promise, self._typical, matters=matters, is_curved=is_curved)
             if column is None:
                 self.undivided = max(self.undivided, -bound)
             else:
-                # Far beyond what a GPU typically holds, one half is empty: there is no need to come there by halving.
-                half = 0.5 * float(box.upper[column] - box.lower[column])
-                halves.extend(box.halves(column, float(box.lower[column]) + min(half, float(self._typical[column]))))
+                halves.extend(box.halves(column, place_to_divide(box, column, self._typical, is_curved=is_curved)))
         self.look_at(halves, parent=parent)
 
     def shrunken(self, boxes: list[Box]) -> list[Box]:
@@ -311,7 +317,7 @@ class _Tree:
             return box, width / self._typical * (IDLE_PULL + relaxed.pull * self._typical)
         # Planes come closer to what is curved, mostly on a logarithmic scale, where they rise most over a side.
         lengths = np.log((box.upper + SMALLEST) / (box.lower + SMALLEST))
-        return _cut_off(box, gradients, cuts.slack[0]), np.abs(gradients).sum(axis=0) * width * lengths
+        return cut_off(box, gradients, cuts.slack[0]), np.abs(gradients).sum(axis=0) * width * lengths
 
     def _tightened(self, box: Box) -> Box | None:
         """Return the part of a box in which sets may be worth more than enough; None: there is none."""
@@ -319,10 +325,7 @@ class _Tree:
         worth = self._enough * self._search.cost_of(box)
         lower, upper = np.append(box.lower, worth)[None], np.append(box.upper, np.inf)[None]
         lower, upper = self._propagation[rank].tightened(lower, upper)
-        low, high = lower[0, :NUM_AGGREGATES], upper[0, :NUM_AGGREGATES]
-        # Numbers of adapters are whole.
-        low[NUM_ADAPTERS_COLUMN] = np.ceil(low[NUM_ADAPTERS_COLUMN] - 1e-6)
-        high[NUM_ADAPTERS_COLUMN] = np.floor(high[NUM_ADAPTERS_COLUMN] + 1e-6)
+        low, high = whole_counts(lower[0, :NUM_AGGREGATES], upper[0, :NUM_AGGREGATES])
         if (low > high).any():
             return None
         slots = box.slots
@@ -343,39 +346,9 @@ class _Tree:
         allowed = self._search.types.ranks <= box.slot_rank
         return self._relaxation.solve(box.lower, box.upper, np.where(usable[:, None], own, 0.0), limits, allowed)
 
-    def _column_to_divide(self, box: Box, promise: NDArray[np.float64]) -> int | None:
-        """Return the column whose division promises most; None when no side is long enough."""
-        width = box.upper - box.lower
-        share = width / self._typical
-        long_enough = share > SHORTEST_SIDE
-        long_enough[NUM_ADAPTERS_COLUMN] = width[NUM_ADAPTERS_COLUMN] >= 1.0
-        matters = self._search.matters(box).copy()
-        matters[NUM_ADAPTERS_COLUMN] |= box.is_tied
-        long_enough &= matters
-        if not long_enough.any():
-            return None
-        return int(np.argmax(np.where(long_enough, promise, -1.0)))
-
 
 def _above(box: Box, column: int, at: float) -> Box:
     """Return the part of a box with at least ``at`` in a column."""
     lower = box.lower.copy()
     lower[column] = max(lower[column], at)
     return replace(box, lower=lower)
-
-
-def _cut_off(box: Box, gradients: NDArray[np.float64], slack: NDArray[np.float64]) -> Box:
-    """Return the part of a box in which each cut alone can be kept, whatever the other sums are."""
-    width = box.upper - box.lower
-    least = np.minimum(gradients * width, 0.0)
-    rest = slack[:, None] - (least.sum(axis=1, keepdims=True) - least)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        reach = rest / gradients
-    rounding = ROUNDING * (np.abs(box.upper) + 1.0)
-    far = np.where((gradients > 0.0) & np.isfinite(rest), reach, np.inf).min(axis=0) + rounding
-    near = np.where((gradients < 0.0) & np.isfinite(rest), reach, -np.inf).max(axis=0) - rounding
-    return replace(
-        box,
-        lower=np.clip(box.lower + near, box.lower, box.upper),
-        upper=np.clip(box.lower + far, box.lower, box.upper),
-    )

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from predictors.features import AGGREGATE_NAMES, FEATURE_SCHEMA
 from predictors.neural import ITL, MOST, RATIO, STARVATION, TTFT, HasNetwork, NeuralNetwork
 from solvers.feasibility import FeasibilityModel
+from solvers.patterns.boxes import RANK_COLUMNS
 from solvers.patterns.care import care_of
 from solvers.patterns.cuts import Cuts
 from solvers.patterns.network_bounds import NetworkPlanes
@@ -92,6 +93,11 @@ class NetworkBoxBound:
     def _relations_of(self, lower: Array, upper: Array, is_tied: NDArray[np.bool_]) -> Array:
         """Return what each feature is of the coordinates, float64 [B, F, F]."""
         relations = np.repeat(self._relations[None], len(lower), axis=0)
+        # Adapters of the largest rank that a box allows are those of no other rank.
+        every = np.arange(len(lower))
+        largest = np.where(upper[:, RANK_COLUMNS] > 0.0, RANK_COLUMNS, RANK_COLUMNS[0]).max(axis=1)
+        of_ranks = relations[:, RANK_COLUMNS]
+        relations[every, largest] = relations[:, _NUM_ADAPTERS] - (of_ranks.sum(axis=1) - relations[every, largest])
         relations[is_tied, _SLOTS, _SLOTS] = 0.0
         relations[is_tied, _SLOTS, _NUM_ADAPTERS] = 1.0
         # As many adapters are kept in CPU memory as there are, or as there are slots.

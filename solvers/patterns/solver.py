@@ -20,6 +20,7 @@ from solvers.packing import Packing
 from solvers.patterns.dive import Patterns, dive
 from solvers.patterns.farley import farley_bound
 from solvers.patterns.generation import INTEGER_TOLERANCE, Demand, Generated, generate, whole
+from solvers.patterns.linear_prices import linear_prices
 from solvers.patterns.master import Column, Master
 from solvers.patterns.pricing import Pricer
 from solvers.patterns.questions import BudgetSpentError, PatternModel
@@ -37,12 +38,14 @@ NUM_DIVES = 4
 # How hard pricing tries at the root before generation is called complete.
 NUM_SHAKES = 3
 # Boxes for a certified bound: at most, and of a small problem, of which whole counts make the gap that is left.
-MOST_BOXES = 4000
+MOST_BOXES = 20_000
 BOXES_PER_ADAPTER = 25
 # Boxes times exact types: a box takes time in proportion to them.
 MOST_BOX_TYPES = 4_000_000
 # Of the time that is left when the dives are done, that a bound may take.
 PROOF_SHARE = 0.5
+# Values that are linear in the aggregates prove more as soon as they are worth this share of what the best ones are.
+LINEAR_SHARE = 0.98
 # A cost that is lower by less than this share is not lower.
 COST_TOLERANCE = 1e-9
 
@@ -200,9 +203,13 @@ class _Search:
         goal = value if self._is_least_cost() else (whole(value) - 1.0) * (1.0 + INTEGER_TOLERANCE)
         if goal <= 0.0:
             return
+        prices = generated.prices
+        worth, linear = linear_prices(generation.master.columns, generation.master.costs, generation.types)
+        if worth >= LINEAR_SHARE * value:
+            prices = linear
         bound = farley_bound(
             generation.model,
-            generated.prices,
+            prices,
             costs=self._costs(),
             goal=goal,
             most_boxes=min(most_boxes, self._affordable_boxes()),
