@@ -20,6 +20,7 @@ from placer.events import ignore
 from placer.foreign_surrogate import load_object, names_object, without_physics
 from placer.instances.instance import Instance
 from placer.plan_document import RepairSummary, TerminationName, Verification
+from placer.repacking import cautious_surrogates
 from placer.repair import Fleet, Repair
 from placer.surrogates import (
     EXACT_HORIZON_S,
@@ -33,7 +34,7 @@ from placer.surrogates import (
 from placer.verify import TwinSettings, TwinVerifier
 from predictors.aggregate_oracle import AggregateOracle
 from predictors.features import adapter_aggregates
-from predictors.surrogate import Surrogate
+from predictors.surrogate import STARVED_PROBABILITY, Surrogate
 from solvers.budget import Budget
 from solvers.feasibility import FeasibilityModel
 from solvers.moves import count_moves
@@ -104,6 +105,25 @@ class Run:
         return self.instance.name, self.solver, self.seed
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """Who is asked about an instance.
+
+    Attributes
+    ----------
+    problem
+        As the surrogate sees it.
+    surrogate
+        With the margin or threshold of the settings, and as it believes the instance's rates to be.
+    cautious
+        The same one with more and more caution, for what the twin rejects.
+    """
+
+    problem: Problem
+    surrogate: Surrogate
+    cautious: tuple[Surrogate, ...]
+
+
 def problem_and_surrogate(problem: Problem, settings: RunSettings, *, seed: int = 0) -> tuple[Problem, Surrogate]:
     """Return the problem as the surrogate sees it, and the surrogate with its margin, or with its threshold for a risk.
 
@@ -114,37 +134,65 @@ def problem_and_surrogate(problem: Problem, settings: RunSettings, *, seed: int 
     InputError
         When a function that says yes or no would have to keep a risk, or to serve uncertain rates.
     """
-    surrogate: Surrogate
+    seen, surrogate = _loaded(problem, settings, seed=seed)
+    return seen, _careful(seen, surrogate, settings)
+
+
+def _asked(instance: Instance, settings: RunSettings, *, seed: int) -> _Asked:
+    """Return who is asked about an instance; see `problem_and_surrogate`, also for the errors raised."""
+    problem, surrogate = _loaded(instance.problem, settings, seed=seed)
+    steps = cautious_surrogates(surrogate, threshold=_threshold(surrogate, settings), margin=settings.margin)
+    return _Asked(
+        problem,
+        inflated(_careful(problem, surrogate, settings), instance.rate_belief),
+        tuple(inflated(at_the_quantile(step, problem), instance.rate_belief) for step in steps),
+    )
+
+
+def _careful(problem: Problem, surrogate: Surrogate, settings: RunSettings) -> Surrogate:
+    """Return the surrogate with the threshold and the margin of the settings, and the problem's uncertain rates."""
+    believed = with_threshold(surrogate, _threshold(surrogate, settings))
+    return at_the_quantile(inflated(believed, 1.0 + settings.margin), problem)
+
+
+def _threshold(surrogate: Surrogate, settings: RunSettings) -> float:
+    return STARVED_PROBABILITY if settings.risk is None else threshold_for(surrogate, settings.risk)
+
+
+def _loaded(problem: Problem, settings: RunSettings, *, seed: int) -> tuple[Problem, Surrogate]:
+    """Return the problem as the surrogate sees it, and the surrogate as its file or its object is."""
     if names_object(settings.surrogate):
         surrogate = load_object(settings.surrogate)
         if isinstance(surrogate, AggregateOracle):
-            if problem.uncertainty is not None:
-                raise InputError(
-                    "uncertain rates must be for a surrogate that gives predictions. This one says yes or no.",
-                    field="uncertainty",
-                    value=problem.uncertainty.model_dump(),
-                    hint="give a margin on the rates instead",
-                )
-            if settings.risk is not None:
-                raise InputError(
-                    "a risk must be for a surrogate that gives probabilities. This one says yes or no.",
-                    field="risk",
-                    value=settings.risk,
-                    hint="give a margin on the rates instead",
-                )
-            return without_physics(problem), surrogate.scaled(1.0 + settings.margin)
-    else:
-        surrogate = surrogate_for(
-            problem,
-            settings.surrogate,
-            horizon_s=EXACT_HORIZON_S,
-            warmup_s=EXACT_WARMUP_S,
-            seed=seed,
-            workers=settings.twin_workers or available_cores(),
+            _require_certain(problem, settings)
+            return without_physics(problem), surrogate
+        return problem, surrogate
+    return problem, surrogate_for(
+        problem,
+        settings.surrogate,
+        horizon_s=EXACT_HORIZON_S,
+        warmup_s=EXACT_WARMUP_S,
+        seed=seed,
+        workers=settings.twin_workers or available_cores(),
+    )
+
+
+def _require_certain(problem: Problem, settings: RunSettings) -> None:
+    """Raise InputError when a function that says yes or no is asked for what only probabilities can give."""
+    if problem.uncertainty is not None:
+        raise InputError(
+            "uncertain rates must be for a surrogate that gives predictions. This one says yes or no.",
+            field="uncertainty",
+            value=problem.uncertainty.model_dump(),
+            hint="give a margin on the rates instead",
         )
     if settings.risk is not None:
-        surrogate = with_threshold(surrogate, threshold_for(surrogate, settings.risk))
-    return problem, at_the_quantile(inflated(surrogate, 1.0 + settings.margin), problem)
+        raise InputError(
+            "a risk must be for a surrogate that gives probabilities. This one says yes or no.",
+            field="risk",
+            value=settings.risk,
+            hint="give a margin on the rates instead",
+        )
 
 
 def do_run(run: Run) -> RunRecord:
@@ -160,10 +208,9 @@ def do_run(run: Run) -> RunRecord:
     failed = RunRecord(instance=name, solver=solver_name, seed=seed, status="failed")
     seen: list[Incumbent] = []
     try:
-        problem, surrogate = problem_and_surrogate(instance.problem, settings, seed=seed)
-        surrogate = _with_belief(surrogate, instance.rate_belief)
+        asked = _asked(instance, settings, seed=seed)
         result = get_solver(solver_name).solve(
-            problem, surrogate, budget=settings.budget, seed=seed, observer=seen.append
+            asked.problem, asked.surrogate, budget=settings.budget, seed=seed, observer=seen.append
         )
     except PlacerError as error:
         return failed.model_copy(update={"reason": error.message})
@@ -171,25 +218,25 @@ def do_run(run: Run) -> RunRecord:
         return failed.model_copy(update={"reason": f"{type(error).__name__}: {error}"})
     if result.termination is Termination.INTERRUPTED:
         raise KeyboardInterrupt
-    record = _solved(run, problem, result, seen)
-    if isinstance(surrogate, AggregateOracle):
-        record = _checked_by_oracle(record, problem, surrogate)
+    record = _solved(run, asked.problem, result, seen)
+    if isinstance(asked.surrogate, AggregateOracle):
+        record = _checked_by_oracle(record, asked.problem, asked.surrogate)
     if record.status != "placed":
         return record
     try:
-        return _judged(run, record, problem, surrogate)
+        return _judged(run, record, asked)
     except PlacerError as error:
         return record.model_copy(update={"status": "failed", "reason": error.message})
 
 
-def _judged(run: Run, record: RunRecord, problem: Problem, surrogate: Surrogate) -> RunRecord:
+def _judged(run: Run, record: RunRecord, asked: _Asked) -> RunRecord:
     """Return the record with what the twin says, if it is asked, and with the moves."""
     assert record.placement is not None
     placed = record.placement.placement().gpus
     final = placed
     updates: dict[str, object] = {}
     if run.settings.is_verified:
-        twin, final = _ask_twin(run, placed, problem, surrogate)
+        twin, final = _ask_twin(run, placed, asked)
         updates["twin"] = twin
         if final != placed:
             updates["repaired"] = PlacementRecord.of(final)
@@ -215,12 +262,6 @@ def _checked_by_oracle(record: RunRecord, problem: Problem, oracle: AggregateOra
         return record.model_copy(update={"status": "failed", "reason": reason, "num_gpus": None})
     placement = record.placement.model_copy(update={"slots": tuple(int(count) for count in slots)})
     return record.model_copy(update={"placement": placement})
-
-
-def _with_belief(surrogate: Surrogate, factor: float) -> Surrogate:
-    if isinstance(surrogate, AggregateOracle):
-        return surrogate.scaled(factor)
-    return inflated(surrogate, factor)
 
 
 def _solved(run: Run, problem: Problem, result: SolveResult, seen: Sequence[Incumbent]) -> RunRecord:
@@ -285,7 +326,7 @@ def _twin_settings(run: Run) -> TwinSettings:
 
 
 def _ask_twin(
-    run: Run, placed: tuple[GpuAssignment, ...], problem: Problem, surrogate: Surrogate
+    run: Run, placed: tuple[GpuAssignment, ...], asked: _Asked
 ) -> tuple[TwinRecord, tuple[GpuAssignment, ...]]:
     """Simulate the solver's placement, repair it, and return what came out with the final GPUs."""
     real = run.instance.problem
@@ -295,7 +336,8 @@ def _ask_twin(
     num_rejected = sum(1 for verdict in verdicts if not verdict.is_accepted)
     reason = ""
     if num_rejected:
-        repair = Repair(FeasibilityModel(problem, surrogate), verifier, fleet, observer=ignore)
+        model = FeasibilityModel(asked.problem, asked.surrogate)
+        repair = Repair(model, verifier, fleet, observer=ignore, cautious=asked.cautious)
         try:
             repair.repair(run.settings.repair_rounds)
         except InputError as error:

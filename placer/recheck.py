@@ -146,6 +146,7 @@ def recheck_plan(
         workers=workers,
         observer=observer,
         keep=verdicts.__setitem__,
+        outcomes={index: checked[position].outcome for index, position in enumerate(shown)},
     )
     judged = [(gpu.name, verdicts[index]) for index, gpu in enumerate(gpus)]
     warnings += instabilities(judged, margin=configuration.margin)

@@ -7,7 +7,7 @@ chance: taking an adapter off a GPU makes it no worse. Whatever they return has 
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -80,8 +80,9 @@ def run_searches(verifier: TwinVerifier, searches: Sequence[Search[R]]) -> list[
 def mend(model: FeasibilityModel, gpu: GpuAssignment) -> Search[Mended]:
     """Make a rejected GPU acceptable: with other slots, else with the fewest adapters given back.
 
-    The twin chooses the slots. Then the k adapters of largest load leave, with the smallest k that helps; and in place
-    of the last of them the one of smallest load that helps as well.
+    The twin chooses the slots. Then the k adapters of largest load leave, with the smallest k that helps, the slots
+    being chosen anew for each k: those that serve most of an overload are rarely those that serve all of what remains.
+    In place of the last that leaves, the one of smallest load leaves that helps as well.
     """
     options = _slot_options(model, gpu)
     if options:
@@ -96,26 +97,28 @@ def mend(model: FeasibilityModel, gpu: GpuAssignment) -> Search[Mended]:
     low, high, accepted = 0, len(order), None
     while high - low > 1:
         count = min(2 * low + 1, len(order) - 1) if high == len(order) else (low + high) // 2
-        candidate = reassign(model, gpu, order[count:])
-        (verdict,) = yield (candidate,)
-        if verdict.is_accepted:
-            high, accepted = count, candidate
+        candidates = _mended_candidates(model, gpu, order[count:])
+        verdicts = yield candidates
+        best = _best(candidates, verdicts)
+        if best is not None:
+            high, accepted = count, best
         else:
             low = count
     if accepted is None:
         return Mended(None, gpu.adapters)
     # The last one that leaves, and those that may leave in its place, by load: the first position is known to help.
-    candidates = order[high - 1 :]
-    low, beyond = 0, len(candidates)
+    remaining = order[high - 1 :]
+    low, beyond = 0, len(remaining)
     while beyond - low > 1:
         middle = (low + beyond) // 2
-        candidate = reassign(model, gpu, [adapter for adapter in candidates if adapter != candidates[middle]])
-        (verdict,) = yield (candidate,)
-        if verdict.is_accepted:
-            low, accepted = middle, candidate
+        candidates = _mended_candidates(model, gpu, [adapter for adapter in remaining if adapter != remaining[middle]])
+        verdicts = yield candidates
+        best = _best(candidates, verdicts)
+        if best is not None:
+            low, accepted = middle, best
         else:
             beyond = middle
-    return Mended(accepted, (*order[: high - 1], candidates[low]))
+    return Mended(accepted, (*order[: high - 1], remaining[low]))
 
 
 def fill(model: FeasibilityModel, base: GpuAssignment | None, gpu_type: int, offered: Sequence[int]) -> Search[Filled]:
@@ -185,6 +188,19 @@ def _slot_options(model: FeasibilityModel, gpu: GpuAssignment) -> tuple[GpuAssig
     nearest = sorted(range(len(slots)), key=lambda position: (abs(position - own), position))[:SLOT_TRIALS]
     chosen = sorted({*nearest, len(slots) - 1})
     return tuple(GpuAssignment(gpu.gpu_type, gpu.adapters, slots[index], gpu.max_lora_rank) for index in chosen)
+
+
+def _mended_candidates(
+    model: FeasibilityModel, gpu: GpuAssignment, adapters: Sequence[int]
+) -> tuple[GpuAssignment, ...]:
+    """Return `gpu` with a subset of its adapters under its slots, those that the surrogate likes, and the most."""
+    kept = reassign(model, gpu, adapters)
+    if model.problem.fixed_max_loras is not None:
+        return (kept,)
+    liked = assign(model, gpu.gpu_type, adapters)
+    slots = model.slot_options(gpu.gpu_type, len(model.problem.members_of(kept.adapters)), kept.max_lora_rank)
+    most = [replace(kept, max_loras=count) for count in slots[-1:]]
+    return tuple(dict.fromkeys([kept, *most] if liked is None else [kept, liked, *most]))
 
 
 def _slot_candidates(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from placer.events import GpuAssessed, PlanObserver, announce_compilation
 from placer.judge import judge_report
@@ -15,6 +16,7 @@ from twin.parallel import each_in_parallel
 from twin.replica import Replica
 from twin.report import SimulationReport
 from twin.stability import NUM_FURTHER_SEEDS, assess_stability
+from twin.stability_report import SeedOutcome
 from twin.workload import Workload
 
 # By how much more margin metastable GPUs are worth another plan.
@@ -23,12 +25,16 @@ MARGIN_STEP = 0.1
 
 @dataclass(frozen=True)
 class GpuQuestion:
-    """A GPU that the twin accepts with the seed of `verification`, and is asked about again."""
+    """A GPU that the twin accepts with the seed of `verification`, and is asked about again.
+
+    `outcome` is that of the same simulation; ``None``: it is simulated once more.
+    """
 
     workload: Workload
     replica: Replica
     limits: Limits
     verification: Verification
+    outcome: SeedOutcome | None = None
 
 
 def assess_gpu(question: GpuQuestion) -> Stability:
@@ -37,7 +43,7 @@ def assess_gpu(question: GpuQuestion) -> Stability:
     The compiled engine does it, whichever verified the GPU: engines take identical steps.
     """
     first, limits, num_slots = question.verification, question.limits, question.replica.engine.num_slots
-    verdicts: list[Verification] = []
+    verdicts: list[Verification] = [] if question.outcome is None else [first]
 
     def judge(report: SimulationReport) -> None:
         verdicts.append(judge_report(report, limits, num_slots=num_slots))
@@ -50,6 +56,7 @@ def assess_gpu(question: GpuQuestion) -> Stability:
             warmup_s=first.warmup_s,
             seeds=range(first.seed, first.seed + 1 + NUM_FURTHER_SEEDS),
             starvation_tolerance=limits.starvation_tolerance,
+            known=question.outcome,
             on_report=judge,
         )
     except PlacerError as error:
@@ -77,6 +84,7 @@ def confirm_verdicts(
     workers: int | None,
     observer: PlanObserver,
     keep: Callable[[int, Verification], None],
+    outcomes: Mapping[int, SeedOutcome | None] = MappingProxyType({}),
 ) -> None:
     """Assess the stability of replicas that are accepted near a limit, in parallel.
 
@@ -90,6 +98,8 @@ def confirm_verdicts(
         See `placer.verify.TwinSettings`; told about each one that is assessed.
     keep
         Called with position and the verdict that says something about stability, before the observer is.
+    outcomes
+        Of the simulations that the verdicts are from, by position, as far as they were kept.
     """
     asked = [
         index
@@ -98,7 +108,7 @@ def confirm_verdicts(
     ]
     if asked:
         announce_compilation(observer, (replicas[index][1].engine for index in asked))
-    questions = [GpuQuestion(*replicas[index], limits[index], verdicts[index]) for index in asked]
+    questions = [GpuQuestion(*replicas[index], limits[index], verdicts[index], outcomes.get(index)) for index in asked]
     with closing(each_in_parallel(assess_gpu, questions, workers=workers, backend="threading")) as results:
         for done, (position, stability) in enumerate(results, start=1):
             index = asked[position]

@@ -11,7 +11,7 @@ from placer.events import GpuVerified, PlanObserver, announce_compilation, ignor
 from placer.judge import judge_report
 from placer.plan_document import Verification
 from placer.recording import GpuRecorder
-from placer.scenario_verdicts import joint_verdict, traffics_of
+from placer.scenario_verdicts import joint_verdict, shown_scenario, traffics_of
 from placer.stability import confirm_verdicts
 from placer.verify_agreement import EngineAgreement, compare_with_fast
 from placer.verify_progress import SimulatedTime
@@ -24,6 +24,8 @@ from twin.judging_window import DEFAULT_HORIZON_S, DEFAULT_WARMUP_S, LONGEST_HOR
 from twin.parallel import each_in_parallel
 from twin.replica import Replica
 from twin.simulate import EngineName, Progress, simulate_in_detail
+from twin.stability import seed_outcome
+from twin.stability_report import SeedOutcome
 from twin.workload import Workload
 
 
@@ -98,6 +100,7 @@ class TwinVerifier:
         self._observer = observer
         self._recorder = recorder
         self._verdicts: dict[GpuAssignment, Verification] = {}
+        self._outcomes: dict[GpuAssignment, SeedOutcome | None] = {}
         self._traffic = DrawnTraffic(settings.seed)
 
     def known(self, assignment: GpuAssignment) -> Verification | None:
@@ -131,6 +134,7 @@ class TwinVerifier:
             workers=self.settings.workers,
             observer=self._observer,
             keep=keep,
+            outcomes={index: self._outcomes.get(gpu) for index, gpu in enumerate(gpus)},
         )
         return tuple(self._verdicts[assignment] for assignment in assignments)
 
@@ -154,18 +158,20 @@ class TwinVerifier:
         workloads = [workload for own in traffics for workload in own]
         replicas = [(workload, self._replica(gpu)) for workload, gpu in zip(workloads, owner, strict=True)]
         num_scenarios = len(workloads) // len(missing)
-        known: dict[int, Verification] = {}
+        known: dict[int, CheckedReplica] = {}
 
-        def keep(index: int, verdict: Verification) -> None:
-            known[index] = verdict
+        def keep(index: int, checked: CheckedReplica) -> None:
+            known[index] = checked
             self.num_calls += 1
             if self._recorder is not None:
-                self._recorder.record(*replicas[index], verdict)
+                self._recorder.record(*replicas[index], checked.verification)
             first = index - index % num_scenarios
             of_gpu = [known.get(first + offset) for offset in range(num_scenarios)]
-            complete = [verdict for verdict in of_gpu if verdict is not None]
+            complete = [entry for entry in of_gpu if entry is not None]
             if len(complete) == num_scenarios:
-                self._verdicts[owner[index]] = joint_verdict(self.problem, complete)
+                verdicts = [entry.verification for entry in complete]
+                self._verdicts[owner[index]] = joint_verdict(self.problem, verdicts)
+                self._outcomes[owner[index]] = complete[shown_scenario(self.problem, verdicts)].outcome
 
         simulate_replicas(
             replicas,
@@ -183,7 +189,7 @@ def simulate_replicas(
     settings: TwinSettings,
     *,
     observer: PlanObserver = ignore,
-    keep: Callable[[int, Verification], None] | None = None,
+    keep: Callable[[int, CheckedReplica], None] | None = None,
     traffic: DrawnTraffic | None = None,
 ) -> dict[int, Verification]:
     """Simulate replicas in parallel and judge them.
@@ -197,7 +203,7 @@ def simulate_replicas(
     observer
         Told about each one.
     keep
-        Called with position and verdict before the observer is: what was simulated survives Ctrl-C.
+        Called with position and outcome before the observer is: what was simulated survives Ctrl-C.
     traffic
         Draws the requests, under the seed of the settings; ``None``: they are drawn for each replica.
 
@@ -214,17 +220,21 @@ def simulate_replicas(
     for index, checked in check_replicas(replicas, limits, settings, observer=observer, traffic=traffic):
         verdicts[index] = checked.verification
         if keep is not None:
-            keep(index, checked.verification)
+            keep(index, checked)
         observer(GpuVerified(checked.verification.is_accepted, len(verdicts), len(replicas), checked.reasons))
     return verdicts
 
 
 @dataclass(frozen=True)
 class CheckedReplica:
-    """The verdict about a replica, and whether the fast engine simulates the same (``None``: it was not asked)."""
+    """The verdict about a replica, and whether the fast engine simulates the same (``None``: it was not asked).
+
+    `outcome` is what is compared with other seeds, if the verdict calls for that.
+    """
 
     verification: Verification
     agreement: EngineAgreement | None
+    outcome: SeedOutcome | None = None
 
     @property
     def reasons(self) -> tuple[str, ...]:
@@ -334,7 +344,8 @@ def _check(question: _Question) -> CheckedReplica:
     except TwinError as error:
         return CheckedReplica(_rejection(question.workload, settings, horizon_s, error), None)
     verification = judge_report(simulation.report, limits, num_slots=replica.engine.num_slots)
-    return CheckedReplica(verification, compare_with_fast(simulation) if settings.compares else None)
+    agreement = compare_with_fast(simulation) if settings.compares else None
+    return CheckedReplica(verification, agreement, seed_outcome(simulation) if verification.near_limits else None)
 
 
 def _rejection(workload: Workload, settings: TwinSettings, horizon_s: float, error: TwinError) -> Verification:

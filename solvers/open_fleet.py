@@ -17,7 +17,7 @@ RETRY_SHARE = 0.98
 FIRST_CAPACITY = 64
 # When a GPU is filled: numbers of adapters that are tried, and how many of them one question asks about.
 GROWING_COUNTS = (1, 2, 3, 5, 9, 17, 33, 65, 129, 257)
-POINTS_PER_QUESTION = 4
+POINTS_PER_QUESTION = 8
 
 _ARRAYS = (
     "is_open",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,14 +20,29 @@ class Activity:
 
     Attributes
     ----------
-    running
-        int64 [M], requests.
-    active_adapters
-        int64 [M], distinct adapters of these requests.
+    num_times
+        M.
+    adapter, first, beyond
+        int64 [N] of the N requests that were served at all: their adapters, and the positions [first, beyond) of the
+        times at which they were.
     """
 
-    running: NDArray[np.int64]
-    active_adapters: NDArray[np.int64]
+    num_times: int
+    adapter: NDArray[np.int64]
+    first: NDArray[np.int64]
+    beyond: NDArray[np.int64]
+
+    @cached_property
+    def running(self) -> NDArray[np.int64]:
+        """How many requests were served at each time, int64 [M]."""
+        return _count(self.first, self.beyond, self.num_times)
+
+    @cached_property
+    def active_adapters(self) -> NDArray[np.int64]:
+        """How many distinct adapters these requests had, int64 [M]."""
+        asks = self.adapter >= 0
+        united = _unite(self.adapter[asks], self.first[asks], self.beyond[asks])
+        return _count(*united, self.num_times)
 
 
 def activity_at(inputs: ReplicaInputs, trace: ReplicaTrace, times_ns: NDArray[np.int64]) -> Activity:
@@ -35,15 +51,12 @@ def activity_at(inputs: ReplicaInputs, trace: ReplicaTrace, times_ns: NDArray[np
     Each time falls on the step that contains it; a step's results are seen at its end.
     """
     is_served = trace.first_scheduled_ns >= 0
-    adapter = inputs.adapter[is_served].astype(np.int64)
     finish_ns = trace.finish_ns[is_served]
-    # A request is served at the times with positions in [first, beyond).
-    first = np.searchsorted(times_ns, trace.first_scheduled_ns[is_served])
-    beyond = np.where(finish_ns >= 0, np.searchsorted(times_ns, finish_ns), len(times_ns))
-    has_adapter = adapter >= 0
     return Activity(
-        running=_count(first, beyond, len(times_ns)),
-        active_adapters=_count(*_unite(adapter[has_adapter], first[has_adapter], beyond[has_adapter]), len(times_ns)),
+        num_times=len(times_ns),
+        adapter=inputs.adapter[is_served].astype(np.int64),
+        first=np.searchsorted(times_ns, trace.first_scheduled_ns[is_served]),
+        beyond=np.where(finish_ns >= 0, np.searchsorted(times_ns, finish_ns), len(times_ns)),
     )
 
 

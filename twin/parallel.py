@@ -39,7 +39,9 @@ def each_in_parallel(
         start_workers(workers)
     results = joblib.Parallel(n_jobs=workers, backend=backend, return_as="generator_unordered")(jobs)
     try:
-        yield from results
+        # Not delegated to: whoever closes this generator would close joblib's before the warnings are off.
+        for numbered in results:  # noqa: UP028 - see above
+            yield numbered
     finally:
         with warnings.catch_warnings():
             # After Ctrl-C, joblib warns about what nobody waits for any more.

@@ -367,14 +367,15 @@ def summarise_durations(durations_ns: NDArray[np.int64] | NDArray[np.float64]) -
     """Summarise durations in nanoseconds, [N]: mean, and percentiles interpolated linearly."""
     if len(durations_ns) == 0:
         return LatencySummary()
-    seconds = np.sort(durations_ns) / NANOSECONDS
     # Linear interpolation between order statistics, as numpy.percentile: its own overhead is a hundred times the work
-    # for the few requests of one adapter, and a replica has hundreds of adapters.
-    positions = np.array([0.50, 0.95, 0.99]) * (len(seconds) - 1)
+    # for the few requests of one adapter, and a replica has hundreds of adapters. Six of them need no sorting.
+    positions = np.array([0.50, 0.95, 0.99]) * (len(durations_ns) - 1)
     below = positions.astype(np.int64)
-    steps = seconds[np.minimum(below + 1, len(seconds) - 1)] - seconds[below]
-    p50, p95, p99 = (seconds[below] + steps * (positions - below)).tolist()
-    return LatencySummary(mean_s=float(seconds.mean()), p50_s=p50, p95_s=p95, p99_s=p99)
+    above = np.minimum(below + 1, len(durations_ns) - 1)
+    ordered = np.partition(durations_ns, np.concatenate([below, above]))
+    lower_s, upper_s = ordered[below] / NANOSECONDS, ordered[above] / NANOSECONDS
+    p50, p95, p99 = (lower_s + (upper_s - lower_s) * (positions - below)).tolist()
+    return LatencySummary(mean_s=float(durations_ns.mean()) / NANOSECONDS, p50_s=p50, p95_s=p95, p99_s=p99)
 
 
 def summarise_gaps(histogram: NDArray[np.int64], sum_ns: int, count: int) -> LatencySummary:

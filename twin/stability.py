@@ -52,6 +52,7 @@ def assess_stability(
     seeds: Sequence[int] = DEFAULT_SEEDS,
     engine: EngineName = "fast",
     starvation_tolerance: float = 0.1,
+    known: SeedOutcome | None = None,
     on_report: Callable[[SimulationReport], None] | None = None,
 ) -> StabilityReport:
     """Simulate a replica once per seed, and once more after a backlog; say whether its outcome is a matter of chance.
@@ -63,8 +64,10 @@ def assess_stability(
         arrives up to `ARRIVAL_JITTER_S` sooner or later.
     seeds
         At least one, all different and >= 0.
+    known
+        What `seed_outcome` says of the first seed, where that was simulated already: it is not simulated again.
     on_report
-        Called with the report of each seed, in order; it has no latencies of single adapters.
+        Called with the report of each seed that is simulated, in order; it has no latencies of single adapters.
 
     Raises
     ------
@@ -73,6 +76,7 @@ def assess_stability(
     TwinError
         When the replica does not start.
     """
+    assert known is None or known.seed == seeds[0], known
     if not seeds or len(set(seeds)) < len(seeds):
         raise InputError(
             f"`seeds` must be at least one, all different. Got {list(seeds)}.", field="seeds", value=list(seeds)
@@ -91,18 +95,21 @@ def assess_stability(
             with_adapter_latencies=False,
         )
 
-    outcomes: list[SeedOutcome] = []
-    for seed in seeds:
-        simulation = run(seed, _requests(workload, horizon_s, seed, is_first=seed == seeds[0]))
-        outcomes.append(_outcome(simulation))
+    outcomes: list[SeedOutcome] = [] if known is None else [known]
+    drawn: dict[int, RequestTable] = {}
+    for seed in seeds[len(outcomes) :]:
+        drawn[seed] = _requests(workload, horizon_s, seed, is_first=seed == seeds[0])
+        simulation = run(seed, drawn[seed])
+        outcomes.append(seed_outcome(simulation))
         if on_report is not None:
             on_report(simulation.report)
     # The regime with more requests is looked for from the run that shows least of it.
     calmest = min(outcomes, key=lambda outcome: outcome.running_mean).seed
     backlog_s = min(BACKLOG_S, MOST_BACKLOG_SHARE * horizon_s)
-    requests = _requests(workload, horizon_s, calmest, is_first=calmest == seeds[0])
-    has_backlog = len(requests) > 0
-    after_backlog = _outcome(run(calmest, _with_backlog(requests, backlog_s / horizon_s))) if has_backlog else None
+    requests = drawn[calmest] if calmest in drawn else _requests(workload, horizon_s, calmest, is_first=True)
+    after_backlog = None
+    if len(requests):
+        after_backlog = seed_outcome(run(calmest, _with_backlog(requests, backlog_s / horizon_s)))
     return _report(workload, outcomes, after_backlog, horizon_s=horizon_s, warmup_s=warmup_s, backlog_s=backlog_s)
 
 
@@ -131,7 +138,8 @@ def _with_backlog(requests: RequestTable, share: float) -> RequestTable:
     return RequestTable(arrival_ns, requests.adapter[rows], requests.prompt_tokens[rows], requests.output_tokens[rows])
 
 
-def _outcome(simulation: Simulation) -> SeedOutcome:
+def seed_outcome(simulation: Simulation) -> SeedOutcome:
+    """Return what is compared of a run with those of other seeds."""
     inputs, report = simulation.inputs, simulation.report
     warmup_ns = round(report.warmup_s * NANOSECONDS)
     times_ns = np.linspace(warmup_ns, simulation.trace.end_ns, NUM_TIMES, endpoint=False).astype(np.int64)
@@ -159,7 +167,9 @@ def _relative_error_of_ratio(simulation: Simulation, warmup_ns: int) -> float:
     edges_ns = np.linspace(warmup_ns, trace.end_ns, NUM_ERROR_PARTS + 1)
     errors = []
     for times_ns in (inputs.arrival_ns, trace.finish_ns):
-        totals, _ = np.histogram(times_ns, edges_ns, weights=tokens)
+        # Position 0 is before the window; what is finished at its very end belongs to the last part.
+        parts = np.minimum(np.searchsorted(edges_ns, times_ns, side="right"), NUM_ERROR_PARTS)
+        totals = np.bincount(parts, weights=tokens, minlength=NUM_ERROR_PARTS + 1)[1:].astype(np.float64)
         errors.append(_error_of_mean(totals) / totals.mean() if totals.any() else 0.0)
     return math.hypot(*errors)
 

@@ -19,6 +19,7 @@ from twin.lengths import LengthDistribution
 NANOSECONDS = 1_000_000_000
 # Gaps that vary less are regular to the nanosecond; their laws' parameters would overflow.
 LEAST_DRAWN_CV = 1e-9
+_NO_TIMES = np.empty(0, dtype=np.float64)
 
 
 class Adapter(BaseModel):
@@ -269,13 +270,16 @@ def _arrival_times(
 
     A renewal process in time counted in expected requests, mapped back to seconds through the phases.
     """
+    if not phases:
+        total = horizon_s * adapter.rate_rps
+        return _renewal_points(adapter, total, generator) * (horizon_s / total) if total > 0.0 else _NO_TIMES
     starts = np.array([0.0, *[phase.start_s for phase in phases], np.inf])
     scales = np.array([1.0, *[phase.rate_scale for phase in phases]])
     edges = np.minimum(starts, horizon_s)
     expected = np.concatenate([[0.0], np.cumsum(np.diff(edges) * scales)]) * adapter.rate_rps
     total = float(expected[-1])
     if total <= 0.0:
-        return np.empty(0, dtype=np.float64)
+        return _NO_TIMES
     points = _renewal_points(adapter, total, generator)
     times: NDArray[np.float64] = np.interp(points, expected, edges)
     return times

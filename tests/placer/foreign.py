@@ -38,6 +38,13 @@ class FastSurrogate(AnalyticSurrogate):
         super().__init__(speed=10.0)
 
 
+class HastySurrogate(AnalyticSurrogate):
+    """An optimist of a more common kind: a fifth too fast."""
+
+    def __init__(self) -> None:
+        super().__init__(speed=0.365)
+
+
 class FailingSurrogate(AnalyticSurrogate):
     """A surrogate that fails when it is asked."""
 

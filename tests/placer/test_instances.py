@@ -6,13 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from placer.comparison_run import RunSettings, problem_and_surrogate
 from placer.instances.catalog import InstanceEntry, catalog, family_names, select
 from placer.instances.instance import Instance, safe_name
 from placer.instances.recorded import missing_data
 from placer.instances.synthetic import HIGH_RATES, LOW_RATES
 from predictors.surrogate import Surrogate
+from solvers.budget import Budget
 from solvers.feasibility import FeasibilityModel
 from solvers.problem import Problem
+from solvers.registry import get_solver
 from tests.solvers.analytic import AnalyticSurrogate
 from twin.errors import InputError
 
@@ -69,6 +72,18 @@ def test_the_planted_gpus_are_feasible_and_full(name: str) -> None:
     ranks = np.array([problem.ranks[list(members)].max() for members in instance.planted])
     assert model.best_choice(rows, ranks, 0).feasible.all()
     assert not model.best_choice(1.1 * rows, ranks, 0).feasible.any()
+
+
+@pytest.mark.parametrize("name", ["planted-hot-g8", "planted-hot-g40", "planted-mixed-g40", "planted-cold-g8"])
+def test_best_fit_needs_hardly_more_gpus_than_were_filled(name: str) -> None:
+    """With the shipped surrogate, at most 2 % more; patterns and the portfolio start from it and are never worse."""
+    (entry,) = select(patterns=(name,))
+    settings = RunSettings()
+    instance = entry.make(lambda problem: problem_and_surrogate(problem, settings))
+    problem, surrogate = problem_and_surrogate(instance.problem, settings)
+    placement = get_solver("bfd").solve(problem, surrogate, budget=Budget()).placement
+    assert placement is not None
+    assert placement.num_gpus <= 1.02 * (instance.planted_gpus or 0)
 
 
 def test_the_papers_rates_are_dealt_in_equal_numbers() -> None:

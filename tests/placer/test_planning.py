@@ -11,10 +11,14 @@ from placer.events import FleetChanged, GpuVerified, IncumbentFound, PhaseStarte
 from placer.files import ProblemFromFile
 from placer.plan_document import Plan
 from placer.planning import plan
+from placer.surrogates import inflated
 from placer.verify import verify_gpus
 from predictors.catalog import shipped_surrogate
 from predictors.surrogate import Surrogate
-from solvers.placement import GpuAssignment
+from solvers.feasibility import FeasibilityModel
+from solvers.headroom import FINE_FACTORS, headrooms
+from solvers.objective import evaluate
+from solvers.placement import GpuAssignment, Placement
 from tests.placer.small_fleets import (
     LENGTHS,
     PROFILE,
@@ -183,6 +187,21 @@ def test_a_margin_leaves_more_headroom(tmp_path: Path) -> None:
     assert careful.configuration.margin == 0.4
     worst = min(gpu.headroom for gpu in careful.gpus if gpu.headroom is not None)
     assert worst >= 0.35
+
+
+def test_the_headroom_of_a_gpu_does_not_depend_on_the_others(tmp_path: Path) -> None:
+    """All are asked about at once: the answers are those of asking one by one, and of the largest factor accepted."""
+    problem = small_problem(tmp_path, num_adapters=12, total_rps=20.0)
+    gpus = [GpuAssignment(0, tuple(range(start, 12, 4)), 3, 16) for start in range(4)]
+    model = FeasibilityModel(problem, fair_surrogate())
+    together = headrooms(model, gpus, FINE_FACTORS)
+    assert together == [headrooms(model, [gpu], FINE_FACTORS)[0] for gpu in gpus]
+    assert len(set(together)) > 1
+    for index, room in enumerate(together):
+        assert room is not None
+        for factor, expected in ((1.0 + room, True), (1.01 + room, False)):
+            evaluation = evaluate(problem, Placement(tuple(gpus)), inflated(fair_surrogate(), factor))
+            assert (not evaluation.gpus[index].violations) == expected
 
 
 def test_too_few_gpus_are_proven_before_anything_is_solved(tmp_path: Path) -> None:

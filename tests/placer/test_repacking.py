@@ -5,8 +5,10 @@ from typing import Any
 
 import pytest
 
+from placer.comparison_run import Run, RunSettings, do_run
 from placer.events import FleetChanged, GpuVerified, PlanEvent, ignore
 from placer.files import ProblemFromFile
+from placer.instances.instance import Instance
 from placer.plan_document import Plan, RepairSummary
 from placer.planning import plan
 from placer.repacking import (
@@ -81,6 +83,19 @@ def test_many_rejected_gpus_are_packed_anew(repaired: tuple[Plan, list[PlanEvent
     assert any("more carefully" in detail for detail in details)
     placed = sorted(name for gpu in made.gpus for name in gpu.adapters)
     assert placed == sorted(f"a{index}" for index in range(NUM_ADAPTERS))
+
+
+def test_a_comparison_repairs_as_plans_do(many: ProblemFromFile, repaired: tuple[Plan, list[PlanEvent]]) -> None:
+    """The same GPUs after the same simulations: what is compared is what would be deployed."""
+    made, _ = repaired
+    settings = RunSettings(surrogate="tests.placer.foreign:HastySurrogate", **WINDOW)
+    record = do_run(Run(Instance("many", "x", "x", many), "bfd", 0, settings))
+    assert record.twin is not None
+    assert record.twin.rejected_gpus == made.repair.rejected_at_first
+    assert record.twin.twin_calls == made.repair.twin_calls
+    assert record.repaired is not None
+    names = [tuple(many.adapters[index].name for index in members) for members in record.repaired.gpus]
+    assert sorted(names) == sorted(gpu.adapters for gpu in made.gpus)
 
 
 def test_every_simulation_of_the_loop_is_counted(repaired: tuple[Plan, list[PlanEvent]]) -> None:

@@ -9,13 +9,13 @@ import pytest
 from typer.testing import CliRunner
 
 from placer.cli.application import app
-from placer.events import GpuAssessed, PlanEvent
+from placer.events import GpuAssessed, PlanEvent, ignore
 from placer.files import ProblemFromFile, load_plan, save_plan
 from placer.judge import judge_report
 from placer.plan_document import Plan, Verification, plan_schema
 from placer.planning import plan
 from placer.stability import GpuQuestion, assess_gpu
-from placer.verify import TwinSettings, TwinVerifier, verify_gpus, verify_replica
+from placer.verify import TwinSettings, TwinVerifier, check_replicas, verify_gpus, verify_replica
 from solvers.placement import GpuAssignment
 from tests.placer.small_fleets import HopefulSurrogate, small_data, small_problem, write_problem
 from twin.report import SimulationReport
@@ -115,6 +115,16 @@ def test_what_an_accepted_gpu_is_near(
     report = simulate(problem.workload.subset([1, 3]), replica, horizon_s=300.0, warmup_s=60.0)
     verdict = judge_report(report.model_copy(update=changes), problem.limits, num_slots=num_slots)
     assert verdict.near_limits == near
+
+
+def test_what_was_simulated_is_not_simulated_again(problem: ProblemFromFile) -> None:
+    """A verdict with the outcome of its run leads to the same as one without."""
+    workload, replica = problem.traffic_of(EVERYTHING.adapters), problem.replica(0, 3, 16, 40)
+    settings = TwinSettings(**WINDOW)
+    ((_, checked),) = check_replicas([(workload, replica)], [problem.limits], settings, observer=ignore)
+    assert checked.outcome is not None
+    question = GpuQuestion(workload, replica, problem.limits, checked.verification)
+    assert assess_gpu(replace(question, outcome=checked.outcome)) == assess_gpu(question)
 
 
 def test_latency_limits_flip_like_starvation(tmp_path: Path) -> None:

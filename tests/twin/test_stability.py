@@ -14,8 +14,8 @@ from tests.twin.test_simulate import make_replica
 from twin.errors import InputError
 from twin.lengths import LengthDistribution
 from twin.report import LatencySummary, SimulationReport
-from twin.simulate import simulate
-from twin.stability import _with_backlog, assess_stability
+from twin.simulate import simulate, simulate_in_detail
+from twin.stability import _with_backlog, assess_stability, seed_outcome
 from twin.stability_report import (
     MOST_CHANGE_FACTOR,
     MOST_RUNNING_FACTOR,
@@ -84,6 +84,18 @@ def test_a_second_regime_is_found_though_no_seed_shows_it() -> None:
     calm = next(run for run in report.runs if run.seed == report.after_backlog.seed)
     assert report.after_backlog.late_running_mean > 1.8 * calm.late_running_mean
     assert "after a backlog" in str(report.reasons[0])
+
+
+@pytest.mark.parametrize("total_rps", [2.0, 7.5])
+def test_a_run_that_is_known_is_not_simulated_again(total_rps: float) -> None:
+    """The report is the same, whichever of the seeds the backlog is added to; only the other seeds are heard of."""
+    workload, heard = _workload(num_adapters=96, total_rps=total_rps), []
+    replica = make_replica(max_loras=32, max_cpu_loras=384, max_num_seqs=2048, max_num_batched_tokens=2048)
+    first = simulate_in_detail(workload, replica, horizon_s=600.0, warmup_s=100.0, seed=0)
+    anew = _assess(workload, slots=32)
+    reused = _assess(workload, slots=32, known=seed_outcome(first), on_report=lambda report: heard.append(report.seed))
+    assert reused == anew
+    assert heard == [1]
 
 
 def test_a_change_of_regimes_within_a_run_is_found() -> None:
