@@ -38,7 +38,7 @@ NUM_DIVES = 4
 # How hard pricing tries at the root before generation is called complete.
 NUM_SHAKES = 3
 # Boxes for a certified bound: at most, and of a small problem, of which whole counts make the gap that is left.
-MOST_BOXES = 20_000
+MOST_BOXES = 12_000
 BOXES_PER_ADAPTER = 25
 # Boxes times exact types: a box takes time in proportion to them.
 MOST_BOX_TYPES = 4_000_000
