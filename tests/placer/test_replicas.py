@@ -17,11 +17,14 @@ from placer.plan_document import Plan
 from placer.planned_shares import as_planned, planned_indices
 from placer.planning import plan
 from placer.recheck import recheck_plan, replica_of
+from placer.replicas import Replicas
 from placer.verify import verify_gpus
 from placer.why_not import explain_why_not, question_of
 from predictors.exact import ExactSurrogate
-from solvers.alone import UnplaceableError
+from solvers.alone import UnplaceableError, fits_alone
+from solvers.feasibility import FeasibilityModel
 from solvers.placement import GpuAssignment
+from solvers.replication import AutomaticRule, Replication
 from solvers.shares import divided_problem, equal_shares
 from tests.placer.small_fleets import (
     GPU_RPS,
@@ -32,6 +35,8 @@ from tests.placer.small_fleets import (
     small_problem,
     write_problem,
 )
+from tests.solvers.analytic import AnalyticSurrogate
+from tests.solvers.problems import GPU, make_adapter, make_problem
 from twin.errors import InputError, SolverError, SurrogateError
 
 RUNNER = CliRunner()
@@ -100,6 +105,36 @@ def test_automatic_replicas_are_the_fewest_that_surrogate_and_twin_accept(tmp_pa
     assert not any(verdict.is_accepted for verdict in verify_gpus(two, alone, **WINDOW))
     assert not result.configuration.replication.given
     assert result.configuration.replication.automatic
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    rates_rps=st.lists(st.floats(0.5, 150.0), min_size=1, max_size=3),
+    most=st.integers(1, 20),
+    gpus=st.sampled_from([None, 3]),
+)
+def test_the_number_is_the_least_of_all_that_brute_force_tries(
+    rates_rps: list[float], most: int, gpus: int | None
+) -> None:
+    """Each number of equal shares is tried on a problem of its own; none up to the limits is an error."""
+    adapters = [make_adapter(f"a{index}", rate_rps=rate) for index, rate in enumerate(rates_rps)]
+    types = (GPU.model_copy(update={"max_count": gpus}),)
+    asked = Replication(automatic=(AutomaticRule(max_replicas=most),))
+    problem = replace(make_problem(adapters, gpu_types=types), replication=asked)
+    limit = most if gpus is None else min(most, gpus)
+
+    def fits(rate_rps: float) -> bool:
+        share = make_problem([make_adapter("share", rate_rps=rate_rps)])
+        return bool(fits_alone(FeasibilityModel(share, AnalyticSurrogate()), [0]).any())
+
+    least = [next((n for n in range(1, limit + 1) if fits(rate / n)), None) for rate in rates_rps]
+    replicas = Replicas(problem, surrogate_of=lambda _: AnalyticSurrogate(), verifier_of=None)
+    if None in least:
+        with pytest.raises(UnplaceableError, match=f"'a{least.index(None)}'"):
+            replicas.find()
+    else:
+        replicas.find()
+        assert replicas.counts == least
 
 
 def test_the_twin_has_the_last_word_about_the_number(tmp_path: Path) -> None:
