@@ -42,6 +42,7 @@ from solvers.placement import GpuAssignment, Placement
 from solvers.problem import Problem
 from solvers.registry import get_solver
 from solvers.result import Bound, Incumbent, Solution, SolveResult, Termination
+from solvers.secondary.search import fleet_value
 from solvers.secondary.solver import secondary_of
 from solvers.surrogate_per_gpu_type import SurrogatePerGpuType
 from twin.errors import InputError
@@ -282,10 +283,8 @@ class _Planning:
         bound = bound or work_bound(self.problem)
         if self.fleet.gpus and is_verified and not is_interrupted:
             try:
-                repair = self._verify_and_repair(surrogate, repair_rounds)
-                if is_improved:
-                    self._improve(repair, bound)
-                self._settle(surrogate, result)
+                self._finish(self.fleet, surrogate, result, bound, repair_rounds, is_improved=is_improved)
+                self._compare_with_own(surrogate, result, bound, repair_rounds, is_improved=is_improved)
                 self._begin("verify", "GPUs near a limit, with further seeds")
                 self.verifier.confirm(self.fleet.gpus)
             except KeyboardInterrupt:
@@ -325,6 +324,11 @@ class _Planning:
     def _careful(self, surrogate: Surrogate, problem: Problem) -> Surrogate:
         return careful(surrogate, problem, threshold=self.threshold, margin=self.margin)
 
+    def _cautious(self, surrogate: Surrogate) -> tuple[Surrogate, ...]:
+        """Return surrogates that accept less than the careful one, each less than the one before."""
+        steps = cautious_surrogates(surrogate, threshold=self.threshold, margin=self.margin)
+        return tuple(at_the_quantile(step, self.problem) for step in steps)
+
     def _solve(self, surrogate: Surrogate) -> SolveResult:
         """Run the solver: on all GPU types if it can mix them, else on each of them."""
         problem = self.problem
@@ -351,8 +355,11 @@ class _Planning:
             return error
         if result.placement is None:
             return result
-        gpus = tuple(replace(gpu, gpu_type=gpu_type) for gpu in result.placement.gpus)
-        return replace(result, placement=Placement(gpus))
+        return replace(
+            result,
+            placement=_on_type(result.placement, gpu_type),
+            before_secondary=None if result.before_secondary is None else _on_type(result.before_secondary, gpu_type),
+        )
 
     def _solve_one(self, problem: Problem, surrogate: Surrogate, budget: Budget) -> SolveResult:
         return self.solver.solve(
@@ -363,16 +370,61 @@ class _Planning:
         evaluation = incumbent.evaluation
         self.observer(IncumbentFound(evaluation.num_gpus, evaluation.cost_per_hour, incumbent.num_evaluations))
 
-    def _verify_and_repair(self, surrogate: Surrogate, repair_rounds: int) -> Repair:
-        self._begin("verify", f"all GPUs, {len(self.fleet.gpus)}")
-        verdicts = self.verifier.verify(self.fleet.gpus)
+    def _finish(
+        self,
+        fleet: Fleet,
+        surrogate: Surrogate,
+        result: SolveResult | None,
+        bound: Bound,
+        repair_rounds: int,
+        *,
+        is_improved: bool,
+    ) -> None:
+        """Verify, repair and improve a fleet, then serve the secondary objectives again."""
+        repair = self._verify_and_repair(fleet, surrogate, repair_rounds)
+        if is_improved:
+            self._improve(repair, bound)
+        self._settle(fleet, surrogate, result)
+
+    def _compare_with_own(
+        self,
+        surrogate: Surrogate,
+        result: SolveResult | None,
+        bound: Bound,
+        repair_rounds: int,
+        *,
+        is_improved: bool,
+    ) -> None:
+        """Finish the solver's own placement, too, and take it where the twin makes more of it than of the changed one.
+
+        Repair and improvement look at GPUs one by one: what is equal to the surrogate need not be so afterwards.
+        """
+        if result is None or result.before_secondary is None or self.problem.objective == "lowest_latency":
+            return
+        may_empty = is_improved and len(self.fleet.gpus) > bound.value
+        if not may_empty and self._standing(self.fleet.gpus) <= (
+            0,
+            *fleet_value(self.problem, result.before_secondary.gpus),
+        ):
+            return
+        own = Fleet(result.before_secondary.gpus, RepairSummary())
+        self._finish(own, surrogate, result, bound, repair_rounds, is_improved=is_improved)
+        if self._standing(own.gpus) < self._standing(self.fleet.gpus):
+            self.fleet = own
+
+    def _standing(self, gpus: tuple[GpuAssignment, ...]) -> tuple[float, ...]:
+        """Return how many GPUs the twin rejects, and what the objective says of their number or cost."""
+        num_rejected = sum(1 for gpu in gpus if not self.verifier.accepts(gpu))
+        return num_rejected, *fleet_value(self.problem, gpus)
+
+    def _verify_and_repair(self, fleet: Fleet, surrogate: Surrogate, repair_rounds: int) -> Repair:
+        self._begin("verify", f"all GPUs, {len(fleet.gpus)}")
+        verdicts = self.verifier.verify(fleet.gpus)
         num_rejected = sum(1 for verdict in verdicts if not verdict.is_accepted)
-        self.fleet.summary = self.fleet.summary.model_copy(update={"rejected_at_first": num_rejected})
+        fleet.summary = fleet.summary.model_copy(update={"rejected_at_first": num_rejected})
         self.observer(FleetChanged(len(verdicts), len(verdicts) - num_rejected, "simulated the solver's placement"))
         model = FeasibilityModel(self.problem, self._careful(surrogate, self.problem))
-        steps = cautious_surrogates(surrogate, threshold=self.threshold, margin=self.margin)
-        cautious = tuple(at_the_quantile(step, self.problem) for step in steps)
-        repair = Repair(model, self.verifier, self.fleet, observer=self.observer, cautious=cautious)
+        repair = Repair(model, self.verifier, fleet, observer=self.observer, cautious=self._cautious(surrogate))
         if num_rejected:
             self._begin("repair", f"rejected GPUs, {num_rejected}")
             repair.repair(repair_rounds)
@@ -380,17 +432,18 @@ class _Planning:
 
     def _improve(self, repair: Repair, bound: Bound) -> None:
         """Look for fewer GPUs, unless the bound is met or the twin rejects the plan anyway."""
-        gpus = self.fleet.gpus
+        gpus = repair.fleet.gpus
         if len(gpus) > bound.value and all(self.verifier.accepts(gpu) for gpu in gpus):
             self._begin("improve", "fewer GPUs")
             repair.improve()
 
-    def _settle(self, surrogate: Surrogate, result: SolveResult | None) -> None:
+    def _settle(self, fleet: Fleet, surrogate: Surrogate, result: SolveResult | None) -> None:
         """Serve the secondary objectives again, where GPUs are others than the solver's."""
-        is_changed = result is not None and result.placement is not None and self.fleet.gpus != result.placement.gpus
+        is_changed = result is not None and result.placement is not None and fleet.gpus != result.placement.gpus
         if is_changed and secondary_of(self.problem) and self.problem.objective != "lowest_latency":
             self._begin("improve", ", ".join(secondary_of(self.problem)))
-            settle(self.problem, self._careful(surrogate, self.problem), self.verifier, self.fleet, budget=self.budget)
+            surrogates = (self._careful(surrogate, self.problem), *self._cautious(surrogate))
+            settle(self.problem, surrogates, self.verifier, fleet, budget=self.budget)
 
     def _begin(self, phase: Phase, detail: str) -> None:
         self.stopwatch.begin({"replicate": "solve", "improve": "repair"}.get(phase, phase))
@@ -421,6 +474,11 @@ class _Planning:
                 f"{allowed}. Allow more GPUs, or place fewer adapters."
             )
         return result.message
+
+
+def _on_type(placement: Placement, gpu_type: int) -> Placement:
+    """Return a placement of a problem with one GPU type as one of a problem that has it in another place."""
+    return Placement(tuple(replace(gpu, gpu_type=gpu_type) for gpu in placement.gpus))
 
 
 def _is_proven_infeasible(problem: Problem, bound: Bound) -> bool:

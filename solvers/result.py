@@ -118,6 +118,8 @@ class SolveResult:
         ``None`` when the solver proved nothing.
     message
         One or two sentences for the user: why there is no placement, or what was ignored. May be empty.
+    before_secondary
+        What the solver had found before its placement was changed for secondary objectives; ``None``: it was not.
     """
 
     solution: Solution
@@ -127,6 +129,7 @@ class SolveResult:
     bound: Bound | None
     statistics: SolveStatistics
     message: str = ""
+    before_secondary: Placement | None = None
 
     def __post_init__(self) -> None:
         """Assert that the two axes agree with what is given."""

@@ -13,6 +13,7 @@ from solvers.current import CurrentFleet
 from solvers.feasibility import FeasibilityModel
 from solvers.headroom import COARSE_FACTORS, FINE_FACTORS, headrooms
 from solvers.placement import GpuAssignment, Placement
+from solvers.problem import Problem
 from solvers.problem_file import SecondaryName
 from solvers.run import SolverRun
 
@@ -22,6 +23,12 @@ Change = Mapping[int, GpuAssignment | None]
 
 # GPUs with much room are asked about few factors at a time.
 FACTORS_PER_QUESTION = 8
+
+
+def fleet_value(problem: Problem, gpus: Gpus) -> tuple[float, float]:
+    """Return number and cost of GPUs, what the objective counts first; latencies are not looked at."""
+    cost = math.fsum(problem.gpu_types[gpu.gpu_type].cost_per_hour for gpu in gpus)
+    return (cost, float(len(gpus))) if problem.objective == "least_cost" else (float(len(gpus)), cost)
 
 
 class Ranking:
@@ -46,15 +53,8 @@ class Ranking:
         self._rooms: dict[GpuAssignment, float] = {}
 
     def primary(self, gpus: Gpus) -> tuple[float, float]:
-        """Return what the objective says of GPUs that are accepted.
-
-        Latencies are not looked at: the limits of the search keep them.
-        """
-        types = self.run.problem.gpu_types
-        cost = math.fsum(types[gpu.gpu_type].cost_per_hour for gpu in gpus)
-        if self.run.problem.objective == "least_cost":
-            return cost, float(len(gpus))
-        return float(len(gpus)), cost
+        """Return what the objective says of GPUs that are accepted; the limits of the search keep the latency."""
+        return fleet_value(self.run.problem, gpus)
 
     def value(self, name: SecondaryName, gpus: Gpus) -> tuple[float, float]:
         """Return what a secondary objective minimises, and what shows progress where that is equal."""

@@ -160,9 +160,10 @@ def _together(problem: Problem, first: SolveResult, settled: SolveResult, *, run
     )
     if settled.evaluation is None:
         return result
-    before, after = (objective_value(problem, it) for it in (first.evaluation, settled.evaluation))
-    assert after <= (before[0] + COST_TOLERANCE, before[1]), (before, after)
-    return replace(result, placement=settled.placement, evaluation=settled.evaluation)
+    found, after = (objective_value(problem, it) for it in (first.evaluation, settled.evaluation))
+    assert after <= (found[0] + COST_TOLERANCE, found[1]), (found, after)
+    before = None if settled.placement == first.placement else first.placement
+    return replace(result, placement=settled.placement, evaluation=settled.evaluation, before_secondary=before)
 
 
 class _Settling:

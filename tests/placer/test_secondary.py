@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -14,6 +15,7 @@ from placer.plan_document import Plan
 from placer.planning import plan
 from solvers.current import CurrentGpu
 from tests.placer.small_fleets import HopefulSurrogate, fair_surrogate, small_data, small_problem, write_problem
+from tests.solvers.analytic import AnalyticSurrogate
 from twin.errors import InputError
 
 QUICK: dict[str, Any] = {"solver": "bfd", "horizon_s": 600.0, "warmup_s": 100.0, "max_evaluations": 3000}
@@ -57,6 +59,24 @@ def test_after_the_repair_adapters_go_back(tmp_path: Path) -> None:
     assert made.verdict == "accepted"
     assert made.moves is not None
     assert made.moves.num_moved < len(problem.adapters)
+
+
+@pytest.mark.parametrize("seed", [2, 3])
+def test_a_plan_never_has_more_gpus_for_the_sake_of_moves(tmp_path: Path, seed: int) -> None:
+    """Where the twin lets a GPU of the solver's own placement be emptied, and none of the changed one, that counts."""
+    generator = np.random.default_rng(seed)
+    data = small_data(num_adapters=24, total_rps=34.0)
+    surrogate = AnalyticSurrogate(speed=0.34)
+    first = plan(small_problem(tmp_path, **data), surrogate=surrogate, **QUICK)
+    for adapter in data["adapters"]:
+        adapter["rate_rps"] = round(adapter["rate_rps"] * float(generator.uniform(0.7, 1.15)), 4)
+    later = small_problem(tmp_path, **data)
+    free, near = (plan(later, surrogate=surrogate, current=first, secondary=it, **QUICK) for it in ([], ["moves"]))
+    assert near.verdict == free.verdict == "accepted"
+    assert near.num_gpus <= free.num_gpus < first.num_gpus
+    assert near.moves is not None
+    assert free.moves is not None
+    assert near.moves.num_moved <= free.moves.num_moved
 
 
 def test_the_command_takes_the_plan_in_place(tmp_path: Path) -> None:
