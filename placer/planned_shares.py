@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 
 from placer.files import ProblemFromFile
 from placer.plan_document import AdapterShare, Plan, PlannedGpu
-from solvers.replication import given_replicas
+from placer.wording import counted
+from solvers.replication import given_replicas, most_replicas
 from solvers.shares import divided_problem
 from twin.errors import InputError
 
@@ -47,18 +48,25 @@ def planned_indices(problem: ProblemFromFile, gpu: PlannedGpu) -> list[int]:
 
 
 def broken_replication(plan: Plan, problem: ProblemFromFile) -> list[str]:
-    """Say which adapter has other numbers of replicas in a plan than its problem fixes."""
+    """Say which adapter has other numbers of replicas in a plan than its problem fixes, or more than it allows.
+
+    What the problem leaves open, and what the plan was told to find, may be any number.
+    """
     names = [adapter.name for adapter in problem.told.adapters]
     planned = _shares_of(plan)
-    differing = [
-        (name, count, found)
-        for name, count in zip(names, given_replicas(problem.told.replication, names), strict=True)
-        if count != (found := len(planned.get(name, (1.0,))))
-    ]
-    return [
-        f"the plan breaks the problem's `replication`: {name!r} must have {count} replicas. It has {found}."
-        for name, count, found in differing[:1]
-    ]
+    rules = problem.told.replication
+    fixed, most = given_replicas(rules, names), most_replicas(rules, names)
+    asked = most_replicas(plan.configuration.replication, names)
+    for index, adapter in enumerate(names):
+        found = len(planned.get(adapter, (1.0,)))
+        if index in most:
+            is_broken, must = found > most[index], f"at most {counted(most[index], 'replica')}"
+        else:
+            is_free = fixed[index] == 1 and index in asked
+            is_broken, must = found != fixed[index] and not is_free, counted(fixed[index], "replica")
+        if is_broken:
+            return [f"the plan breaks the problem's `replication`: {adapter!r} must have {must}. It has {found}."]
+    return []
 
 
 def _shares_of(plan: Plan) -> Mapping[str, tuple[float, ...]]:

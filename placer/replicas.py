@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from placer.verify import TwinVerifier
+from placer.wording import counted
 from predictors.surrogate import Surrogate
 from solvers.alone import UnplaceableError, fits_alone, largest_share
 from solvers.bounds import least_work
@@ -137,12 +138,17 @@ class Replicas:
         return True
 
     def _raise(self, least: Mapping[int, int]) -> None:
-        """Give adapters the fewest replicas, of at least so many, with which their shares are accepted."""
+        """Give adapters the fewest replicas, of at least so many, with which their shares are accepted.
+
+        Those for which there are none are named when all others have theirs.
+        """
         tried = {adapter: max(count, math.ceil(self._least_work[adapter])) for adapter, count in least.items()}
-        while tried:
-            for adapter, count in tried.items():
-                if count > self._most[adapter]:
-                    raise self._unplaceable(adapter)
+        hopeless: list[int] = []
+        while True:
+            hopeless += [adapter for adapter, count in tried.items() if count > self._most[adapter]]
+            tried = {adapter: count for adapter, count in tried.items() if count <= self._most[adapter]}
+            if not tried:
+                break
             probe = self._probe(tried)
             assert probe.shares is not None
             accepted = self._accepted(probe)
@@ -151,6 +157,8 @@ class Replicas:
                     self.counts[adapter] = tried.pop(adapter)
                 else:
                     tried[adapter] += 1
+        if hopeless:
+            raise self._unplaceable(sorted(hopeless))
 
     def _probe(self, counts: Mapping[int, int]) -> Problem:
         """Return the problem of some adapters only, divided into so many shares each."""
@@ -179,20 +187,23 @@ class Replicas:
             accepted[gpu.adapters[0]] |= verdict.is_accepted
         return accepted
 
-    def _unplaceable(self, adapter: int) -> UnplaceableError:
-        """Return the error about an adapter that cannot be divided into so many shares that each fits a GPU."""
+    def _unplaceable(self, adapters: list[int]) -> UnplaceableError:
+        """Return the error about adapters that cannot be divided into so many shares that each fits a GPU."""
+        adapter = adapters[0]
         problem, most = self.problem, self._most[adapter]
         subject = problem.adapters[adapter]
         whole = replace(problem, workload=problem.workload.subset([adapter]))
         share = largest_share(FeasibilityModel(whole, self._surrogate_of(whole)), 0)
         fits = f"at most {share:.0%} of it fits" if share else "no share of it fits, also not 1 %"
+        names = ", ".join(repr(problem.adapters[other].name) for other in adapters[1:4])
+        others = f" So it is with {counted(len(adapters) - 1, 'other adapter')}: {names}." if names else ""
         return UnplaceableError(
             f"every share of an adapter must fit a GPU alone. {subject.name!r} (rank {subject.rank}, "
             f"{subject.rate_rps:g} requests/s, {subject.offered_tps:,.0f} tokens/s) needs more than {most}, the most "
-            f"replicas that it may have: {fits}. Allow more (`max_replicas`, and `max_count` of the GPU types), "
-            "relax `limits`, or exclude it.",
+            f"replicas that it may have: {fits}.{others} Allow more (`max_replicas`, and `max_count` of the GPU "
+            "types), relax `limits`, or exclude it.",
             problem=problem,
-            adapters=[adapter],
+            adapters=adapters,
             hint="is the rate in requests per second? If so, raise `max_replicas` of its rule in `replication`",
         )
 

@@ -7,6 +7,7 @@ import numpy as np
 from placer.surrogates import inflated
 from placer.why_not_document import CrowdedGpu, GpuRecord, Shortfall
 from predictors.capacity import gpu_demands
+from predictors.features import AGGREGATE_NAMES
 from predictors.surrogate import Surrogate
 from solvers.budget import RunningBudget
 from solvers.crowding import crowd
@@ -68,11 +69,15 @@ def gpu_record(problem: Problem, gpu: GpuAssignment) -> GpuRecord:
 
 def _crowded(problem: Problem, gpu: GpuAssignment, evaluated: GpuEvaluation) -> CrowdedGpu:
     """Describe a GPU that is refused."""
-    demands = gpu_demands(
-        problem.aggregates[list(gpu.adapters)].sum(axis=0),
-        problem.replica(gpu.gpu_type, gpu.max_loras, gpu.max_lora_rank, len(gpu.adapters)),
-        kv_tokens=evaluated.kv_tokens,
-    )
+    replica = problem.replica(gpu.gpu_type, gpu.max_loras, gpu.max_lora_rank, len(gpu.adapters))
+    row = problem.aggregates[list(gpu.adapters)].sum(axis=0)
+    rows = row[np.newaxis, : len(AGGREGATE_NAMES)]
+    if problem.scenarios is not None:
+        # Those that every GPU must serve, where there is any.
+        rows = problem.scenario_rows(row[np.newaxis])
+        rows = rows[problem.scenarios.binding] if problem.scenarios.binding else rows
+    asked = [gpu_demands(one, replica, kv_tokens=evaluated.kv_tokens) for one in rows]
+    demands = max(asked, key=lambda demand: max(demand.values()))
     return CrowdedGpu(
         gpu=gpu_record(problem, gpu),
         violations=evaluated.violations,

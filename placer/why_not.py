@@ -260,6 +260,11 @@ def _planned_choice(name: str, folder: Path) -> str:
 def _divided(question: Question, surrogates: SurrogateChoice) -> Question:
     """Return the question with the numbers of replicas that a plan would try first; a plan's problem is divided."""
     problem = question.problem
+    if problem.shares is not None and problem.told.replication.automatic:
+        of_plan = (
+            "The numbers of replicas are those of the plan. Only the work bound is about all numbers; other proofs"
+        )
+        return replace(question, warnings=(*question.warnings, f"{of_plan} are about these."))
     if problem.shares is not None or not problem.replication.is_asked:
         return question
     replicas = Replicas(

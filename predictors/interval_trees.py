@@ -63,6 +63,8 @@ class TreeIntervals:
         """
         is_classifier = operator == _CLASSIFIER
         kind = "class" if is_classifier else "target"
+        # Those of double precision have their numbers in tensors.
+        _require("nodes_values" in attributes, f"{kind}_weights" in attributes)
         numbers = set(attributes[f"{kind}_ids"])
         _require(
             operator in {_REGRESSOR, _CLASSIFIER},

@@ -151,7 +151,7 @@ def cluster_types(
     """
     rates = problem.aggregates[:, _RATE_COLUMN]
     labels = problem.ranks.copy()
-    constraints = problem.aggregates[:, len(AGGREGATE_NAMES) :]
+    constraints = problem.aggregates[:, problem.constraint_columns]
     if constraints.shape[1]:
         labels = _combine(labels, np.unique(constraints, axis=0, return_inverse=True)[1].reshape(-1))
     shapes = problem.aggregates[:, _SHAPE_COLUMNS] / np.maximum(rates, np.finfo(np.float64).tiny)[:, None]

@@ -116,6 +116,18 @@ class Problem:
         under_scenarios = [_exact_sums(workload.adapters) for workload in self.scenario_workloads]
         return np.hstack([_exact_sums(self.adapters), *columns, *under_scenarios])
 
+    @property
+    def constraint_columns(self) -> slice:
+        """Where the columns of constraints are in `aggregates`."""
+        of_scenarios = len(AGGREGATE_NAMES) * len(self.scenario_workloads)
+        return slice(len(AGGREGATE_NAMES), self.aggregates.shape[1] - of_scenarios)
+
+    @property
+    def count_columns(self) -> list[int]:
+        """Where the numbers of adapters are in `aggregates`: at the problem's rates, and under each scenario."""
+        first = self.constraint_columns.stop
+        return [0, *(first + len(AGGREGATE_NAMES) * index for index in range(len(self.scenario_workloads)))]
+
     @cached_property
     def scenario_workloads(self) -> tuple[Workload, ...]:
         """The traffic of the unmerged problem under each scenario; empty: there are none."""

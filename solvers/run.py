@@ -65,6 +65,16 @@ class SolverRun:
                 self._observer(self.incumbent)
         return True
 
+    @property
+    def statistics(self) -> SolveStatistics:
+        """What was asked so far, and how long it took."""
+        return SolveStatistics(
+            num_evaluations=self.model.num_evaluations,
+            num_calls=self.model.num_calls,
+            runtime_s=self.budget.elapsed_s,
+            num_iterations=self.num_iterations,
+        )
+
     def result(self, termination: Termination, bound: Bound | None = None) -> SolveResult:
         """Return the incumbent, optimal if `bound` proves it, or an honest nothing, with why the search stopped."""
         incumbent = self.incumbent
@@ -84,12 +94,7 @@ class SolverRun:
             placement=None if incumbent is None else incumbent.placement,
             evaluation=None if incumbent is None else incumbent.evaluation,
             bound=bound,
-            statistics=SolveStatistics(
-                num_evaluations=self.model.num_evaluations,
-                num_calls=self.model.num_calls,
-                runtime_s=self.budget.elapsed_s,
-                num_iterations=self.num_iterations,
-            ),
+            statistics=self.statistics,
             message=" ".join(self.notes),
         )
 

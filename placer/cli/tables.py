@@ -62,7 +62,8 @@ def print_plan(plan: Plan) -> None:
         ("verdict", False),
     ]
     print_table(columns, [_gpu_row(gpu) for gpu in plan.gpus])
-    print_lines(["", *_rejections(plan), *_summary(plan), *_sources(plan)])
+    verdicts = [(gpu.name, gpu.verification) for gpu in plan.gpus if gpu.verification is not None]
+    print_lines(["", *_rejections(plan), *_summary(plan), *_scenarios(verdicts), *_sources(plan)])
 
 
 def print_verdicts(names: Sequence[str], verdicts: Sequence[Verification]) -> None:
@@ -95,6 +96,7 @@ def print_verdicts(names: Sequence[str], verdicts: Sequence[Verification]) -> No
     print_table(columns, rows)
     pairs = zip(names, verdicts, strict=True)
     print_lines(["", *(f"{name}: {reason}" for name, verdict in pairs for reason in verdict.reasons)])
+    print_lines(_scenarios(list(zip(names, verdicts, strict=True))))
 
 
 def number(value: float) -> str:
@@ -142,6 +144,20 @@ def _gpu_row(gpu: PlannedGpu) -> tuple[str, ...]:
         "-" if twin is None else milliseconds(twin.itl_p95_s),
         "not simulated" if twin is None else _verdict(twin),
     )
+
+
+def _scenarios(verdicts: Sequence[tuple[str, Verification]]) -> list[str]:
+    """Say under which scenario each GPU is shown, and under which it is rejected."""
+    lines = []
+    for shown in dict.fromkeys(verdict.scenario for _, verdict in verdicts if verdict.scenario is not None):
+        names = ", ".join(name for name, verdict in verdicts if verdict.scenario == shown)
+        lines.append(f"simulated numbers under scenario {shown!r}: {names}")
+    for name, verdict in verdicts:
+        if verdict.rejected_scenarios:
+            under = ", ".join(repr(scenario) for scenario in verdict.rejected_scenarios)
+            allowed = ", which the scenarios' risk allows" if verdict.is_accepted else ""
+            lines.append(f"{name} is rejected under {under}{allowed}")
+    return lines
 
 
 def _verdict(verdict: Verification) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from predictors.features import AGGREGATE_NAMES
 from solvers.adapter_types import AdapterTypes
 from solvers.result import Termination
 from solvers.run import SolverRun
@@ -77,7 +76,8 @@ class PatternModel:
         types, model = self.types, self.run.model
         base_row = base @ types.rows
         # A mixture is about loads: no GPU serves all of those in it that constraints keep apart.
-        base_row[len(AGGREGATE_NAMES) :] = 0.0
+        base_row[model.problem.constraint_columns] = 0.0
+        counts = model.problem.count_columns
         base_rank = int(np.where(base > 0, types.ranks, 0).max(initial=0))
         max_ranks = np.maximum(types.ranks, base_rank)
         low = np.full(types.num_types, np.log(1e-2))
@@ -86,7 +86,7 @@ class PatternModel:
             middle = 0.5 * (low + high)
             rows = base_row + np.exp(middle)[:, None] * types.rows
             # A set has at least one adapter; slots are options of its whole number.
-            rows[:, 0] = np.maximum(rows[:, 0], 1.0)
+            rows[:, counts] = np.maximum(rows[:, counts], 1.0)
             fits = np.zeros(types.num_types, dtype=np.bool_)
             for start in range(0, types.num_types, BATCH_PATTERNS):
                 self.check_budget()

@@ -200,7 +200,7 @@ class _Settling:
         if not evaluation.is_feasible:
             run.notes.append("The secondary objectives were dropped: predictions were not the same when asked again.")
             placement, evaluation = warm_start, evaluate(problem, warm_start, surrogate)
-        statistics = run.result(termination).statistics
+        statistics = run.statistics
         if observer is not None and placement != warm_start:
             try:
                 observer(Incumbent(placement, evaluation, statistics.num_evaluations, statistics.runtime_s))

@@ -134,3 +134,17 @@ def test_uncertain_rates_are_asked_about(tmp_path: Path) -> None:
     assert _asked(tmp_path, num_gpus).answer == "possible"
     doubtful = _asked(tmp_path, num_gpus, uncertainty={"common_cv": 0.6, "probability": 0.95})
     assert doubtful.answer != "possible"
+
+
+@pytest.mark.parametrize("risk", [0.0, 0.4])
+def test_what_is_open_under_scenarios_says_where_it_breaks(tmp_path: Path, risk: float) -> None:
+    """What the worst GPU needs is said of the most demanding scenario that counts."""
+    cases = [{"name": "night", "factor": 0.5, "weight": 2}, {"name": "day", "factor": 1.0}]
+    scenarios = {"cases": cases, "risk": risk}
+    answers = [
+        _asked(tmp_path, num_gpus, num_adapters=16, total_rps=22.0, scenarios=scenarios) for num_gpus in (1, 2, 3)
+    ]
+    answer = next(answer for answer in answers if answer.answer == "open")
+    assert answer.shortfall is not None
+    assert answer.shortfall.worst is not None
+    assert max(answer.shortfall.worst.demands.values()) > 0.0

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
@@ -14,7 +14,7 @@ from placer.cli.application import app
 from placer.files import ProblemFromFile, load_plan, load_problem, save_plan
 from placer.measure_workload import load_measured_workload
 from placer.plan_document import Plan
-from placer.planned_shares import as_planned, planned_indices
+from placer.planned_shares import as_planned, broken_replication, planned_indices
 from placer.planning import plan
 from placer.recheck import recheck_plan, replica_of
 from placer.replicas import Replicas
@@ -113,6 +113,7 @@ def test_automatic_replicas_are_the_fewest_that_surrogate_and_twin_accept(tmp_pa
     most=st.integers(1, 20),
     gpus=st.sampled_from([None, 3]),
 )
+@example(rates_rps=[30.0, 84.0], most=2, gpus=None)
 def test_the_number_is_the_least_of_all_that_brute_force_tries(
     rates_rps: list[float], most: int, gpus: int | None
 ) -> None:
@@ -130,8 +131,13 @@ def test_the_number_is_the_least_of_all_that_brute_force_tries(
     least = [next((n for n in range(1, limit + 1) if fits(rate / n)), None) for rate in rates_rps]
     replicas = Replicas(problem, surrogate_of=lambda _: AnalyticSurrogate(), verifier_of=None)
     if None in least:
-        with pytest.raises(UnplaceableError, match=f"'a{least.index(None)}'"):
+        with pytest.raises(UnplaceableError, match=f"'a{least.index(None)}'") as caught:
             replicas.find()
+        assert caught.value.adapters == tuple(index for index, count in enumerate(least) if count is None)
+        # All others have theirs.
+        assert [count for count, right in zip(replicas.counts, least, strict=True) if right is not None] == [
+            right for right in least if right is not None
+        ]
     else:
         replicas.find()
         assert replicas.counts == least
@@ -409,6 +415,7 @@ def test_why_not_divides_as_a_plan_would(tmp_path: Path) -> None:
     assert refused.answer == "impossible"
     assert refused.proof is not None
     assert refused.proof.model == "surrogate"
+    assert "Only the work bound is about all numbers" in " ".join(refused.warnings)
     few = write_problem(tmp_path, small_data(adapters=hot_adapters(), replication={"automatic": [{"max_replicas": 2}]}))
     unplaceable = explain_why_not(question_of(few, surrogate=None), 3, budget_s=None, surrogate=fair_surrogate())
     assert [entry.name for entry in unplaceable.unplaceable] == ["hot"]
@@ -426,6 +433,28 @@ def test_a_plan_with_other_numbers_than_its_problem_is_noticed(tmp_path: Path) -
         prog_name="placer",
     )
     assert "'hot' must have 4 replicas. It has 3." in " ".join(result.stderr.split())
+
+
+@pytest.mark.parametrize("is_in_file", [True, False])
+def test_numbers_that_were_found_break_nothing(tmp_path: Path, *, is_in_file: bool) -> None:
+    """Neither by a rule of the file, nor where the command asked for them; more than a rule allows is noticed."""
+    rule = {"automatic": [{"adapters": ["hot"], "max_replicas": 4}]}
+    problem = hot_problem(tmp_path, replication=rule if is_in_file else {})
+    made = planned(problem, replicas="given" if is_in_file else "auto", verify=False)
+    assert len(made.routes()["hot"]) == 3
+    assert broken_replication(made, as_planned(problem, made)) == []
+    few = hot_problem(tmp_path, replication={"automatic": [{"adapters": ["hot"], "max_replicas": 2}]})
+    (warning,) = broken_replication(made, as_planned(few, made))
+    assert "'hot' must have at most 2 replicas. It has 3." in warning
+
+
+def test_divided_adapters_cannot_be_in_place(tmp_path: Path) -> None:
+    """Moves of shares are not counted; the message says what to do."""
+    problem = hot_problem(tmp_path, replication=given_replicas(3))
+    made = planned(problem, verify=False)
+    with pytest.raises(InputError, match=r"whole adapters.*'hot' is divided") as caught:
+        planned(hot_problem(tmp_path), current=made, verify=False)
+    assert caught.value.field == "current"
 
 
 def test_a_replayed_trace_is_divided(tmp_path: Path) -> None:

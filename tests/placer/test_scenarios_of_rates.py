@@ -107,3 +107,17 @@ def test_the_text_names_the_scenarios(tmp_path: Path) -> None:
     data = small_data(num_adapters=4, total_rps=4.0, scenarios={"cases": cases, "risk": 0.1})
     told = CliRunner().invoke(app, ["solve", str(write_problem(tmp_path, data)), "--solver", "bfd", "--no-verify"])
     assert "the worst of the scenarios that weigh at least 0.9 of all: day, night" in told.stdout
+
+
+def test_the_text_says_what_each_gpu_is_shown_under_and_rejected_under(tmp_path: Path) -> None:
+    """Also of a plan that is checked again; a scenario that the risk lets go is named as one."""
+    cases = [{"name": "day", "weight": 9}, {"name": "sale", "factor": 40.0}]
+    data = small_data(num_adapters=4, total_rps=4.0, scenarios={"cases": cases, "risk": 0.15})
+    output = str(tmp_path / "plan.json")
+    window = ["--horizon", "120", "--warmup", "20"]
+    solve = ["solve", str(write_problem(tmp_path, data)), "--solver", "bfd", "--no-improve", *window, "-o", output]
+    solved, checked = (CliRunner().invoke(app, command) for command in (solve, ["verify", output]))
+    for told in (solved, checked):
+        text = " ".join(told.stdout.split())
+        assert "simulated numbers under scenario 'day': h100-64gb-0" in text
+        assert "h100-64gb-0 is rejected under 'sale', which the scenarios' risk allows" in text

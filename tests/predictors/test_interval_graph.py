@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from predictors.answer_bounds import Quotients
 from predictors.derived import DERIVED_NAMES, derived_model
@@ -123,6 +123,30 @@ def test_a_graph_with_another_node_is_not_read() -> None:
     assert IntervalGraph.read(known, ["another"]) is None
     known.graph.node.append(helper.make_node("Sin", [known.graph.node[0].output[0]], ["unused"]))
     assert IntervalGraph.read(known, ["output"]) is not None
+
+
+def test_trees_of_double_precision_are_not_read() -> None:
+    """Their numbers stand in tensors, and they compare in another precision."""
+    trees = helper.make_node(
+        "TreeEnsembleRegressor",
+        ["features"],
+        ["output"],
+        domain="ai.onnx.ml",
+        nodes_treeids=[0, 0, 0],
+        nodes_nodeids=[0, 1, 2],
+        nodes_featureids=[0, 0, 0],
+        nodes_values_as_tensor=numpy_helper.from_array(np.array([1.5, 0.0, 0.0]), "values"),
+        nodes_modes=["BRANCH_LEQ", "LEAF", "LEAF"],
+        nodes_truenodeids=[1, 0, 0],
+        nodes_falsenodeids=[2, 0, 0],
+        target_treeids=[0, 0],
+        target_nodeids=[1, 2],
+        target_ids=[0, 0],
+        target_weights_as_tensor=numpy_helper.from_array(np.array([0.0, 1.0]), "weights"),
+        n_targets=1,
+    )
+    graph = helper.make_graph([trees], "trees", [], [helper.make_tensor_value_info("output", TensorProto.FLOAT, None)])
+    assert IntervalGraph.read(helper.make_model(graph), ["output"]) is None
 
 
 def test_what_may_divide_by_nothing_says_nothing() -> None:

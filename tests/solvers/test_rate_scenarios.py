@@ -13,16 +13,19 @@ from hypothesis import strategies as st
 from predictors.exact import ExactSurrogate
 from predictors.surrogate import OUTPUT_NAMES
 from solvers.acceptance import accepts
+from solvers.adapter_types import cluster_types, exact_types
 from solvers.bounds import work_bound
 from solvers.budget import Budget
 from solvers.feasibility import FeasibilityModel
 from solvers.headroom import FINE_FACTORS, headrooms
 from solvers.objective import evaluate
 from solvers.patterns.box_bounds import box_bound_for
+from solvers.patterns.questions import PatternModel
 from solvers.placement import GpuAssignment, Placement
 from solvers.problem import Problem, parse_problem
 from solvers.rate_scenarios import RateScenario, RateScenarios
 from solvers.registry import get_solver, solver_names
+from solvers.run import SolverRun
 from tests.solvers.analytic import AnalyticSurrogate
 from tests.solvers.constrained_problems import broken_rules, constrained_problem
 from tests.solvers.problems import GPU, make_adapter, make_problem, random_problem
@@ -272,3 +275,24 @@ def test_a_surrogate_that_simulates_members_takes_common_factors_only() -> None:
     single = RateScenarios(cases=(RateScenario(name="x", factors={"a0": 2.0}),))
     with pytest.raises(SurrogateError, match="common factors"):
         FeasibilityModel(replace(problem, scenarios=single), exact)
+
+
+def test_scenarios_leave_adapters_with_near_rates_alike() -> None:
+    """Their columns follow those of constraints, of which alone each value is a kind of its own."""
+    generator = np.random.default_rng(0)
+    rates = generator.uniform(0.01, 1.0, 99).tolist()
+    problem = make_problem([make_adapter(f"a{index}", rate_rps=rate) for index, rate in enumerate(rates)])
+    same = replace(problem, scenarios=RateScenarios(cases=(RateScenario(name="as is"),)))
+    assert cluster_types(same, levels=4).num_types == cluster_types(problem, levels=4).num_types < 30
+
+
+def test_capacities_beside_a_mixture_are_those_of_the_problem_where_the_scenario_is_the_problem() -> None:
+    """What is there already counts under scenarios, too."""
+    problem = make_problem([make_adapter(f"a{index}", rate_rps=(1.0, 0.2)[index % 2]) for index in range(20)])
+    same = replace(problem, scenarios=RateScenarios(cases=(RateScenario(name="as is"),)))
+    base = np.array([10.0, 0.0])
+    plain, asked = (
+        PatternModel(SolverRun(one, AnalyticSurrogate(), Budget(), None), exact_types(one)).capacities(base, 0)
+        for one in (problem, same)
+    )
+    assert asked == pytest.approx(plain)
