@@ -467,7 +467,7 @@ def test_ten_thousand_adapters_parse_in_linear_time(tmp_path: Path) -> None:
 
     processor_s(100)
     small_s = min(processor_s(1000) for _ in range(3))
-    assert min(processor_s(10_000) for _ in range(3)) < 40.0 * small_s
+    assert processor_s(10_000) < 40.0 * small_s
 
 
 def test_sums_of_aggregates_do_not_depend_on_the_order() -> None:

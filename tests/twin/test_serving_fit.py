@@ -107,8 +107,7 @@ def test_runs_are_covered_by_the_kinds_of_their_steps(runs: tuple[MeasuredRun, .
     assert shares["without LoRA"] == 0.0
     assert shares["without a prefill"] > 0.5
     assert 0.0 < shares["with a prefill"] < 0.9
-    # Both are sums of the same steps here, in another order.
-    assert shares["with a prefill beside decodes"] <= shares["with a prefill"] * (1.0 + 1e-12)
+    assert shares["with a prefill beside decodes"] <= shares["with a prefill"]
     # Only eight slots are fewer than the adapters in use.
     assert shares["with a queue while adapters take all slots"] > 0.0
     enough = _fit(runs[1:2]).coverage

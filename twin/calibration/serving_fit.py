@@ -44,6 +44,8 @@ from twin.worker_processes import start_workers
 # Weight of a run's relative error beside that of a micro-benchmark row, divided by the run's gain: what is amplified is
 # noisy.
 RUN_WEIGHT = 3.0
+# Decimals of shares of the time that are told: beyond them is rounding.
+SHARE_DECIMALS = 12
 # The gain is measured by this change of all coefficients, and kept within what a stable estimate can be.
 GAIN_STEP = 0.01
 GAIN_RANGE = (0.8, 4.0)
@@ -255,7 +257,8 @@ def _replay(run_id: str, inputs: ReplicaInputs, vector: NDArray[np.float64]) -> 
         tpot_ms=tpot_ms,
         terms=_token_means(trace, terms),
         gain=min(max(gain, GAIN_RANGE[0]), GAIN_RANGE[1]),
-        time_shares=dict(zip(kinds, (of_kinds[1:] / of_kinds[0]).tolist(), strict=True)),
+        # Differences of running sums: kinds with the same steps must have the same share.
+        time_shares=dict(zip(kinds, np.round(of_kinds[1:] / of_kinds[0], SHARE_DECIMALS).tolist(), strict=True)),
     )
 
 
