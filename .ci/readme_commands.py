@@ -1,7 +1,8 @@
-"""Print one of the README's marked commands, word by word, so that what is documented is what runs.
+"""Print a document's marked commands, word by word, so that what is documented is what runs.
 
 A command is a fenced `bash` block right after the comment `<!-- ci: run -->`.
-Usage: `python .ci/readme_commands.py README.md 1` prints the first.
+Usage: `python .ci/readme_commands.py README.md 1` prints the first, `python .ci/readme_commands.py TUTORIAL.md all` a
+script of all of them.
 """
 
 import re
@@ -41,9 +42,10 @@ def marked_commands(text: str) -> tuple[str, ...]:
 
 
 def main() -> None:
-    """Print the command whose number, counted from 1, is the second argument."""
-    path, number = Path(sys.argv[1]), int(sys.argv[2])
-    print(marked_commands(path.read_text(encoding="utf-8"))[number - 1])
+    """Print the command whose number, counted from 1, is the second argument, or ``all`` of them, each on its lines."""
+    path, number = Path(sys.argv[1]), sys.argv[2]
+    commands = marked_commands(path.read_text(encoding="utf-8"))
+    print("\n".join(commands) if number == "all" else commands[int(number) - 1])
 
 
 if __name__ == "__main__":

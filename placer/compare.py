@@ -13,7 +13,6 @@ from placer.comparison_document import BoundRecord, Comparison, InstanceRecord, 
 from placer.comparison_folder import ComparisonFolder
 from placer.comparison_run import Run, RunSettings, do_run, problem_and_surrogate
 from placer.comparison_summary import best_bound, best_cost_bound, summarise
-from placer.foreign_surrogate import names_object
 from placer.instances.catalog import InstanceEntry
 from placer.instances.instance import Instance
 from placer.planning import check_arguments
@@ -21,7 +20,8 @@ from placer.verify import TwinSettings
 from predictors.aggregate_oracle import AggregateOracle
 from predictors.cluster import each_on_cluster
 from solvers.bounds import work_bound
-from solvers.registry import SolverEntry, get_solver, solver_entries
+from solvers.named_object import names_object
+from solvers.registry import SolverEntry, solver_entries, solver_entry
 from twin.errors import InputError
 from twin.parallel import each_in_parallel
 
@@ -176,12 +176,9 @@ def _check(seeds: Sequence[int], workers: int, settings: RunSettings) -> None:
 
 def _entries(names: Sequence[str]) -> list[SolverEntry]:
     """Return the entries of the solvers asked for, once each; SolverError for one that does not exist."""
-    entries = {entry.name: entry for entry in solver_entries()}
-    for name in names:
-        if name not in entries:
-            # Raises with the closest name.
-            get_solver(name)
-    return [entries[name] for name in dict.fromkeys(names or entries)]
+    if not names:
+        return list(solver_entries())
+    return [solver_entry(name) for name in dict.fromkeys(names)]
 
 
 def _unavailable(

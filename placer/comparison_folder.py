@@ -105,8 +105,9 @@ class ComparisonFolder:
 
 
 def run_name(record: RunRecord) -> str:
-    """Return the name of a run's files, without a suffix."""
-    return f"{record.instance}--{record.solver}--seed{record.seed}"
+    """Return the name of a run's files, without a suffix; a solver ``folder/own.py:Solver`` is ``own.py-Solver``."""
+    solver = record.solver.rpartition("/")[2].replace(":", "-")
+    return f"{record.instance}--{solver}--seed{record.seed}"
 
 
 def _difference(file: Path, before: dict[str, Any], now: dict[str, Any]) -> InputError:

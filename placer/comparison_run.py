@@ -17,7 +17,7 @@ from placer.comparison_document import (
     TwinRecord,
 )
 from placer.events import ignore
-from placer.foreign_surrogate import load_object, names_object, without_physics
+from placer.foreign_surrogate import load_object, without_physics
 from placer.instances.instance import Instance
 from placer.plan_document import RepairSummary, TerminationName, Verification
 from placer.repacking import cautious_surrogates
@@ -38,6 +38,7 @@ from predictors.surrogate import STARVED_PROBABILITY, Surrogate
 from solvers.budget import Budget
 from solvers.feasibility import FeasibilityModel
 from solvers.moves import count_moves
+from solvers.named_object import names_object
 from solvers.objective import objective_value
 from solvers.placement import GpuAssignment
 from solvers.problem import Problem

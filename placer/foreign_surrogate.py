@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import sys
 from dataclasses import replace
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from predictors.aggregate_oracle import AggregateOracle
 from predictors.features import FEATURE_SCHEMA
 from predictors.surrogate import Surrogate
+from solvers.named_object import load_named_object
 from solvers.problem import Problem
 from twin.errors import SurrogateError
 
@@ -21,12 +17,6 @@ _ENDLESS_GIB = 1e6
 _COST_SHARE = 1e-6
 
 _HINT = "name a class without arguments, an object or a function, such as mymodule:Oracle or oracle.py:feasible"
-
-
-def names_object(choice: str) -> bool:
-    """Return whether a choice of surrogate is of the form ``module:object``."""
-    module, colon, name = choice.rpartition(":")
-    return bool(colon) and bool(module) and name.isidentifier()
 
 
 def load_object(choice: str) -> Surrogate:
@@ -40,11 +30,8 @@ def load_object(choice: str) -> Surrogate:
     SurrogateError
         When module or object cannot be loaded, or the object is neither.
     """
-    module, _, name = choice.rpartition(":")
     try:
-        loaded: Any = getattr(_load_module(module), name)
-        if isinstance(loaded, type):
-            loaded = loaded()
+        loaded = load_named_object(choice)
     except ImportError as error:
         # Without its cause: a library of ours that is missing is another kind of error than a name that is wrong.
         raise _unloadable(choice, error) from None
@@ -108,20 +95,3 @@ def _with_our_schema(surrogate: Any, choice: str) -> Surrogate:
         )
     checked: Surrogate = surrogate
     return checked
-
-
-def _load_module(name: str) -> ModuleType:
-    """Import a module, also from the current folder, or run a Python file as one."""
-    if not name.endswith(".py"):
-        here = str(Path.cwd())
-        if here not in sys.path:
-            sys.path.insert(0, here)
-        return importlib.import_module(name)
-    path = Path(name)
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None or not path.is_file():
-        raise FileNotFoundError(f"no Python file {path}")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
-    spec.loader.exec_module(module)
-    return module

@@ -1,7 +1,8 @@
 """Which solvers exist, what they can do, and whether they can run here.
 
 Solvers of other distributions register under the entry point group ``placer.solvers``: name = a class (called without
-arguments) or an instance that implements `solvers.interface.Solver`.
+arguments) or an instance that implements `solvers.interface.Solver`. One that is not installed is named as
+``module:object``.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from solvers.interface import Capability, Solver
 from solvers.local_search.solver import LocalSearchSolver
 from solvers.lowest_latency import AnyObjectiveSolver
 from solvers.milp import MilpSolver
+from solvers.named_object import load_named_object, names_object
 from solvers.packing import PackingSolver
 from solvers.portfolio import PortfolioSolver
 from solvers.secondary.solver import SecondaryObjectivesSolver
@@ -214,24 +216,38 @@ def solver_names() -> tuple[str, ...]:
     return tuple(entry.name for entry in solver_entries())
 
 
+def solver_entry(name: str) -> SolverEntry:
+    """Return the entry of the solver called `name`, which may also be ``module:object``: a solver of the user's own.
+
+    Raises
+    ------
+    SolverError
+        When there is none (with the closest name), or the object cannot be loaded or is no solver.
+    """
+    if names_object(name):
+        return _entry_of_object(name)
+    entries = {entry.name: entry for entry in solver_entries()}
+    if name not in entries:
+        close = difflib.get_close_matches(name, entries, n=1, cutoff=0.5)
+        raise SolverError(
+            f"`solver` must be one of {', '.join(entries)}, or module:object. Got {name!r}.",
+            field="solver",
+            value=name,
+            hint=f"did you mean {close[0]!r}?" if close else None,
+        )
+    return entries[name]
+
+
 def get_solver(name: str) -> SecondaryObjectivesSolver:
     """Return the solver called `name`, for every objective and the secondary ones.
 
     Raises
     ------
     SolverError
-        When there is none (with the closest name), or what it needs is not installed (with the extra to install).
+        When there is none (`solver_entry`), or what it needs is not installed (with the extra to install).
     """
-    entries = {entry.name: entry for entry in solver_entries()}
-    if name not in entries:
-        close = difflib.get_close_matches(name, entries, n=1, cutoff=0.5)
-        raise SolverError(
-            f"`solver` must be one of {', '.join(entries)}. Got {name!r}.",
-            field="solver",
-            value=name,
-            hint=f"did you mean {close[0]!r}?" if close else None,
-        )
-    availability = entries[name].availability()
+    entry = solver_entry(name)
+    availability = entry.availability()
     if not availability.is_available:
         extra = availability.extra
         raise SolverError(
@@ -240,7 +256,25 @@ def get_solver(name: str) -> SecondaryObjectivesSolver:
             value=name,
             hint=f"pip install 'lora-placer[{extra}]'" if extra else None,
         )
-    return SecondaryObjectivesSolver(AnyObjectiveSolver(entries[name].make()))
+    return SecondaryObjectivesSolver(AnyObjectiveSolver(entry.make()))
+
+
+def _entry_of_object(choice: str) -> SolverEntry:
+    try:
+        solver: Solver = load_named_object(choice)
+        _ = solver.name, solver.solve
+        capabilities = frozenset(Capability(capability) for capability in solver.capabilities)
+    except Exception as error:
+        raise SolverError(
+            f"the solver {choice!r} must be an object with `name`, `capabilities` and `solve`. "
+            f"{type(error).__name__}: {error}.",
+            field="solver",
+            value=choice,
+            hint="name a class without arguments or an object, such as mymodule:Solver or own.py:Solver "
+            "(solvers.interface.Solver says what it needs)",
+        ) from error
+    summary = (solver.__doc__ or choice).strip().splitlines()[0]
+    return SolverEntry(name=choice, summary=summary, capabilities=capabilities, make=lambda: solver)
 
 
 def _entry_of(point: EntryPoint) -> SolverEntry:

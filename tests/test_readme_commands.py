@@ -56,3 +56,13 @@ def test_every_marked_command_is_run() -> None:
     numbers = sorted(int(number) for number in re.findall(r"\$\(readme_command (\d+)\)", checks))
     marked = marked_commands((ROOT / "README.md").read_text(encoding="utf-8"))
     assert numbers == list(range(1, len(marked) + 1))
+
+
+def test_the_script_prints_all_commands(tmp_path: Path) -> None:
+    """A tutorial is one script: what a step makes, the next one reads."""
+    page = tmp_path / "tutorial.md"
+    page.write_text(
+        "<!-- ci: run -->\n```bash\na \\\n  b\n```\ntext\n<!-- ci: run -->\n```bash\nc\n```\n", encoding="utf-8"
+    )
+    run = subprocess.run([sys.executable, str(SCRIPT), str(page), "all"], check=True, capture_output=True, text=True)
+    assert run.stdout == "a \\\n  b\nc\n"

@@ -102,8 +102,8 @@ def compare(
     from placer.comparison_report import read_previous, require_folder
     from placer.comparison_report import save_placements as save
     from placer.comparison_run import RunSettings
-    from placer.foreign_surrogate import names_object
     from solvers.budget import Budget
+    from solvers.named_object import names_object
 
     if list_instances:
         return _list(family or (), instance or (), max_adapters, prints_json=json_output)

@@ -19,7 +19,7 @@ from placer.comparison_report import (
 )
 from placer.comparison_run import Run, RunSettings, do_run
 from placer.comparison_tables import runs_to_csv, summary_to_csv, to_markdown
-from placer.foreign_surrogate import load_object, names_object, without_physics
+from placer.foreign_surrogate import load_object, without_physics
 from placer.instances.catalog import select
 from placer.instances.instance import Instance
 from predictors.aggregate_oracle import AggregateOracle
@@ -27,6 +27,7 @@ from solvers import registry
 from solvers.bounds import work_bound
 from solvers.budget import Budget
 from solvers.moves import count_moves
+from solvers.named_object import names_object
 from solvers.objective import evaluate
 from solvers.placement import validate_placement
 from solvers.registry import SolverEntry, get_solver

@@ -1,6 +1,7 @@
 """The registry: names, availability, and solvers of other distributions."""
 
 from importlib.metadata import EntryPoint, EntryPoints
+from pathlib import Path
 
 import pytest
 
@@ -8,7 +9,7 @@ from solvers import registry
 from solvers.greedy import GreedySolver
 from solvers.interface import Capability
 from solvers.packing import PackingSolver
-from solvers.registry import SolverEntry, get_solver, solver_entries, solver_names
+from solvers.registry import SolverEntry, get_solver, solver_entries, solver_entry, solver_names
 from twin.errors import SolverError
 
 
@@ -96,3 +97,39 @@ def test_a_broken_entry_point_is_named(monkeypatch: pytest.MonkeyPatch, value: s
     with_entry_points(monkeypatch, ("broken", value))
     with pytest.raises(SolverError, match=r"the entry point 'broken' of placer.solvers must be a solver"):
         solver_names()
+
+
+def test_a_solver_that_is_not_installed_is_named_by_module_and_object(tmp_path: Path) -> None:
+    """Trying an idea must not need a distribution: a class in a module, or in a file, will do."""
+    assert isinstance(get_solver("tests.solvers.test_registry:ForeignSolver").inner.inner, ForeignSolver)
+    file = tmp_path / "own.py"
+    file.write_text("from solvers.packing import PackingSolver\n\nmine = PackingSolver('bfd')\n", encoding="utf-8")
+    entry = solver_entry(f"{file}:mine")
+    assert (entry.name, entry.availability().is_available) == (f"{file}:mine", True)
+    assert entry.capabilities == PackingSolver.capabilities
+
+
+@pytest.mark.parametrize(
+    ("choice", "reason"),
+    [
+        ("no_such_module:Solver", "ModuleNotFoundError"),
+        ("no_such_file.py:Solver", "FileNotFoundError: no Python file"),
+        ("tests.solvers.test_registry:nothing", "AttributeError"),
+        ("builtins:int", "'int' object has no attribute 'name'"),
+        ("tests.solvers.test_registry:NoCapability", "ValueError: 'fast' is not a valid Capability"),
+    ],
+)
+def test_an_object_that_is_no_solver_is_refused(choice: str, reason: str) -> None:
+    """The message says what the object lacks, before anything is solved."""
+    with pytest.raises(SolverError, match=f"must be an object with .*{reason}") as caught:
+        get_solver(choice)
+    assert caught.value.value == choice
+
+
+class NoCapability(PackingSolver):
+    """A solver that declares what does not exist."""
+
+    capabilities = frozenset({"fast"})  # type: ignore[arg-type]
+
+    def __init__(self) -> None:
+        super().__init__("ffd")
