@@ -131,13 +131,22 @@ def load_plan(path: str | Path) -> Plan:
     """
     file = Path(path)
     content = _read_bytes(file, "a plan")
+    right = "give a plan.json, which `placer solve PROBLEM --output plan.json` writes"
     again = "make the plan again: `placer solve PROBLEM --output plan.json` writes it whole or not at all"
     try:
         data = json.loads(content)
     except (ValueError, RecursionError) as error:
+        if content.strip() and not content.lstrip().startswith((b"{", b"[")):
+            raise InputError(f"a plan must be JSON. {file} is another document.", file=str(file), hint=right) from error
         raise InputError(
             f"a plan must be complete JSON. {file} is empty, cut off or damaged: {error}.", file=str(file), hint=again
         ) from error
+    if not isinstance(data, dict) or not {"configuration", "gpus", "verdict"} & data.keys():
+        raise InputError(
+            f"a plan must have `configuration`, `gpus` and `verdict`. {file} is another document.",
+            file=str(file),
+            hint=right,
+        )
     try:
         return Plan.model_validate(data)
     except ValidationError as error:

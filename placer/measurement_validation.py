@@ -15,11 +15,11 @@ from twin.calibration.measured_folders import measured_model, require_model
 from twin.engine import EngineConfig
 from twin.errors import InputError
 from twin.hardware import SHIPPED_MODELS, ModelArchitecture, load_model
+from twin.latency_summary import LatencySummary
 from twin.measurement.folder import open_folder
 from twin.measurement.manifest import Manifest
 from twin.measurement.records import FAILURES
 from twin.profile import PerformanceProfile, load_profile
-from twin.report import LatencySummary
 from twin.validation.measurement_replay import Engine, ReplayedMeasurement, Served, replay_measurement
 
 MILLISECONDS = 1000.0

@@ -275,12 +275,30 @@ def _warnings(parts: PlanParts, gpus: tuple[PlannedGpu, ...]) -> tuple[str, ...]
                 f"The surrogate was distilled from other numbers of the profile {profile.name!r}: its predictions may "
                 "be off; the simulation uses the profile as it is."
             )
+    warnings += _given_back(problem)
     warnings += [_overload(gpu.name, verdict) for gpu in gpus if _is_overloaded(verdict := gpu.verification)]
     warnings += instabilities([(gpu.name, gpu.verification) for gpu in gpus], margin=parts.margin)
     unverified = [gpu.name for gpu in gpus if gpu.verification is None]
     if unverified:
         warnings.append(f"Not simulated: {', '.join(unverified)}.")
     return tuple(warnings)
+
+
+def _given_back(problem: Problem) -> list[str]:
+    """Return which GPUs in place are of no type of the problem, if there are any."""
+    offered = {gpu_type.name for gpu_type in problem.gpu_types}
+    gone = [
+        f"{gpu.name or f'#{position}'} ({gpu.gpu_type})"
+        for position, gpu in enumerate(problem.current)
+        if gpu.gpu_type not in offered
+    ]
+    if not gone:
+        return []
+    message = (
+        f"In place are GPUs of a type that the problem does not offer: {', '.join(gone)}. The plan gives them back, "
+        "and their adapters count as moved."
+    )
+    return [message]
 
 
 def _is_overloaded(verdict: Verification | None) -> TypeGuard[Verification]:

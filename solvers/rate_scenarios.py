@@ -35,7 +35,8 @@ class RateScenario(BaseModel):
     factors
         Further factors, by the names of adapters or patterns as in `constraints`; all that match are multiplied.
     rates_rps
-        Rates in requests/s instead, by names or patterns; the last that matches holds, and no factor applies to it.
+        Rates in requests/s instead, by names or patterns; the last that matches holds, and no factor applies to it. In
+        a problem file, an adapter is in one of both only.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

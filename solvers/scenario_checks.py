@@ -6,13 +6,13 @@ from predictors.aggregate_oracle import AggregateOracle
 from predictors.surrogate import Surrogate
 from solvers.constraints import matching_adapters
 from solvers.problem_errors import Location, ProblemSource
-from solvers.rate_scenarios import RateScenarios
+from solvers.rate_scenarios import RateScenario, RateScenarios
 from twin.errors import SurrogateError
 from twin.workload import Workload
 
 
 def check_scenarios(scenarios: RateScenarios | None, workload: Workload, source: ProblemSource) -> None:
-    """Raise InputError where a scenario names no adapter, or a trace cannot be replayed at its rates.
+    """Raise InputError where a scenario names no adapter or one twice, or a trace cannot be replayed at its rates.
 
     Parameters
     ----------
@@ -32,6 +32,7 @@ def check_scenarios(scenarios: RateScenarios | None, workload: Workload, source:
                         location=(*location, field, pattern),
                         value=pattern,
                     )
+        _require_one_of_both(case, names, location, source)
         if workload.trace is None:
             continue
         if not case.is_common or case.factor == 0.0:
@@ -42,6 +43,23 @@ def check_scenarios(scenarios: RateScenarios | None, workload: Workload, source:
                 value=case.name,
                 hint="leave out `replay`, so that requests are drawn from rates",
             )
+
+
+def _require_one_of_both(case: RateScenario, names: list[str], location: Location, source: ProblemSource) -> None:
+    """Raise InputError where an adapter has a factor and a rate of its own, of which the factor would not apply."""
+    for factor_of in case.factors:
+        multiplied = {names[index] for index in matching_adapters([factor_of], names)}
+        for rate_of in case.rates_rps:
+            for index in matching_adapters([rate_of], names):
+                if names[index] in multiplied:
+                    raise source.error(
+                        "an adapter must be in one of `factors` and `rates_rps` of a scenario. "
+                        f"{names[index]!r} of scenario {case.name!r} is in `factors` (as {factor_of!r}) and in "
+                        f"`rates_rps` (as {rate_of!r})",
+                        location=(*location, "rates_rps", rate_of),
+                        value=names[index],
+                        hint="a rate replaces all factors: leave the adapter out of `factors`, or multiply the rate",
+                    )
 
 
 def require_scenarios(scenarios: RateScenarios | None, surrogate: Surrogate, *, uses_members: bool) -> None:

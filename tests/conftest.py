@@ -1,6 +1,8 @@
 """Fixtures and Hypothesis profiles that every test shares."""
 
 import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,14 @@ DATA_VARIABLE = "PLACER_DATA"
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
 settings.register_profile("dev", deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _sigint_as_at_a_terminal() -> Iterator[None]:
+    """Heed Ctrl-C: a shell starts background jobs with SIGINT ignored, which this process and its children inherit."""
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, inherited)
 
 
 @pytest.fixture(scope="session")

@@ -289,6 +289,7 @@ def _is_complete(measurement: Path | None) -> bool:
 def _report(outcome: MeasurementOutcome, *, was_complete: bool, is_json: bool) -> int:
     from placer.measure_report import outcome_lines, outcome_tables
     from twin.measurement.manifest import manifest_to_json
+    from twin.measurement.summary import served_any
 
     manifest = outcome.manifest
     for warning in manifest.warnings:
@@ -314,6 +315,9 @@ def _report(outcome: MeasurementOutcome, *, was_complete: bool, is_json: bool) -
             print_hint(hint)
         else:
             print_error(partial, hint=hint)
+    elif manifest.summary is not None and not served_any(manifest.summary):
+        print_error("no request was served, so that nothing was measured", hint="look at `error` in requests.parquet")
+        return BACKEND_FAILED
     if outcome.cause is None:
         return OK if manifest.status == "complete" or manifest.summary is not None else BACKEND_FAILED
     return INTERRUPTED if outcome.cause == "interrupted" else BACKEND_FAILED

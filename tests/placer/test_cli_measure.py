@@ -140,6 +140,17 @@ def test_a_server_that_dies_is_exit_code_6_and_can_be_resumed(workload: Path, tm
     assert len(again.requests) == len(requests) - len(first)
 
 
+def test_a_measurement_that_served_nothing_is_exit_code_6(workload: Path, tmp_path: Path) -> None:
+    """All was sent, so that there is nothing to resume, and nothing was measured; what failed is in the tables."""
+    with CompletionServer(Behaviour(faults=dict.fromkeys(range(500), "500"))) as server:
+        code, output, errors = _run("measure", workload, "--endpoint", server.url, "-o", tmp_path / "m", *QUICK)
+    assert code == 6
+    assert "complete: " in output
+    assert "error: no request was served, so that nothing was measured" in errors
+    assert "hint: look at `error` in requests.parquet" in errors
+    assert _run("measure", "--finish", tmp_path / "m")[0] == 6
+
+
 def test_what_is_next_after_a_server(workload: Path, tmp_path: Path) -> None:
     """With metrics and settings a profile can be fitted, with settings one can be tried, without them neither."""
     with CompletionServer() as server:

@@ -114,6 +114,46 @@ def test_the_problem_file_can_say_it_all(tmp_path: Path) -> None:
     assert (made.moves.num_moved, made.moves.num_gpus_before) == (3, 2)
 
 
+def test_a_type_in_place_that_the_problem_does_not_offer_is_told(tmp_path: Path) -> None:
+    """Its GPUs may be on their way out, or misspelt: all of their adapters count as moved, which the plan says."""
+    names = [f"a{index}" for index in range(4)]
+    current = [
+        {"gpu_type": "a100-80gb", "adapters": names[:2], "name": "old"},
+        {"gpu_type": "h100-64gb", "adapters": names[2:], "name": "kept"},
+    ]
+    problem = small_problem(tmp_path, **small_data(num_adapters=4, total_rps=2.0), current=current)
+    made = plan(problem, surrogate=fair_surrogate(), verify=False, **QUICK)
+    told = [warning for warning in made.warnings if "a100-80gb" in warning]
+    expected = (
+        "In place are GPUs of a type that the problem does not offer: old (a100-80gb). The plan gives them back, "
+        "and their adapters count as moved."
+    )
+    assert told == [expected]
+    known = small_problem(tmp_path, **small_data(num_adapters=4, total_rps=2.0), current=current[1:])
+    warnings = plan(known, surrogate=fair_surrogate(), verify=False, **QUICK).warnings
+    assert not any("In place" in warning for warning in warnings)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("schema_version: 1\nmodel: llama-3.1-8b\n", "a plan must be JSON"),
+        ('{"schema_version": 1, "model": "llama-3.1-8b"}', "a plan must have `configuration`, `gpus` and `verdict`"),
+        ("[]", "a plan must have"),
+        ('{"verdict": ', "complete JSON"),
+        ("", "complete JSON"),
+    ],
+)
+def test_another_document_is_no_plan(tmp_path: Path, text: str, message: str) -> None:
+    """A problem file given in place of a plan is called what it is, not a damaged plan."""
+    path = tmp_path / "other"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match=message) as caught:
+        with_secondary(small_problem(tmp_path), None, path)
+    assert caught.value.file == str(path)
+    assert caught.value.hint
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

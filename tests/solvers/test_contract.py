@@ -25,7 +25,8 @@ from tests.solvers.oracle import least_objective
 from tests.solvers.problems import GPU, make_adapter, make_problem, random_problem, with_objective
 from twin.errors import SolverError
 
-pytestmark = pytest.mark.parametrize("name", solver_names())
+# Counting covered lines takes long in thousands of searches, and each solver's own tests run the same lines.
+pytestmark = [pytest.mark.no_cover, pytest.mark.parametrize("name", solver_names())]
 
 # Small enough for brute force, and around one to three GPUs.
 SMALL = [(seed, 8, load) for seed in range(6) for load in (0.6, 1.2, 1.9)]

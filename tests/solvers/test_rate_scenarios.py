@@ -254,6 +254,10 @@ def file_data(**changes: Any) -> dict[str, Any]:
         ({"cases": [{"name": "x", "factors": {"a": -1}}]}, "at least 0"),
         ({"cases": [{"name": "x", "factors": {"nobody": 2}}]}, "names none"),
         ({"cases": [{"name": "x", "rates_rps": {"c*": 2}}]}, "names none"),
+        (
+            {"cases": [{"name": "x", "factors": {"b": 2}}, {"name": "y", "factors": {"*": 2}, "rates_rps": {"b": 2}}]},
+            r"one of `factors` and `rates_rps`.* 'b' of scenario 'y' is in `factors` \(as '\*'\) and in `rates_rps`",
+        ),
         ({"cases": [{"name": "x"}], "risk": 1.0}, "risk"),
     ],
 )

@@ -57,6 +57,7 @@ def interpreted_kernel() -> Run:
     return run
 
 
+@pytest.mark.no_cover  # other tests of both engines run the same lines
 @settings(max_examples=250)
 @given(inputs=replica_inputs())
 def test_kernel_equals_reference(inputs: ReplicaInputs) -> None:

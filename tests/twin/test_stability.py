@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from tests.twin.test_simulate import make_replica
 from twin.errors import InputError
+from twin.latency_summary import LatencySummary
 from twin.lengths import LengthDistribution
-from twin.report import LatencySummary, SimulationReport
+from twin.report import SimulationReport
 from twin.simulate import simulate, simulate_in_detail
 from twin.stability import _with_backlog, assess_stability, seed_outcome
 from twin.stability_report import (

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 from benchmarks.loop_prediction import MEMORY_GIB, replica_of
 from tests.vllm.demo_files import (
@@ -219,6 +220,17 @@ def _recorded(path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return requests and steps; a column of integers has the same type with and without empty cells."""
     requests, steps = read_table(path, "requests"), read_table(path, "steps")
     return requests.astype({"generated_tokens": "Int32", "preemptions": "Int32"}), steps
+
+
+def test_short_sequences_are_warmed_up_with_shorter_ones(workload: Path, tmp_path: Path) -> None:
+    """What is served before the measurement fits `max_model_len`, whatever that is."""
+    content = yaml.safe_load(workload.read_text("utf-8"))
+    lengths = {"prompt_tokens": {"mean": 8, "std": 2, "max": 12}, "output_tokens": {"mean": 4, "max": 4}}
+    content["adapters"] = [adapter | lengths for adapter in content["adapters"]]
+    short = workload.with_name("short.yaml")
+    short.write_text(yaml.safe_dump(content), encoding="utf-8")
+    code, _, errors = run(short, "--in-process", "--max-model-len", "32", "--horizon", "1", "-o", tmp_path / "m")
+    assert code == 0, errors
 
 
 def test_settings_that_vllm_refuses_are_bad_input(workload: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from twin.engine import EngineConfig
-from twin.report import LatencySummary
+from twin.latency_summary import LatencySummary
 from twin.workload import Adapter
 
 Clock = Literal["wall", "cpu", "steady"]

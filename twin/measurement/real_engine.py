@@ -124,9 +124,13 @@ class VllmEngine:
 
     def warm_up(self, num_requests: int) -> None:
         """Serve some requests, so that what happens once is over, and unload their adapters again."""
+        # A sequence that is as long as the engine takes has one token of output at least.
+        longest = self.config.model_config.max_model_len
+        output_tokens = min(WARMUP_OUTPUT_TOKENS, max(longest // 2, 1))
+        prompt_tokens = min(WARMUP_PROMPT_TOKENS, longest - output_tokens)
         for number in range(num_requests):
             adapter = number % len(self._requests) if self._requests else -1
-            self.add(DueRequest(-1 - number, 0.0, adapter, WARMUP_PROMPT_TOKENS, WARMUP_OUTPUT_TOKENS))
+            self.add(DueRequest(-1 - number, 0.0, adapter, prompt_tokens, output_tokens))
         while self.has_unfinished:
             self.step()
         for lora in self._requests[:num_requests]:

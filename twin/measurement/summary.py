@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from twin.latency_summary import LatencySummary
 from twin.measurement.manifest import Lateness, MeasurementSummary, Segment
 from twin.measurement.records import FAILURES, LOST, OK, UNFINISHED
 from twin.measurement.tables import read_table
-from twin.report import LatencySummary
 from twin.workload import NANOSECONDS, RequestTable
 
 # Requests of the schedule that no segment has sent.
@@ -83,11 +83,16 @@ def summary_warnings(summary: MeasurementSummary, folder: Path) -> list[str]:
     return warnings + _token_warnings(read_table(folder, "requests"))
 
 
+def served_any(summary: MeasurementSummary) -> bool:
+    """Return whether a request was served, or none was sent."""
+    return OK in summary.requests or not summary.requests.keys() - {UNSENT}
+
+
 def nothing_served(summary: MeasurementSummary) -> list[str]:
     """Return that no request was served, if some were sent."""
-    sent = {status: count for status, count in summary.requests.items() if status != UNSENT}
-    if not sent or OK in sent:
+    if served_any(summary):
         return []
+    sent = {status: count for status, count in summary.requests.items() if status != UNSENT}
     counts = ", ".join(f"{count} {status}" for status, count in sent.items())
     warning = (
         f"NO REQUEST WAS SERVED: of {sum(sent.values())} that were sent, {counts}. Nothing here says how fast the "

@@ -16,13 +16,13 @@ from twin.engine import EngineConfig
 from twin.errors import InputError
 from twin.hardware import GpuType, ModelArchitecture
 from twin.kernel import run_kernel
+from twin.latency_summary import LatencySummary, summarise_durations, summarise_gaps
 from twin.measurement.folder import MeasurementFolder
 from twin.measurement.manifest import Segment
 from twin.measurement.records import OK, TABLES
 from twin.measurement.tables import read_table, table_path
 from twin.profile import PerformanceProfile
 from twin.replica import Replica, ReplicaInputs, ReplicaTrace, build_inputs
-from twin.report import LatencySummary, summarise_durations, summarise_gaps
 from twin.workload import NANOSECONDS, RequestTable, Workload
 
 # An attempt with one of these never took a place in the engine.
