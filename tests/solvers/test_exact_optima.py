@@ -14,8 +14,7 @@ from tests.solvers.problems import random_problem
 from tests.solvers.small_problems import FeaturesOnly, FickleSurrogate, best_objective, small_problem
 
 BACK_ENDS = ("cpsat", "milp", "milp-cbc")
-# CBC is given the models that HiGHS is given for all of them.
-NUM_PROBLEMS = {"cpsat": 200, "milp": 200, "milp-cbc": 60}
+NUM_PROBLEMS = 200
 
 
 @cache
@@ -26,10 +25,10 @@ def optimum_of(seed: int) -> tuple[float, float] | None:
 
 @pytest.mark.no_cover  # brute force, which takes longer where covered lines are counted
 @pytest.mark.parametrize("name", BACK_ENDS)
-def test_the_optimum_of_small_problems_is_reached_and_proven(name: str) -> None:
+def test_the_optimum_of_200_small_problems_is_reached_and_proven(name: str) -> None:
     """Both objectives with their tie-breaks, one GPU type and two, scarce ones, equal adapters."""
     solver = get_solver(name)
-    for seed in range(NUM_PROBLEMS[name]):
+    for seed in range(NUM_PROBLEMS):
         problem = small_problem(seed)
         result = solver.solve(problem, AnalyticSurrogate(), budget=Budget())
         value = None if result.evaluation is None else objective_value(problem, result.evaluation)
