@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from placer.garbage import without_collection
 from placer.plan_document import InputFile, Plan
 from solvers.problem import Problem, parse_problem
 from twin.atomic_write import require_writable, write_atomically
@@ -50,7 +51,23 @@ class ProblemFromFile(Problem):
 
 
 class _UniqueKeyLoader(_Loader):  # type: ignore[misc]  # the loader is chosen at run time
-    """PyYAML's safe loader, except that a repeated key is an error instead of a silent loss."""
+    """PyYAML's safe loader, except that a repeated key is an error instead of a silent loss.
+
+    Each scalar is constructed once: thousands of adapters share keys and most values.
+    """
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._scalars: dict[tuple[str, str], Any] = {}
+
+    def construct_object(self, node: yaml.Node, *, deep: bool = False) -> Any:
+        """Build the value of `node`; scalars are immutable, so that those of one tag and text may be one object."""
+        if type(node) is not yaml.ScalarNode:
+            return super().construct_object(node, deep=deep)
+        key = node.tag, node.value
+        if key not in self._scalars:
+            self._scalars[key] = super().construct_object(node, deep=deep)
+        return self._scalars[key]
 
     def construct_mapping(self, node: yaml.MappingNode, *, deep: bool = False) -> dict[Hashable, Any]:
         """Build the mapping of `node` after looking for keys that stand in it twice."""
@@ -99,7 +116,8 @@ def load_problem(path: str | Path, *, profile: str | None = None) -> ProblemFrom
     data, content = read_document(file)
     if profile is not None and isinstance(data, dict):
         data = _with_profile(data, profile)
-    problem = parse_problem(data, file=str(file), base_directory=file.parent)
+    with without_collection():
+        problem = parse_problem(data, file=str(file), base_directory=file.parent)
     inputs = (_input_file("problem", str(path), content), *_trace_inputs(data, file.parent))
     return ProblemFromFile(**{field.name: getattr(problem, field.name) for field in fields(problem)}, inputs=inputs)
 
@@ -113,7 +131,8 @@ def read_document(file: Path) -> tuple[Any, bytes]:
         When the file is unreadable, is no YAML or JSON, is empty, or repeats a key.
     """
     content = _read_bytes(file, "a problem file")
-    data = _parse(content, file)
+    with without_collection():
+        data = _parse(content, file)
     if data is None:
         raise InputError(
             f"a problem file must hold a problem. {file} is empty.", file=str(file), hint="see `placer schema`"

@@ -11,6 +11,7 @@ from placer.events import GpuAssessed, PlanObserver, announce_compilation
 from placer.judge import judge_report
 from placer.plan_document import Stability, Verification
 from solvers.problem_file import Limits
+from twin.drawn_traffic import DrawnTraffic
 from twin.errors import PlacerError
 from twin.parallel import each_in_parallel
 from twin.replica import Replica
@@ -27,7 +28,8 @@ MARGIN_STEP = 0.1
 class GpuQuestion:
     """A GPU that the twin accepts with the seed of `verification`, and is asked about again.
 
-    `outcome` is that of the same simulation; ``None``: it is simulated once more.
+    `outcome` is that of the same simulation; ``None``: it is simulated once more. `traffic` draws the requests of that
+    seed; ``None``: they are drawn anew.
     """
 
     workload: Workload
@@ -35,6 +37,7 @@ class GpuQuestion:
     limits: Limits
     verification: Verification
     outcome: SeedOutcome | None = None
+    traffic: DrawnTraffic | None = None
 
 
 def assess_gpu(question: GpuQuestion) -> Stability:
@@ -57,6 +60,7 @@ def assess_gpu(question: GpuQuestion) -> Stability:
             seeds=range(first.seed, first.seed + 1 + NUM_FURTHER_SEEDS),
             starvation_tolerance=limits.starvation_tolerance,
             known=question.outcome,
+            traffic=question.traffic,
             on_report=judge,
         )
     except PlacerError as error:
@@ -85,6 +89,7 @@ def confirm_verdicts(
     observer: PlanObserver,
     keep: Callable[[int, Verification], None],
     outcomes: Mapping[int, SeedOutcome | None] = MappingProxyType({}),
+    traffic: DrawnTraffic | None = None,
 ) -> None:
     """Assess the stability of replicas that are accepted near a limit, in parallel.
 
@@ -100,6 +105,8 @@ def confirm_verdicts(
         Called with position and the verdict that says something about stability, before the observer is.
     outcomes
         Of the simulations that the verdicts are from, by position, as far as they were kept.
+    traffic
+        Draws the requests under the verdicts' seed, and may have done so.
     """
     asked = [
         index
@@ -108,7 +115,9 @@ def confirm_verdicts(
     ]
     if asked:
         announce_compilation(observer, (replicas[index][1].engine for index in asked))
-    questions = [GpuQuestion(*replicas[index], limits[index], verdicts[index], outcomes.get(index)) for index in asked]
+    questions = [
+        GpuQuestion(*replicas[index], limits[index], verdicts[index], outcomes.get(index), traffic) for index in asked
+    ]
     with closing(each_in_parallel(assess_gpu, questions, workers=workers, backend="threading")) as results:
         for done, (position, stability) in enumerate(results, start=1):
             index = asked[position]

@@ -84,6 +84,8 @@ class TwinVerifier:
     ----------
     num_calls
         GPUs simulated so far.
+    traffic
+        Draws their requests.
     """
 
     def __init__(
@@ -101,7 +103,7 @@ class TwinVerifier:
         self._recorder = recorder
         self._verdicts: dict[GpuAssignment, Verification] = {}
         self._outcomes: dict[GpuAssignment, SeedOutcome | None] = {}
-        self._traffic = DrawnTraffic(settings.seed)
+        self.traffic = DrawnTraffic(settings.seed)
 
     def known(self, assignment: GpuAssignment) -> Verification | None:
         """Return the verdict about a GPU if it was simulated already."""
@@ -135,6 +137,7 @@ class TwinVerifier:
             observer=self._observer,
             keep=keep,
             outcomes={index: self._outcomes.get(gpu) for index, gpu in enumerate(gpus)},
+            traffic=self.traffic,
         )
         return tuple(self._verdicts[assignment] for assignment in assignments)
 
@@ -179,7 +182,7 @@ class TwinVerifier:
             self.settings,
             observer=self._observer,
             keep=keep,
-            traffic=self._traffic,
+            traffic=self.traffic,
         )
 
 

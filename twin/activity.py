@@ -55,9 +55,28 @@ def activity_at(inputs: ReplicaInputs, trace: ReplicaTrace, times_ns: NDArray[np
     return Activity(
         num_times=len(times_ns),
         adapter=inputs.adapter[is_served].astype(np.int64),
-        first=np.searchsorted(times_ns, trace.first_scheduled_ns[is_served]),
-        beyond=np.where(finish_ns >= 0, np.searchsorted(times_ns, finish_ns), len(times_ns)),
+        first=num_before(times_ns, trace.first_scheduled_ns[is_served]),
+        beyond=np.where(finish_ns >= 0, num_before(times_ns, finish_ns), len(times_ns)),
     )
+
+
+def num_before(times_ns: NDArray[np.int64], values_ns: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return how many of M sorted times are before each value, int64 [N]: what ``np.searchsorted`` does.
+
+    Where the times are evenly spaced, the spacing tells that, and each answer is checked; only the others are searched.
+    """
+    num_times = len(times_ns)
+    if num_times < 2 or times_ns[-1] == times_ns[0]:
+        return np.searchsorted(times_ns, values_ns).astype(np.int64)
+    spacing_ns = (times_ns[-1] - times_ns[0]) / (num_times - 1)
+    guess = np.ceil((values_ns - times_ns[0]) * (1.0 / spacing_ns))
+    found: NDArray[np.int64] = np.minimum(np.maximum(guess, 0), num_times).astype(np.int64)
+    extremes = np.iinfo(np.int64)
+    bounds_ns = np.concatenate([[extremes.min], times_ns, [extremes.max]])
+    is_wrong = (bounds_ns[found] >= values_ns) | (bounds_ns[found + 1] < values_ns)
+    if is_wrong.any():
+        found[is_wrong] = np.searchsorted(times_ns, values_ns[is_wrong])
+    return found
 
 
 def _count(first: NDArray[np.int64], beyond: NDArray[np.int64], num_times: int) -> NDArray[np.int64]:

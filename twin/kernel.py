@@ -18,9 +18,11 @@ from twin import (
     kernel_account,
     kernel_ahead,
     kernel_batch,
+    kernel_columns,
     kernel_compile,
     kernel_duration,
     kernel_queue,
+    kernel_requests,
     kernel_results,
     kernel_schedule,
     kernel_sets,
@@ -34,6 +36,7 @@ from twin.kernel_ahead import run_asynchronously
 from twin.kernel_batch import end_last_steady
 from twin.kernel_compile import compiled, compiled_entry
 from twin.kernel_duration import duration_ns
+from twin.kernel_requests import fill_requests, read_requests
 from twin.kernel_results import apply_results, gap_bin
 from twin.kernel_schedule import arrive, is_settled, repeat_step, schedule
 from twin.kernel_state import (
@@ -122,12 +125,16 @@ def _cached_entries(fingerprint: int) -> tuple[Entry, Entry]:
     @compiled_entry
     def entry(s: Settings, coefficients: NDArray[np.float64], state: State) -> None:
         if fingerprint >= 0:
+            fill_requests(s, state)
             _run(s, coefficients, state)
+            read_requests(state)
 
     @compiled_entry
     def asynchronous_entry(s: Settings, coefficients: NDArray[np.float64], state: State) -> None:
         if fingerprint >= 0:
+            fill_requests(s, state)
             run_asynchronously(s, coefficients, state)
+            read_requests(state)
 
     return entry, asynchronous_entry
 
@@ -142,9 +149,11 @@ COMPILED_MODULES = (
     kernel_account,
     kernel_ahead,
     kernel_batch,
+    kernel_columns,
     kernel_compile,
     kernel_duration,
     kernel_queue,
+    kernel_requests,
     kernel_results,
     kernel_schedule,
     kernel_sets,

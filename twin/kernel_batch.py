@@ -203,11 +203,13 @@ def preempt_last(s: Settings, requests: Array, adapters: Array, decodes: Decodes
 
 
 @compiled
-def serve_steady(decodes: Decodes, c: Array, block_size: int, column: int) -> None:
+def serve_steady(s: Settings, decodes: Decodes, c: Array, column: int) -> None:
     """Give every steady request its token; the gap before it, the step, falls into that column."""
     c[DECODES] += 1
-    c[BLOCK_PHASE] = c[BLOCK_PHASE] + 1 if c[BLOCK_PHASE] + 1 < block_size else 0
+    c[BLOCK_PHASE] = c[BLOCK_PHASE] + 1 if c[BLOCK_PHASE] + 1 < s.block_size else 0
     c[STEADY_CONTEXT] += c[NUM_STEADY]
+    if not s.counts_adapter_gaps:
+        return
     decodes.column_steps[column] += 1
     c[FIRST_COLUMN] = min(c[FIRST_COLUMN], column)
     c[END_COLUMN] = max(c[END_COLUMN], column + 1)

@@ -106,7 +106,8 @@ def _advance_others(
         else:
             position = step_bin if last == now else gap_bin(end - last)
             gaps[position] += 1
-            decodes.adapter_gaps[requests[r, REQUEST_ADAPTER], position // ADAPTER_BIN_FACTOR] += 1
+            if s.counts_adapter_gaps:
+                decodes.adapter_gaps[requests[r, REQUEST_ADAPTER], position // ADAPTER_BIN_FACTOR] += 1
         requests[r, LAST_TOKEN_NS] = end
         if requests[r, NUM_TOKENS] >= requests[r, FINISH_TOKENS]:
             _finish(s, requests, adapters, c, r, end)
@@ -129,7 +130,7 @@ def apply_results(
     """Advance the scheduled requests, sample tokens, let finished requests leave; `step_bin` is the step's own."""
     if c[NUM_STEADY] > 0:
         gaps[step_bin] += c[NUM_STEADY]
-        serve_steady(decodes, c, s.block_size, step_bin // ADAPTER_BIN_FACTOR)
+        serve_steady(s, decodes, c, step_bin // ADAPTER_BIN_FACTOR)
         day = c[DECODES] & (len(decodes.calendar) - 1)
         if decodes.calendar[day] >= 0:
             _finish_steady(s, requests, adapters, decodes, c, day, end)

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from twin.kernel_columns import Asked, Outcome, copy_asked, make_outcome
 from twin.replica import (
     ADAPTER_BIN_FACTOR,
     GAP_DECADES,
@@ -203,6 +204,8 @@ class Settings(NamedTuple):
     async_scheduling: bool
     horizon_ns: int
     sample_interval_ns: int
+    max_model_len: int
+    counts_adapter_gaps: bool
 
 
 class Decodes(NamedTuple):
@@ -229,7 +232,9 @@ class State(NamedTuple):
     """
 
     arrivals: Array
+    asked: Asked
     requests: Array
+    outcome: Outcome
     adapters: Array
     decodes: Decodes
     counters: Array
@@ -272,6 +277,8 @@ def make_settings(inputs: ReplicaInputs) -> Settings:
         async_scheduling=bool(inputs.async_scheduling),
         horizon_ns=int(inputs.horizon_ns),
         sample_interval_ns=int(inputs.sample_interval_ns),
+        max_model_len=int(inputs.max_model_len),
+        counts_adapter_gaps=bool(inputs.counts_adapter_gaps),
     )
 
 
@@ -284,12 +291,14 @@ def make_state(inputs: ReplicaInputs, *, log_capacity: int, table_capacity: int)
     counters[FIRST_COLUMN] = NUM_GAP_BINS // ADAPTER_BIN_FACTOR
     interval = inputs.sample_interval_ns
     num_samples = inputs.horizon_ns // interval + 2 if interval else 0
-    requests = _make_requests(inputs, num_adapters)
+    num_requests = len(inputs.arrival_ns)
     return State(
         arrivals=np.array(inputs.arrival_ns, np.int64),
-        requests=requests,
+        asked=copy_asked(inputs),
+        requests=np.empty((num_requests, NUM_REQUEST_COLUMNS), np.int64),
+        outcome=make_outcome(num_requests, num_adapters),
         adapters=_make_adapters(inputs, num_adapters),
-        decodes=_make_decodes(inputs, requests, num_adapters),
+        decodes=_make_decodes(inputs, num_adapters),
         counters=counters,
         scratch=make_scratch(min(inputs.num_slots, num_adapters)),
         gaps=np.zeros(NUM_GAP_BINS, np.int64),
@@ -327,20 +336,9 @@ def make_scratch(num_members: int) -> Array:
     return np.zeros((1 + NUM_TABLE_ROWS, size), np.int64)
 
 
-def _make_requests(inputs: ReplicaInputs, num_adapters: int) -> Array:
-    requests = np.full((len(inputs.arrival_ns), NUM_REQUEST_COLUMNS), -1, np.int64)
-    requests[:, REQUEST_ADAPTER] = np.where(inputs.adapter >= 0, inputs.adapter, num_adapters)
-    requests[:, PROMPT] = inputs.prompt_tokens
-    requests[:, NUM_TOKENS] = inputs.prompt_tokens
-    ends = inputs.prompt_tokens.astype(np.int64) + inputs.output_tokens
-    requests[:, FINISH_TOKENS] = np.minimum(ends, inputs.max_model_len)
-    requests[:, [COMPUTED, PREEMPTIONS]] = 0
-    return requests
-
-
-def _make_decodes(inputs: ReplicaInputs, requests: Array, num_adapters: int) -> Decodes:
-    # A request is steady for fewer steps than it has output tokens.
-    longest = int((requests[:, FINISH_TOKENS] - requests[:, PROMPT]).max(initial=0))
+def _make_decodes(inputs: ReplicaInputs, num_adapters: int) -> Decodes:
+    # A request is steady for fewer steps than it has output tokens, and ends at `max_model_len`.
+    longest = min(int(inputs.output_tokens.max(initial=0)), max(0, inputs.max_model_len))
     num_columns = NUM_GAP_BINS // ADAPTER_BIN_FACTOR
     return Decodes(
         calendar=np.full(1 << longest.bit_length(), -1, np.int64),

@@ -9,12 +9,8 @@ from twin.kernel_state import (
     BLOCKS_OVERFLOWS,
     BUSY_NS,
     DISK_LOADS_OF,
-    FINISH_NS,
-    FIRST_SCHEDULED_NS,
-    FIRST_TOKEN_NS,
     GPU_LOADS_OF,
     INTEGRAL_UNIT,
-    LAST_TOKEN_NS,
     LOAD_NS,
     LOG_CACHED_END,
     LOG_DISK_LOADS,
@@ -26,18 +22,12 @@ from twin.kernel_state import (
     LOG_SLOTS_END,
     LOG_START,
     LOG_WAITING_END,
-    NEXT,
     NUM_PREEMPTIONS,
     NUM_SAMPLES,
     NUM_STEPS,
-    NUM_TOKENS,
     PEAK_BLOCKS,
     PEAK_RUNNING,
     PEAK_WAITING,
-    PREEMPTIONS,
-    PROMPT,
-    REQUEST_ADAPTER,
-    RUNNING_HEAD,
     RUNNING_INTEGRAL,
     RUNNING_OVERFLOWS,
     SCHEDULED_TOKENS,
@@ -50,32 +40,19 @@ from twin.replica import ReplicaInputs, ReplicaTrace, StepLog
 
 def make_trace(inputs: ReplicaInputs, state: State) -> ReplicaTrace:
     """Collect the arrays of a finished run."""
-    requests, adapters, c = state.requests, state.adapters, state.counters.tolist()
+    outcome, adapters, c = state.outcome, state.adapters, state.counters.tolist()
     num_adapters = adapters.shape[1] - 1
-    generated = requests[:, NUM_TOKENS] - requests[:, PROMPT]
-    first_token_ns = requests[:, FIRST_TOKEN_NS].copy()
-    is_running = np.zeros(len(requests), np.bool_)
-    running = c[RUNNING_HEAD]
-    while running >= 0:
-        is_running[running] = True
-        running = requests[running, NEXT]
-    # Gaps telescope: their sum over a request is its last minus its first token, preempted or not.
-    has_gaps = generated > 1
-    owners = requests[has_gaps, REQUEST_ADAPTER]
-    gap_sum, gap_count = np.zeros(num_adapters + 1, np.int64), np.zeros(num_adapters + 1, np.int64)
-    np.add.at(gap_sum, owners, requests[has_gaps, LAST_TOKEN_NS] - first_token_ns[has_gaps])
-    np.add.at(gap_count, owners, generated[has_gaps] - 1)
     return ReplicaTrace(
-        first_scheduled_ns=requests[:, FIRST_SCHEDULED_NS].copy(),
-        first_token_ns=first_token_ns,
-        finish_ns=requests[:, FINISH_NS].copy(),
-        generated_tokens=generated.astype(np.int32),
-        is_running=is_running,
-        request_preemptions=requests[:, PREEMPTIONS].astype(np.int32),
+        first_scheduled_ns=outcome.first_scheduled_ns,
+        first_token_ns=outcome.first_token_ns,
+        finish_ns=outcome.finish_ns,
+        generated_tokens=outcome.generated_tokens,
+        is_running=outcome.is_running,
+        request_preemptions=outcome.preemptions,
         gap_histogram=state.gaps,
         adapter_gap_histogram=state.decodes.adapter_gaps,
-        adapter_gap_sum_ns=gap_sum,
-        adapter_gap_count=gap_count,
+        adapter_gap_sum_ns=outcome.gap_sum_ns,
+        adapter_gap_count=outcome.gap_count,
         adapter_gpu_loads=adapters[GPU_LOADS_OF, :num_adapters].astype(np.int32),
         adapter_disk_loads=adapters[DISK_LOADS_OF, :num_adapters].astype(np.int32),
         num_steps=c[NUM_STEPS],

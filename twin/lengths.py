@@ -121,7 +121,8 @@ class LengthDistribution(BaseModel):
             upper = float(self.max) if self.max is not None else math.inf
             sigma = _lognormal_sigma(self.mean, self.std)
             location = _location(self.mean, sigma, float(self.min), upper)
-            values = np.clip(np.exp(location + sigma * generator.standard_normal(count)), self.min, upper)
+            drawn_values = np.exp(location + sigma * generator.standard_normal(count))
+            values = np.minimum(np.maximum(drawn_values, self.min), upper)
         # The minimum undoes what adding in floating point can round up to beyond the upper integer.
         drawn = np.minimum(np.floor(values + generator.random(count)), np.ceil(values))
         return np.minimum(drawn, LARGEST_LENGTH).astype(np.int32)

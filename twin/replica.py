@@ -92,6 +92,8 @@ class ReplicaInputs:
         Interval of the time series; 0: none.
     adapter_names, hash_seed
         What `adapter_hash` follows from. The engine that runs vLLM has its hashes from CPython; empty: it cannot run.
+    counts_adapter_gaps
+        Whether the gaps of each adapter are wanted: without, the compiled engine leaves its histograms empty.
     """
 
     arrival_ns: NDArray[np.int64]
@@ -122,6 +124,7 @@ class ReplicaInputs:
     async_scheduling: bool = False
     adapter_names: tuple[str, ...] = ()
     hash_seed: int = 0
+    counts_adapter_gaps: bool = True
 
     @property
     def evicts_adapters(self) -> bool:
@@ -193,7 +196,8 @@ class ReplicaTrace:
     gap_histogram
         int64 [NUM_GAP_BINS], inter-token gaps of all requests.
     adapter_gap_histogram
-        int64 [A + 1, NUM_GAP_BINS // ADAPTER_BIN_FACTOR]; the last row is the base model's.
+        int64 [A + 1, NUM_GAP_BINS // ADAPTER_BIN_FACTOR]; the last row is the base model's. Empty where the inputs do
+        not ask for it (`ReplicaInputs.counts_adapter_gaps`).
     adapter_gap_sum_ns, adapter_gap_count
         int64 [A + 1].
     adapter_gpu_loads, adapter_disk_loads
@@ -259,10 +263,12 @@ def build_inputs(
     horizon_s: float,
     sample_interval_s: float = 0.0,
     hash_seed: int = 0,
+    counts_adapter_gaps: bool = True,
 ) -> ReplicaInputs:
     """Turn a replica and its requests into what the engines take.
 
-    `hash_seed` is the PYTHONHASHSEED of the replica's process, modulo 2**32.
+    `hash_seed` is the PYTHONHASHSEED of the replica's process, modulo 2**32; `counts_adapter_gaps` as in
+    `ReplicaInputs`.
 
     Raises
     ------
@@ -313,6 +319,7 @@ def build_inputs(
         sample_interval_ns=round(sample_interval_s * NANOSECONDS),
         adapter_names=names,
         hash_seed=hash_seed % NUM_HASH_SEEDS,
+        counts_adapter_gaps=counts_adapter_gaps,
     )
 
 

@@ -133,7 +133,13 @@ def simulate_in_detail(
     if requests is None:
         requests = workload.requests(horizon_s=horizon_s, seed=seed)
     inputs = build_inputs(
-        workload, requests, replica, horizon_s=horizon_s, sample_interval_s=sample_interval_s, hash_seed=seed
+        workload,
+        requests,
+        replica,
+        horizon_s=horizon_s,
+        sample_interval_s=sample_interval_s,
+        hash_seed=seed,
+        counts_adapter_gaps=with_adapters and with_adapter_latencies,
     )
     trace, cpu_s = _run_timed(engine, inputs, progress)
     report = build_report(

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twin.activity import Activity, activity_at
+from twin.drawn_traffic import DrawnTraffic
 from twin.errors import InputError
 from twin.replica import Replica, ReplicaInputs
 from twin.report import SimulationReport
@@ -53,6 +54,7 @@ def assess_stability(
     engine: EngineName = "fast",
     starvation_tolerance: float = 0.1,
     known: SeedOutcome | None = None,
+    traffic: DrawnTraffic | None = None,
     on_report: Callable[[SimulationReport], None] | None = None,
 ) -> StabilityReport:
     """Simulate a replica once per seed, and once more after a backlog; say whether its outcome is a matter of chance.
@@ -66,6 +68,8 @@ def assess_stability(
         At least one, all different and >= 0.
     known
         What `seed_outcome` says of the first seed, where that was simulated already: it is not simulated again.
+    traffic
+        Draws the requests under the first seed, and may have done so; ``None``: they are drawn here.
     on_report
         Called with the report of each seed that is simulated, in order; it has no latencies of single adapters.
 
@@ -77,6 +81,7 @@ def assess_stability(
         When the replica does not start.
     """
     assert known is None or known.seed == seeds[0], known
+    assert traffic is None or traffic.seed == seeds[0], traffic.seed
     if not seeds or len(set(seeds)) < len(seeds):
         raise InputError(
             f"`seeds` must be at least one, all different. Got {list(seeds)}.", field="seeds", value=list(seeds)
@@ -95,10 +100,15 @@ def assess_stability(
             with_adapter_latencies=False,
         )
 
+    def first_requests() -> RequestTable:
+        if traffic is not None:
+            return traffic.requests(workload, horizon_s=horizon_s)
+        return workload.requests(horizon_s=horizon_s, seed=seeds[0])
+
     outcomes: list[SeedOutcome] = [] if known is None else [known]
     drawn: dict[int, RequestTable] = {}
     for seed in seeds[len(outcomes) :]:
-        drawn[seed] = _requests(workload, horizon_s, seed, is_first=seed == seeds[0])
+        drawn[seed] = first_requests() if seed == seeds[0] else _requests(workload, horizon_s, seed)
         simulation = run(seed, drawn[seed])
         outcomes.append(seed_outcome(simulation))
         if on_report is not None:
@@ -106,16 +116,16 @@ def assess_stability(
     # The regime with more requests is looked for from the run that shows least of it.
     calmest = min(outcomes, key=lambda outcome: outcome.running_mean).seed
     backlog_s = min(BACKLOG_S, MOST_BACKLOG_SHARE * horizon_s)
-    requests = drawn[calmest] if calmest in drawn else _requests(workload, horizon_s, calmest, is_first=True)
+    requests = drawn[calmest] if calmest in drawn else first_requests()
     after_backlog = None
     if len(requests):
         after_backlog = seed_outcome(run(calmest, _with_backlog(requests, backlog_s / horizon_s)))
     return _report(workload, outcomes, after_backlog, horizon_s=horizon_s, warmup_s=warmup_s, backlog_s=backlog_s)
 
 
-def _requests(workload: Workload, horizon_s: float, seed: int, *, is_first: bool) -> RequestTable:
-    """Return the requests of one seed; those of a trace are jittered, except for the first seed."""
-    if workload.trace is None or is_first:
+def _requests(workload: Workload, horizon_s: float, seed: int) -> RequestTable:
+    """Return the requests of a further seed; those of a trace are jittered."""
+    if workload.trace is None:
         return workload.requests(horizon_s=horizon_s, seed=seed)
     trace = workload.trace
     most_ns = round(ARRIVAL_JITTER_S * NANOSECONDS)
@@ -164,14 +174,16 @@ def _relative_error_of_ratio(simulation: Simulation, warmup_ns: int) -> float:
     """Return the standard error of completed / offered tokens, from those of parts of the window."""
     inputs, trace = simulation.inputs, simulation.trace
     tokens = inputs.prompt_tokens.astype(np.int64) + inputs.output_tokens
-    edges_ns = np.linspace(warmup_ns, trace.end_ns, NUM_ERROR_PARTS + 1)
-    errors = []
-    for times_ns in (inputs.arrival_ns, trace.finish_ns):
-        # Position 0 is before the window; what is finished at its very end belongs to the last part.
-        parts = np.minimum(np.searchsorted(edges_ns, times_ns, side="right"), NUM_ERROR_PARTS)
-        totals = np.bincount(parts, weights=tokens, minlength=NUM_ERROR_PARTS + 1)[1:].astype(np.float64)
-        errors.append(_error_of_mean(totals) / totals.mean() if totals.any() else 0.0)
-    return math.hypot(*errors)
+    # Whole nanoseconds: a time is at or after an edge when it is at or after the next whole one.
+    edges_ns = np.ceil(np.linspace(warmup_ns, trace.end_ns, NUM_ERROR_PARTS + 1)).astype(np.int64)
+    # What arrives is sorted. What is finished at the very end of the window belongs to the last part.
+    before = np.searchsorted(inputs.arrival_ns, edges_ns[:-1])
+    arrived = np.diff(np.append(0, np.cumsum(tokens))[np.append(before, len(tokens))])
+    since = np.array([tokens[trace.finish_ns >= edge_ns].sum() for edge_ns in edges_ns[:-1]])
+    finished = since - np.append(since[1:], 0)
+    return math.hypot(
+        *(_error_of_mean(totals) / totals.mean() if totals.any() else 0.0 for totals in (arrived, finished))
+    )
 
 
 def _error_of_mean(means: NDArray[np.float64]) -> float:

@@ -102,14 +102,17 @@ def solve(
     """Place the adapters of PROBLEM on as few GPUs as possible, and check every GPU with the twin."""
     from placer.cli.progress import ProgressDisplay
     from placer.files import load_problem, save_plan
+    from placer.garbage import keep_what_is_there
     from placer.output_paths import check_outputs, has_standard_output, problem_inputs
     from placer.planning import plan as make_plan
 
     inputs = problem_inputs(problem, output) | {"--profile": profile, "--surrogate": surrogate, "--current": current}
     check_outputs({"--output": output}, inputs=inputs, prints_json=json_output)
     with ProgressDisplay(is_verbose=verbose) as display:
+        loaded = load_problem(problem, profile=profile)
+        keep_what_is_there()
         plan = make_plan(
-            load_problem(problem, profile=profile),
+            loaded,
             solver=solver,
             surrogate=surrogate,
             budget="auto" if budget is None else budget,

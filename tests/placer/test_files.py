@@ -1,5 +1,7 @@
 """Files: read with messages that name file and line, written whole or not at all."""
 
+import datetime as dt
+import gc
 import json
 import os
 import stat
@@ -7,7 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from placer.files import load_plan, load_problem, plan_to_json, require_writable, save_plan, sha256_of, write_atomically
+from placer.files import (
+    load_plan,
+    load_problem,
+    plan_to_json,
+    read_document,
+    require_writable,
+    save_plan,
+    sha256_of,
+    write_atomically,
+)
 from placer.plan_document import Plan
 from placer.planning import plan
 from tests.placer.small_fleets import fair_surrogate, small_data, small_problem, write_problem
@@ -30,6 +41,30 @@ def test_a_problem_is_the_same_from_yaml_and_from_json(tmp_path: Path) -> None:
     from_json = load_problem(path)
     assert from_json.adapters == from_yaml.adapters
     assert from_json.limits == from_yaml.limits
+
+
+@pytest.mark.parametrize("is_enabled", [True, False])
+def test_reading_leaves_the_collector_as_it_was(tmp_path: Path, *, is_enabled: bool) -> None:
+    """Also when the file is refused."""
+    was_enabled = gc.isenabled()
+    (gc.enable if is_enabled else gc.disable)()
+    try:
+        load_problem(write_problem(tmp_path, small_data()))
+        with pytest.raises(InputError):
+            load_problem(write_problem(tmp_path, {"model": 1}))
+        assert gc.isenabled() == is_enabled
+    finally:
+        (gc.enable if was_enabled else gc.disable)()
+
+
+def test_a_value_that_stands_twice_keeps_its_type(tmp_path: Path) -> None:
+    """The text 8 is a number where it is plain, and a name where it is quoted."""
+    path = tmp_path / "problem.yaml"
+    path.write_text("[8, '8', 8.0, \"8\", 8, null, '', ~, 2026-11-22, '2026-11-22']", encoding="utf-8")
+    data, _ = read_document(path)
+    day = dt.date(2026, 11, 22)
+    assert data == [8, "8", 8.0, "8", 8, None, "", None, day, "2026-11-22"]
+    assert [type(value) for value in data[:5]] == [int, str, float, str, int]
 
 
 def test_a_problem_knows_its_file_by_content(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.twin.test_simulate import make_adapters, make_replica
-from twin.activity import activity_at
+from twin.activity import activity_at, num_before
 from twin.kernel import run_kernel
 from twin.replica import build_inputs
 from twin.simulate import simulate_in_detail
@@ -54,3 +54,16 @@ def test_it_is_what_counting_gives(rows: list[tuple[int, int, int | None]], time
         ]
         assert activity.running[position] == len(served)
         assert activity.active_adapters[position] == len(set(served) - {-1})
+
+
+@given(
+    st.lists(st.integers(0, 10**13), min_size=1, max_size=30),
+    st.lists(st.integers(-1, 10**13), max_size=30),
+    st.integers(1, 40),
+)
+def test_times_before_a_value_are_counted_as_by_searching(times: list[int], values: list[int], num_even: int) -> None:
+    """For evenly spaced times, for any others, for equal ones, and for values that are among them."""
+    evenly = np.linspace(min(times), max(times), num_even, endpoint=False).astype(np.int64)
+    for sorted_times in (np.array(sorted(times), dtype=np.int64), evenly):
+        asked = np.concatenate([np.array(values, dtype=np.int64), sorted_times, sorted_times + 1])
+        assert np.searchsorted(sorted_times, asked).tolist() == num_before(sorted_times, asked).tolist()

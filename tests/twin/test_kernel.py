@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -66,6 +67,15 @@ def test_kernel_equals_reference(inputs: ReplicaInputs) -> None:
         run_kernel(inputs, log_steps=True, keep_step_table=True),
         run_reference(inputs, log_steps=True, keep_step_table=True),
     )
+
+
+@settings(max_examples=50)
+@given(inputs=replica_inputs())
+def test_the_gaps_of_single_adapters_can_be_left_out(inputs: ReplicaInputs) -> None:
+    """Nothing else changes."""
+    full, short = run_kernel(inputs), run_kernel(replace(inputs, counts_adapter_gaps=False))
+    assert not short.adapter_gap_histogram.any()
+    assert_traces_equal(replace(full, adapter_gap_histogram=short.adapter_gap_histogram), short)
 
 
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
