@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from predictors.aggregate_oracle import AggregateOracle
+from predictors.aggregate_oracle import AggregateOracle, CertifiesSums
 from predictors.features import FEATURE_SCHEMA
 from predictors.surrogate import Surrogate
 from solvers.named_object import load_named_object
@@ -47,7 +47,7 @@ def load_object(choice: str) -> Surrogate:
             value=choice,
             hint=_HINT,
         )
-    return AggregateOracle(feasible)
+    return AggregateOracle(feasible, certificates=loaded if isinstance(loaded, CertifiesSums) else None)
 
 
 def _unloadable(choice: str, error: Exception) -> SurrogateError:

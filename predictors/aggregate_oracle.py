@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,10 +20,44 @@ _SUM_NAMES = ("num_adapters", "sum_rate_rps", "sum_rate_sq", "sum_prompt_tps", "
 _SUM_COLUMNS = [AGGREGATE_NAMES.index(name) for name in _SUM_NAMES]
 _RANK_COLUMNS = [AGGREGATE_NAMES.index(f"num_rank_{rank}") for rank in SUPPORTED_RANKS]
 _RANKS = np.array(SUPPORTED_RANKS, dtype=np.int64)
+# Columns of the sums that the function is asked about, in its order, in aggregates and in features.
+SUM_COLUMNS = np.array(_SUM_COLUMNS)
 # Answers that are remembered; the memory is emptied when it is full.
 MOST_REMEMBERED = 200_000
 # Questions that are asked both ways before a function is taken to accept arrays.
 NUM_PROBES = 64
+
+
+@runtime_checkable
+class CertifiesSums(Protocol):
+    """A model of sums that can say which inequalities the sets keep that its `feasible` accepts."""
+
+    @property
+    def slot_options(self) -> Sequence[int]:
+        """All numbers of slots that `feasible` may answer with."""
+        ...
+
+    def accepted_sums(
+        self, slots: int, max_rank: int, lower: NDArray[np.float64], upper: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return what every set with sums in each of B boxes keeps that is accepted with these slots.
+
+        Parameters
+        ----------
+        slots
+            One of `slot_options`.
+        max_rank
+            Largest rank in the set.
+        lower, upper
+            Corners of the number of adapters and of the sums, in the order in which `feasible` takes them, float64
+            [B, 5].
+
+        Returns
+        -------
+        Gradients, float64 [B, M, 5], and limits, float64 [B, M]: ``gradients @ sums <= limits``. A proof is as right
+        as these are: they must hold for sums that are rounded, too.
+        """
+        ...
 
 
 class AggregateOracle:
@@ -40,9 +74,13 @@ class AggregateOracle:
         answers those alike.
     rate_factor
         The function is asked as if every rate were this many times as large, > 0.
+    certificates
+        Who says what the function accepts, if somebody does.
     """
 
-    def __init__(self, feasible: FeasibleFunction, *, rate_factor: float = 1.0) -> None:
+    def __init__(
+        self, feasible: FeasibleFunction, *, rate_factor: float = 1.0, certificates: CertifiesSums | None = None
+    ) -> None:
         if not (np.isfinite(rate_factor) and rate_factor > 0.0):
             raise SurrogateError(
                 f"a factor on the rates must be finite and above 0. Got {rate_factor}.",
@@ -51,6 +89,7 @@ class AggregateOracle:
             )
         self.feasible = feasible
         self.rate_factor = rate_factor
+        self.certificates = certificates
         self._remembered: dict[tuple[float, ...], tuple[bool, int]] = {}
         self._takes_arrays: bool | None = None
 
@@ -61,7 +100,17 @@ class AggregateOracle:
 
     def scaled(self, factor: float) -> AggregateOracle:
         """Return an oracle that is asked as if every rate were `factor` times as large as for this one."""
-        return AggregateOracle(self.feasible, rate_factor=self.rate_factor * factor)
+        return AggregateOracle(self.feasible, rate_factor=self.rate_factor * factor, certificates=self.certificates)
+
+    @property
+    def slot_options(self) -> tuple[int, ...]:
+        """Slots that the function may answer with, as its certificates say; without them one that stands for all."""
+        return (1,) if self.certificates is None else tuple(self.certificates.slot_options)
+
+    @property
+    def sum_scale(self) -> NDArray[np.float64]:
+        """Factors on the number of adapters and on the sums with which the function is asked, float64 [5]."""
+        return np.array([1.0, self.rate_factor, self.rate_factor**2, self.rate_factor, self.rate_factor])
 
     def decide(
         self, rows: NDArray[np.float64], max_ranks: NDArray[np.int64]
@@ -84,8 +133,7 @@ class AggregateOracle:
         SurrogateError
             When the function answers anything but (bool, slots), or feasible with less than one slot.
         """
-        scale = np.array([1.0, self.rate_factor, self.rate_factor**2, self.rate_factor, self.rate_factor])
-        questions = np.column_stack([rows[:, _SUM_COLUMNS] * scale, max_ranks])
+        questions = np.column_stack([rows[:, _SUM_COLUMNS] * self.sum_scale, max_ranks])
         if self._takes_arrays is None and len(rows) > 1:
             self._takes_arrays = self._accepts_arrays(questions[:NUM_PROBES])
         if self._takes_arrays and len(rows):

@@ -108,7 +108,7 @@ class FeasibilityModel:
         Sets that the problem's constraints do not allow are as those for which memory allows no slots.
         """
         types = np.broadcast_to(np.asarray(gpu_type), len(rows))
-        oracle = self._oracle
+        oracle = self.oracle
         if oracle is not None:
             return self._keep_allowed(self._choices_of(oracle, rows, max_ranks), rows, types)
         allowed = self.allowed(rows, types)
@@ -163,7 +163,7 @@ class FeasibilityModel:
             Of each set, int64 [N]; slots that memory does not allow are not feasible, and an oracle, which decides
             about slots itself, gives its own.
         """
-        oracle = self._oracle
+        oracle = self.oracle
         if oracle is not None:
             return self._keep_allowed(self._choices_of(oracle, rows, max_ranks), rows, gpu_types)
         kv_tokens = np.zeros(len(rows), dtype=np.int64)
@@ -240,7 +240,7 @@ class FeasibilityModel:
         load: NDArray[np.float64] | None,
     ) -> SurrogateOutput:
         """Ask for N sets with the aggregates that are given."""
-        oracle = self._oracle
+        oracle = self.oracle
         if oracle is not None and load is None:
             self.count(len(rows))
             return oracle.output(rows, settings.max_lora_rank)
@@ -306,7 +306,7 @@ class FeasibilityModel:
         self.num_calls += 1
 
     @property
-    def _oracle(self) -> AggregateOracle | None:
+    def oracle(self) -> AggregateOracle | None:
         """The surrogate, if it decides about slots itself and is asked with exact sums instead of features."""
         return self.surrogate if isinstance(self.surrogate, AggregateOracle) else None
 

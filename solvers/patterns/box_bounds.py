@@ -7,6 +7,7 @@ are of the surrogate's problem: they say nothing about the twin.
 How a surrogate gets certificates:
 
 - it offers `accepted_cuts` (`HasAcceptedCuts`): a closed form, or a model whose structure is known;
+- it is a function of sums whose author says what it accepts (`predictors.aggregate_oracle.CertifiesSums`);
 - it declares that more is never better (`DeclaresMonotone`, which other proofs use as well), or only which features
   never help (`MonotoneFeasibility`): then a box is empty when its best corner is refused;
 - it is a network behind physics, as `predictors.neural` makes them, and shows it (`HasNetwork`);
@@ -30,6 +31,7 @@ from solvers.feasibility import NUM_ADAPTERS_COLUMN, FeasibilityModel
 from solvers.patterns.cuts import Cuts
 from solvers.patterns.interval_cuts import interval_bound
 from solvers.patterns.network_cuts import network_bound
+from solvers.patterns.sum_cuts import sums_bound
 from solvers.problem_file import Limits
 
 _SLOTS_COLUMN = FEATURE_SCHEMA.index("max_loras")
@@ -202,6 +204,7 @@ def _monotone(model: FeasibilityModel, gpu_type: int) -> BoxBound | None:
 # Asked in this order; the first that knows the surrogate answers.
 _MAKERS: tuple[Callable[[FeasibilityModel, int], BoxBound | None], ...] = (
     _own,
+    sums_bound,
     _monotone,
     network_bound,
     interval_bound,

@@ -70,7 +70,7 @@ def root_boxes(model: FeasibilityModel, types: AdapterTypes, gpu_type: int) -> l
     """Return boxes that together hold every set of adapters that a GPU of a type can be given, with its settings."""
     problem, slots = model.problem, model.slots
     fixed_rank, fixed_slots = problem.fixed_max_lora_rank, problem.fixed_max_loras
-    boxes = []
+    boxes: list[Box] = []
     for slot_rank in sorted({fixed_rank} if fixed_rank else {int(rank) for rank in types.ranks}):
         limit = slots.limit(gpu_type, slot_rank)
         allowed = types.ranks <= slot_rank
@@ -83,6 +83,12 @@ def root_boxes(model: FeasibilityModel, types: AdapterTypes, gpu_type: int) -> l
             # Slots have the rank of the largest adapter, which is there.
             lower[AGGREGATE_NAMES.index(f"num_rank_{slot_rank}")] = 1.0
         everything = Box(gpu_type, slot_rank, (limit, limit), is_tied=False, lower=lower, upper=totals)
+        if model.oracle is not None:
+            # It decides about the slots itself, whatever the number of adapters.
+            boxes.extend(
+                _with_sizes(everything, 1, most, (count, count)) for count in sorted(set(model.oracle.slot_options))
+            )
+            continue
         if fixed_slots is not None:
             boxes.append(_with_sizes(everything, 1, most, (fixed_slots, fixed_slots)))
             continue

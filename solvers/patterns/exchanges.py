@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-# How much fuller than estimated full a GPU may look after an exchange, as a share of it, to be asked about.
-EXCHANGE_SLACK = 0.04
+# How much fuller a GPU may look after an exchange, as a share of it. Estimates are those of a typical GPU: one that
+# holds few large adapters may have more room. Of the exchanges up to each of these as many are asked about.
+EXCHANGE_SLACKS = (0.04, 0.12, 0.36)
 # Gains below this are rounding.
 LEAST_GAIN = 1e-7
 
@@ -45,10 +46,14 @@ def best_exchanges(
     gain = num_in * values[entering] - num_out * values[source][:, None]
     fuller = num_in * shares[entering] - num_out * shares[source][:, None]
     allowed = (num_out <= pattern[source][:, None]) & (num_in <= (demand - pattern)[entering])
-    allowed &= (gain > LEAST_GAIN) & (fuller < EXCHANGE_SLACK)
+    allowed &= (gain > LEAST_GAIN) & (fuller < EXCHANGE_SLACKS[-1])
     allowed &= (source[:, None] != entering) | (num_out == 0)
     kinds, rows, columns = np.nonzero(allowed)
-    order = np.argsort(-gain[kinds, rows, columns], kind="stable")[:most]
+    bands = np.searchsorted(EXCHANGE_SLACKS, fuller[kinds, rows, columns], side="right")
+    by_gain = np.argsort(-gain[kinds, rows, columns], kind="stable")
+    order = np.concatenate(
+        [by_gain[bands[by_gain] == band][: most // len(EXCHANGE_SLACKS)] for band in range(len(EXCHANGE_SLACKS))]
+    )
     kinds, rows, columns = kinds[order], rows[order], columns[order]
     changed = np.repeat(pattern[None], len(order), axis=0)
     positions = np.arange(len(order))

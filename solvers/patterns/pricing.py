@@ -18,13 +18,21 @@ from solvers.patterns.exchanges import best_exchanges
 from solvers.patterns.questions import PatternModel
 
 # Random orders for each rank and estimate.
-NUM_PERTURBATIONS = 4
+NUM_PERTURBATIONS = 2
 # Standard deviation of the random factors' logarithm.
 PERTURBATION = 0.12
+# How often shares are estimated anew beside the best patterns, how many of each rank, and which part of them is there.
+# They are while no pattern is worth this many times the threshold: others are found easily then.
+NUM_REFINEMENTS = 3
+PLENTY = 1.02
+NUM_CONTEXTS = 2
+CONTEXT_PART = 0.8
+# Types of each rank beside which shares are estimated from the start.
+NUM_EQUALS = 3
 # Counts of one type that a start asks about at once.
 NUM_CANDIDATES = 3
 # Patterns that are improved by exchanges, exchanges of each that are asked about at once, and how often.
-NUM_IMPROVED = 6
+NUM_IMPROVED = 10
 NUM_MOVES = 21
 NUM_EXCHANGE_ROUNDS = 30
 # Patterns of which a random part is filled again at once.
@@ -47,12 +55,15 @@ class PricingTask:
         What a pattern must be worth more than.
     num_shakes
         How often, while none is found, the best patterns lose a random part and are filled again.
+    least
+        What a pattern must be worth more than to be returned; ``None``: the threshold.
     """
 
     values: NDArray[np.float64]
     demand: NDArray[np.int64]
     threshold: float
     num_shakes: int = 0
+    least: float | None = None
 
 
 class Pricer:
@@ -76,22 +87,51 @@ class Pricer:
         nothing = np.zeros(model.types.num_types)
         # Share of a GPU that one adapter of each type takes, estimated in several ways: float64 [T] each.
         self._shares = [1.0 / model.capacities(nothing, gpu_type)]
+        # The same beside many adapters of one type, of the small, middle and large ones of each rank: {rank: [T] each}.
+        self._shares_of_rank = {int(rank): self._shares_beside_equals(int(rank)) for rank in np.unique(self._ranks)}
 
     def learn_mixture(self, mixture: NDArray[np.float64]) -> None:
         """Estimate shares also beside half of a typical pattern: real counts, float64 [T]."""
         half = 0.5 * mixture
-        shares = 1.0 / self.model.capacities(half, self.gpu_type)
+        shares = self._shares_beside(half)
         total = float(shares @ half)
         if total > 0.0:
             self._shares = [self._shares[0], shares * (0.5 / total)]
 
+    @property
+    def shares(self) -> NDArray[np.float64]:
+        """Share of a GPU that one adapter of each type is estimated to take, float64 [T], > 0."""
+        return self._shares[-1]
+
+    def _shares_beside_equals(self, rank: int) -> list[NDArray[np.float64]]:
+        """Return shares beside as many of one type of a rank as leave some room, for a few types."""
+        alone = self._shares[0]
+        mine = np.flatnonzero(self._ranks == rank)
+        by_share = mine[np.argsort(alone[mine], kind="stable")]
+        chosen = np.unique(by_share[np.linspace(0, len(by_share) - 1, NUM_EQUALS).astype(np.int64)])
+        bases = CONTEXT_PART * np.eye(len(alone))[chosen] / alone[chosen, None]
+        return [self._shares_beside(base) for base in bases]
+
+    def _shares_beside(self, base: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return what one adapter of each type takes of the room beside `base` (real counts, [T]), float64 [T]."""
+        return np.asarray(1.0 / self.model.capacities(base, self.gpu_type), dtype=np.float64)
+
     def price(self, task: PricingTask) -> NDArray[np.int64]:
-        """Return distinct patterns worth more than the threshold, best first, int64 [P, T]."""
+        """Return distinct patterns worth more than the least that is asked for, best first, int64 [P, T]."""
         self.model.run.num_iterations += 1
         orders = self._orders(task)
         filled = self._fill(np.zeros_like(orders), orders, task)
         distinct = _best_first(filled, task.values)
-        improved = self._exchange(distinct[:NUM_IMPROVED], task)
+        for _ in range(NUM_REFINEMENTS):
+            if not len(distinct) or distinct[0] @ task.values > task.threshold * PLENTY:
+                break
+            local = self._local_orders(distinct, task)
+            refined = self._fill(np.zeros_like(local), local, task)
+            before = float(distinct[0] @ task.values)
+            distinct = _best_first(np.concatenate([refined, distinct]), task.values)
+            if distinct[0] @ task.values <= before + VALUE_TOLERANCE:
+                break
+        improved = self._exchange(self._varied(distinct), task)
         patterns = _best_first(np.concatenate([improved, distinct]), task.values)
         for _ in range(task.num_shakes):
             if not len(patterns) or patterns[0] @ task.values > task.threshold + VALUE_TOLERANCE:
@@ -99,7 +139,8 @@ class Pricer:
             shaken = _best_first(self._shaken(patterns, orders, task), task.values)
             improved = self._exchange(shaken[:NUM_IMPROVED], task)
             patterns = _best_first(np.concatenate([patterns, improved, shaken]), task.values)
-        is_worth_it: NDArray[np.bool_] = patterns @ task.values > task.threshold + VALUE_TOLERANCE
+        least = task.threshold if task.least is None else task.least
+        is_worth_it: NDArray[np.bool_] = patterns @ task.values > least + VALUE_TOLERANCE
         return np.asarray(patterns[is_worth_it], dtype=np.int64)
 
     def filled(self, pattern: NDArray[np.int64], task: PricingTask) -> NDArray[np.int64]:
@@ -127,14 +168,39 @@ class Pricer:
         orders = []
         for max_rank in np.unique(self._ranks[usable]):
             allowed = usable & (self._ranks <= max_rank)
-            for shares in self._shares:
-                for perturbation in range(1 + NUM_PERTURBATIONS):
-                    sigma = PERTURBATION if perturbation else 0.0
+            sigmas = [0.0, *([PERTURBATION] * NUM_PERTURBATIONS)]
+            estimates = [(shares, sigmas) for shares in self._shares]
+            estimates += [(shares, sigmas[:1]) for shares in self._shares_of_rank[int(max_rank)]]
+            for shares, own in estimates:
+                for sigma in own:
                     factors = np.exp(self._generator.normal(0.0, sigma, len(shares)))
                     density = np.where(allowed, task.values / shares * factors, -1.0)
                     order = np.argsort(-density, kind="stable")
                     orders.append(np.where(density[order] > 0.0, order, -1))
         return np.array(orders, dtype=np.int64).reshape(len(orders), len(usable))
+
+    def _varied(self, patterns: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the best of `patterns`, those of each rank among them, int64 [P, T]."""
+        ranks = self.model.types.max_ranks(patterns)
+        best_of_ranks = [int(np.argmax(ranks == rank)) for rank in np.unique(ranks)]
+        chosen = sorted({*range(min(NUM_IMPROVED, len(patterns))), *best_of_ranks})
+        return patterns[chosen]
+
+    def _local_orders(self, patterns: NDArray[np.int64], task: PricingTask) -> NDArray[np.int64]:
+        """Return orders by value per share of a GPU beside the best of `patterns` of each rank, int64 [S, T].
+
+        What an adapter takes of a GPU depends on who is there: many cold adapters change what a hot one costs.
+        """
+        usable = (task.values > 0.0) & (task.demand > 0)
+        ranks = self.model.types.max_ranks(patterns)
+        orders = [np.empty((0, len(usable)), dtype=np.int64)]
+        for rank in np.unique(ranks[ranks > 0]):
+            for pattern in patterns[ranks == rank][:NUM_CONTEXTS]:
+                shares = self._shares_beside(CONTEXT_PART * pattern)
+                density = np.where(usable & (self._ranks <= rank), task.values / shares, -1.0)
+                order = np.argsort(-density, kind="stable")
+                orders.append(np.where(density[order] > 0.0, order, -1)[None])
+        return np.concatenate(orders)
 
     def _fill(self, patterns: NDArray[np.int64], orders: NDArray[np.int64], task: PricingTask) -> NDArray[np.int64]:
         """Add to each of S patterns as many of each type as fit, in its order; all ask together."""

@@ -24,6 +24,7 @@ from solvers.patterns.linear_prices import linear_prices
 from solvers.patterns.master import Column, Master
 from solvers.patterns.pricing import Pricer
 from solvers.patterns.questions import BudgetSpentError, PatternModel
+from solvers.patterns.relaxation import MOST_COLUMNS
 from solvers.patterns.repair import accepted_part
 from solvers.placement import Placement, validate_placement
 from solvers.problem import Problem
@@ -37,6 +38,8 @@ MOST_TYPES = 150
 NUM_DIVES = 4
 # How hard pricing tries at the root before generation is called complete.
 NUM_SHAKES = 3
+# How close to the best values so far it looks for patterns.
+SMOOTHING = 0.6
 # Boxes for a certified bound: at most, and of a small problem, of which whole counts make the gap that is left.
 MOST_BOXES = 12_000
 BOXES_PER_ADAPTER = 25
@@ -65,6 +68,8 @@ class PatternsSolver:
     most_boxes
         Boxes to look at for a certified bound, fewer for few adapters, where there are certificates
         (`solvers.patterns.box_bounds`).
+    rate_levels
+        Of clusters, at most, where types are too many. More take longer, and values of finer types prove more.
     """
 
     name = "patterns"
@@ -79,8 +84,16 @@ class PatternsSolver:
         }
     )
 
-    def __init__(self, *, num_dives: int = NUM_DIVES, builds_first: bool = True, most_boxes: int = MOST_BOXES) -> None:
+    def __init__(
+        self,
+        *,
+        num_dives: int = NUM_DIVES,
+        builds_first: bool = True,
+        most_boxes: int = MOST_BOXES,
+        rate_levels: int = RATE_LEVELS,
+    ) -> None:
         self._num_dives = num_dives
+        self._rate_levels = rate_levels
         self._builds_first = builds_first
         self._most_boxes = most_boxes
 
@@ -103,7 +116,7 @@ class PatternsSolver:
             When some adapter fits no GPU alone, or the warm start is not a placement of this problem.
         """
         run = SolverRun(problem, surrogate, budget, observer)
-        search = _Search(run, np.random.default_rng(seed))
+        search = _Search(run, np.random.default_rng(seed), self._rate_levels)
         try:
             termination = search.search(
                 warm_start,
@@ -139,8 +152,9 @@ class _Generation:
 class _Search:
     """One search; what it finds is recorded in its run."""
 
-    def __init__(self, run: SolverRun, generator: np.random.Generator) -> None:
+    def __init__(self, run: SolverRun, generator: np.random.Generator, rate_levels: int) -> None:
         self.run = run
+        self.rate_levels = rate_levels
         self.problem = run.problem
         self.generator = generator
         self.packing = Packing(run, is_best_fit=True)
@@ -222,7 +236,7 @@ class _Search:
 
     def _affordable_boxes(self) -> int:
         """Return how many boxes are worth their while: few for few adapters, and few where each takes long."""
-        num_types = exact_types(self.problem).num_types
+        num_types = min(exact_types(self.problem).num_types, MOST_COLUMNS)
         return min(BOXES_PER_ADAPTER * len(self.problem.adapters), MOST_BOX_TYPES // num_types)
 
     def _is_proven(self) -> bool:
@@ -234,7 +248,7 @@ class _Search:
     def _generation(self, warm_start: Placement | None) -> _Generation:
         """Return types, a master with the patterns of the known placements, and pricers."""
         problem = self.problem
-        types = _types(problem)
+        types = _types(problem, self.rate_levels)
         limits = np.array([np.inf if kind.max_count is None else float(kind.max_count) for kind in problem.gpu_types])
         master = Master(self._costs(), limits, types.num_types)
         model = PatternModel(self.run, types)
@@ -256,7 +270,10 @@ class _Search:
         if num_gpus > 0.0:
             for pricer in generation.pricers:
                 pricer.learn_mixture(demand.adapters / num_gpus)
-        return generate(master, generation.pricers, demand, num_shakes=NUM_SHAKES, target=self._less_than_incumbent())
+        # With several GPU types the best values are a mixture for all of them, for which no center is known.
+        smoothing = SMOOTHING if len(generation.pricers) == 1 else 0.0
+        target = self._less_than_incumbent()
+        return generate(master, generation.pricers, demand, num_shakes=NUM_SHAKES, target=target, smoothing=smoothing)
 
     def _less_than_incumbent(self) -> float:
         """Return what the master must not exceed to be of use: 0 without an incumbent."""
@@ -304,10 +321,10 @@ class _Search:
         return np.inf if incumbent is None else objective_value(self.problem, incumbent.evaluation)[0]
 
 
-def _types(problem: Problem) -> AdapterTypes:
+def _types(problem: Problem, levels: int) -> AdapterTypes:
     """Return the exact types, or, where they are too many, clusters as fine as possible."""
     types = exact_types(problem)
-    levels, shape_levels = RATE_LEVELS, SHAPE_LEVELS
+    shape_levels = SHAPE_LEVELS
     while types.num_types > MOST_TYPES and levels > 1:
         types = cluster_types(problem, levels=levels, shape_levels=shape_levels)
         if shape_levels > 1:
