@@ -33,6 +33,8 @@ class PlacementRecord(_Document):
     slots: tuple[int, ...]
     max_lora_rank: tuple[int, ...]
     gpu_type: tuple[int, ...]
+    # Only where it was chosen for single GPUs; files of earlier versions lack it.
+    max_num_seqs: tuple[int | None, ...] | None = None
 
     @classmethod
     def of(cls, gpus: tuple[GpuAssignment, ...]) -> PlacementRecord:
@@ -42,11 +44,13 @@ class PlacementRecord(_Document):
             slots=tuple(gpu.max_loras for gpu in gpus),
             max_lora_rank=tuple(gpu.max_lora_rank for gpu in gpus),
             gpu_type=tuple(gpu.gpu_type for gpu in gpus),
+            max_num_seqs=tuple(gpu.max_num_seqs for gpu in gpus) if any(gpu.max_num_seqs for gpu in gpus) else None,
         )
 
     def placement(self) -> Placement:
         """Return the placement."""
-        columns = zip(self.gpu_type, self.gpus, self.slots, self.max_lora_rank, strict=True)
+        own = self.max_num_seqs or (None,) * len(self.gpus)
+        columns = zip(self.gpu_type, self.gpus, self.slots, self.max_lora_rank, own, strict=True)
         return Placement(tuple(GpuAssignment(*column) for column in columns))
 
 

@@ -143,6 +143,6 @@ def _placement_text(run: RunRecord, placement: PlacementRecord) -> str:
         "solver": run.solver,
         "seed": run.seed,
         "num_gpus": len(placement.gpus),
-        **placement.model_dump(mode="json"),
+        **placement.model_dump(mode="json", exclude_none=True),
     }
     return json.dumps(content, sort_keys=True) + "\n"

@@ -34,7 +34,7 @@ def with_secondary(problem: Problem, secondary: Sequence[str] | None, current: C
     Raises
     ------
     InputError
-        When a name is unknown or given twice, the file is no plan, or an adapter is on two GPUs.
+        When a name is unknown or given twice, the file is no plan, or a GPU names an adapter twice.
     """
     if secondary is not None:
         problem = replace(problem, secondary=_names(secondary))
@@ -70,13 +70,5 @@ def _gpus(current: CurrentChoice) -> tuple[CurrentGpu, ...]:
     if isinstance(current, str | Path):
         current = load_plan(current)
     if isinstance(current, Plan):
-        divided = next((entry.adapter for gpu in current.gpus for entry in gpu.shares), None)
-        if divided is not None:
-            raise InputError(
-                f"what is in place must be whole adapters. In this plan {divided!r} is divided among several GPUs.",
-                field="current",
-                value=divided,
-                hint="leave out --current: moves of shares are not counted",
-            )
         return tuple(CurrentGpu(gpu_type=gpu.gpu_type, adapters=gpu.adapters, name=gpu.name) for gpu in current.gpus)
     return tuple(current)

@@ -36,7 +36,7 @@ from solvers.current import Moves, moves_of
 from solvers.feasibility import FeasibilityModel
 from solvers.headroom import COARSE_FACTORS, FINE_FACTORS, headrooms
 from solvers.objective import GpuEvaluation, evaluate
-from solvers.placement import GpuAssignment, Placement
+from solvers.placement import GpuAssignment, Placement, replica_of_gpu
 from solvers.problem import Problem
 from solvers.result import Bound
 from solvers.secondary.solver import secondary_of
@@ -180,7 +180,7 @@ def _planned_gpu(
         adapters=tuple(problem.told_name(index) for index in gpu.adapters),
         shares=_shares(problem, gpu),
         ranks=tuple(RankCount(rank=rank, num_adapters=count) for rank, count in sorted(ranks.items())),
-        engine=problem.replica(gpu.gpu_type, gpu.max_loras, gpu.max_lora_rank, len(gpu.adapters)).engine,
+        engine=replica_of_gpu(problem, gpu).engine,
         kv_tokens=predicted.kv_tokens,
         offered_tps=predicted.offered_tps,
         predicted=Prediction(
@@ -223,6 +223,7 @@ def _configuration(parts: PlanParts) -> PlanConfiguration:
         gpu_types=tuple(gpu_type.name for gpu_type in problem.gpu_types),
         profiles=tuple(profile.name for profile in problem.profiles),
         engine=problem.engine,
+        max_num_seqs_options=problem.max_num_seqs_options,
         fixed_max_loras=problem.fixed_max_loras,
         fixed_max_lora_rank=problem.fixed_max_lora_rank,
         objective=problem.objective,

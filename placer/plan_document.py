@@ -200,10 +200,11 @@ class PlanMoves(_Document):
     num_gpus_before
         GPUs in place.
     num_placed, num_moved, share
-        Adapters of the problem that are on one of them, those of these that change it, and their share. GPUs stand for
-        those in place of their type such that the moves are the fewest.
+        Adapters of the problem that are on one of them, those of these that change it, and their share; of an adapter
+        on several GPUs each copy counts. GPUs stand for those in place of their type such that the moves are the
+        fewest.
     num_new
-        Adapters that are on no GPU yet.
+        Adapters that are on no GPU yet, and further copies of those that are.
     loaded_mib
         Weights of the adapters that must be loaded, moved and new ones, in MiB.
     """
@@ -253,7 +254,10 @@ class PlanConfiguration(_Document):
     Attributes
     ----------
     engine
-        Settings that all GPUs share; `max_loras`, `max_lora_rank` and `max_cpu_loras` are each GPU's own.
+        Settings that all GPUs share; `max_loras`, `max_lora_rank` and `max_cpu_loras` are each GPU's own, and
+        `max_num_seqs` may be where there are options.
+    max_num_seqs_options
+        From which `max_num_seqs` was chosen; empty: it was given.
     margin
         By how much rates were inflated when the surrogate was asked to accept a GPU; 0: not at all.
     risk
@@ -278,6 +282,8 @@ class PlanConfiguration(_Document):
     gpu_types: tuple[str, ...]
     profiles: tuple[str, ...]
     engine: EngineConfig
+    # Plans of earlier versions lack it.
+    max_num_seqs_options: tuple[int, ...] = ()
     fixed_max_loras: int | None
     fixed_max_lora_rank: int | None
     objective: ObjectiveName

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,9 +21,11 @@ from placer.recording import GpuRecorder
 from placer.repacking import cautious_surrogates
 from placer.repair import Fleet, Repair
 from placer.replicas import Replicas
+from placer.sequences import MOST_PLANS, Candidate, better_plan, candidates_of, quickest
 from placer.settling import settle
 from placer.stopwatch import Stopwatch
 from placer.surrogates import SurrogateChoice, at_the_quantile, careful, threshold_for, uses_simulation
+from placer.type_by_type import solve_each_type
 from placer.verify import TwinSettings, TwinVerifier, effective_horizon_s
 from predictors.surrogate import STARVED_PROBABILITY, Surrogate
 from solvers.alone import UnplaceableError
@@ -33,14 +34,11 @@ from solvers.budget import Budget
 from solvers.feasibility import FeasibilityModel
 from solvers.interface import Capability, Solver
 from solvers.merging import merged_problem
-from solvers.objective import objective_value
-from solvers.placement import GpuAssignment, Placement
+from solvers.placement import GpuAssignment
 from solvers.problem import Problem
-from solvers.result import Bound, Incumbent, Solution, SolveResult, Termination
+from solvers.result import Bound, Incumbent, Solution, SolveResult, SolveStatistics, Termination
 from solvers.secondary.search import fleet_value
 from solvers.secondary.solver import secondary_of
-from solvers.surrogate_per_gpu_type import SurrogatePerGpuType
-from twin.errors import InputError
 from twin.parallel import available_cores
 
 
@@ -69,6 +67,8 @@ class Planning:
         self.observer = observer
         self.recorder = recorder
         self.verifiers: list[TwinVerifier] = []
+        self.num_evaluations = 0
+        self.num_solver_calls = 0
         self._start_with(problem)
         self.stopwatch = Stopwatch()
 
@@ -92,10 +92,9 @@ class Planning:
             replicas.find()
         while True:
             divided = replicas.divided()
-            self._start_with(divided)
             try:
-                return self._plan(
-                    surrogates.of(divided),
+                return self._best_plan(
+                    self._candidates(divided, surrogates),
                     is_verified=is_verified,
                     is_improved=is_improved,
                     repair_rounds=repair_rounds,
@@ -103,6 +102,62 @@ class Planning:
             except UnplaceableError as error:
                 if not replicas.find_more(error, divided):
                     raise
+
+    def _candidates(self, problem: Problem, surrogates: SurrogateChoice) -> list[Candidate]:
+        """Return a problem with each `max_num_seqs` that may be chosen, the most promising first."""
+        if problem.max_num_seqs_options:
+            self._begin("solve", f"max_num_seqs, {len(problem.max_num_seqs_options)} values")
+        candidates = candidates_of(problem, surrogates.of, self._careful, budget=self.budget)
+        for candidate in candidates:
+            if candidate.statistics is not None:
+                self._count(candidate.statistics)
+        return candidates
+
+    def _best_plan(
+        self, candidates: list[Candidate], *, is_verified: bool, is_improved: bool, repair_rounds: int
+    ) -> Plan:
+        """Plan with one candidate after another, as long as the next may beat the best plan so far."""
+        best: Plan | None = None
+        refusal: UnplaceableError | None = None
+        for candidate in candidates[:MOST_PLANS]:
+            if best is not None and not candidate.may_beat(best):
+                break
+            self._start_with(candidate.problem)
+            try:
+                made = self._plan(
+                    candidate.surrogate, is_verified=is_verified, is_improved=is_improved, repair_rounds=repair_rounds
+                )
+            except UnplaceableError as error:
+                refusal = refusal or error
+                continue
+            except KeyboardInterrupt:
+                if best is None:
+                    raise
+                best = best.model_copy(update={"termination": "interrupted"})
+                break
+            best = better_plan(best, made)
+            if made.termination == "interrupted":
+                best = best.model_copy(update={"termination": "interrupted"})
+                break
+        if best is None:
+            assert refusal is not None
+            raise refusal
+        return best.model_copy(update=self._totals(best))
+
+    def _count(self, statistics: SolveStatistics) -> None:
+        """Count what a solver asked."""
+        self.num_evaluations += statistics.num_evaluations
+        self.num_solver_calls += statistics.num_calls
+
+    def _totals(self, plan: Plan) -> dict[str, object]:
+        """Return those fields of a plan that count what all plans took that were made."""
+        num_calls = sum(verifier.num_calls for verifier in self.verifiers)
+        return {
+            "repair": plan.repair.model_copy(update={"twin_calls": num_calls}),
+            "solver_evaluations": self.num_evaluations,
+            "solver_calls": self.num_solver_calls,
+            "timings": self.stopwatch.timings(),
+        }
 
     def _new_verifier(self, problem: Problem) -> TwinVerifier:
         verifier = TwinVerifier(problem, self.settings, observer=self.observer, recorder=self.recorder)
@@ -130,6 +185,7 @@ class Planning:
             except UnplaceableError as error:
                 require_agreement(error, self.problem, surrogate, self.verifier, risk=self.risk)
                 raise
+            self._count(result.statistics)
             is_interrupted = result.termination is Termination.INTERRUPTED
             if is_interrupted and result.placement is None:
                 raise KeyboardInterrupt
@@ -146,8 +202,6 @@ class Planning:
             except KeyboardInterrupt:
                 is_interrupted = True
         known = {self._told(gpu): self.verifier.known(gpu) for gpu in self.fleet.gpus}
-        num_calls = sum(verifier.num_calls for verifier in self.verifiers)
-        summary = self.fleet.summary.model_copy(update={"twin_calls": num_calls})
         return build_plan(
             PlanParts(
                 problem=self.problem.unmerged,
@@ -162,13 +216,13 @@ class Planning:
                 is_improved=is_improved,
                 gpus=tuple(known),
                 known=known.get,
-                repair=summary,
+                repair=self.fleet.summary,
                 solution=self._solution(result, bound),
                 termination=self._termination(result, is_interrupted=is_interrupted),
                 message=self._message(result, bound),
                 bound=_better_bound(self.problem, bound, result),
-                solver_evaluations=0 if result is None else result.statistics.num_evaluations,
-                solver_calls=0 if result is None else result.statistics.num_calls,
+                solver_evaluations=self.num_evaluations,
+                solver_calls=self.num_solver_calls,
             ),
             self.stopwatch.timings,
         )
@@ -200,31 +254,7 @@ class Planning:
         asked = self._careful(surrogate, problem)
         if len(problem.gpu_types) == 1 or Capability.MIXED_GPU_TYPES in self.solver.capabilities:
             return self._solve_one(problem, asked, self.budget)
-        results: list[SolveResult | InputError] = []
-        for index in range(len(problem.gpu_types)):
-            result = self._solve_type(asked, index)
-            results.append(result)
-            if isinstance(result, SolveResult) and result.termination is Termination.INTERRUPTED:
-                return replace(_best_of(problem, results), termination=Termination.INTERRUPTED)
-        return _best_of(problem, results)
-
-    def _solve_type(self, surrogate: Surrogate, gpu_type: int) -> SolveResult | InputError:
-        """Solve with GPUs of one type only; an error when some adapter fits no GPU of that type."""
-        problem = self.problem
-        gpu_types, profiles = (problem.gpu_types[gpu_type],), (problem.profiles[gpu_type],)
-        only = merged_problem(replace(problem.unmerged, gpu_types=gpu_types, profiles=profiles))
-        own = surrogate.for_gpu_type(gpu_type) if isinstance(surrogate, SurrogatePerGpuType) else surrogate
-        try:
-            result = self._solve_one(only, own, self.budget.share(1.0 / len(problem.gpu_types)))
-        except InputError as error:
-            return error
-        if result.placement is None:
-            return result
-        return replace(
-            result,
-            placement=_on_type(result.placement, gpu_type),
-            before_secondary=None if result.before_secondary is None else _on_type(result.before_secondary, gpu_type),
-        )
+        return solve_each_type(problem, asked, self.budget, self._solve_one)
 
     def _solve_one(self, problem: Problem, surrogate: Surrogate, budget: Budget) -> SolveResult:
         return self.solver.solve(
@@ -245,10 +275,13 @@ class Planning:
         *,
         is_improved: bool,
     ) -> None:
-        """Verify, repair and improve a fleet, then serve the secondary objectives again."""
+        """Verify, repair and improve a fleet, then serve latencies and the secondary objectives again."""
         repair = self._verify_and_repair(fleet, surrogate, repair_rounds)
         if is_improved:
             self._improve(repair, bound)
+        if self.problem.objective == "lowest_latency" and self.problem.max_num_seqs_options:
+            self._begin("improve", "max_num_seqs of single GPUs")
+            fleet.gpus = quickest(self.problem, self.verifier, fleet.gpus)
         self._settle(fleet, surrogate, result)
 
     def _compare_with_own(
@@ -317,12 +350,13 @@ class Planning:
     def _solution(self, result: SolveResult | None, work: Bound) -> SolutionName:
         """Return what there is; a placement that repair has changed is no longer the one that was proven optimal.
 
-        Where numbers of replicas are looked for, nothing but the work bound is about all of them.
+        Where numbers of replicas or values of `max_num_seqs` are looked for, nothing but the work bound is about all of
+        them.
         """
         if result is None or result.placement is None or result.evaluation is None:
             return "none"
         is_optimal = result.solution is Solution.OPTIMAL and self.fleet.gpus == result.placement.gpus
-        if self.told.replication.automatic:
+        if self.told.replication.automatic or self.told.max_num_seqs_options:
             is_optimal = is_optimal and work.proves(result.evaluation, self.problem.objective)
         return "optimal" if is_optimal else "feasible"
 
@@ -341,11 +375,6 @@ class Planning:
         return result.message
 
 
-def _on_type(placement: Placement, gpu_type: int) -> Placement:
-    """Return a placement of a problem with one GPU type as one of a problem that has it in another place."""
-    return Placement(tuple(replace(gpu, gpu_type=gpu_type) for gpu in placement.gpus))
-
-
 def _is_proven_infeasible(problem: Problem, bound: Bound) -> bool:
     """Return whether the bound is above all GPUs that may be used."""
     counts = [gpu_type.max_count for gpu_type in problem.gpu_types]
@@ -360,19 +389,3 @@ def _better_bound(problem: Problem, work: Bound, result: SolveResult | None) -> 
     if problem.objective == "least_cost":
         return max(work, own, key=lambda bound: bound.cost_per_hour or 0.0)
     return max(work, own, key=lambda bound: bound.value)
-
-
-def _best_of(problem: Problem, results: list[SolveResult | InputError]) -> SolveResult:
-    """Return the result that the objective prefers; raise the first error when no GPU type can hold all adapters."""
-    solved = [result for result in results if isinstance(result, SolveResult)]
-    placed = [result for result in solved if result.evaluation is not None]
-    if placed:
-        return min(
-            placed,
-            key=lambda result: (
-                objective_value(problem, result.evaluation) if result.evaluation is not None else (math.inf, math.inf)
-            ),
-        )
-    if solved:
-        return solved[0]
-    raise next(result for result in results if isinstance(result, InputError))

@@ -38,7 +38,7 @@ def with_replicas(problem: Problem, choice: str) -> Problem:
     Raises
     ------
     InputError
-        When the choice is neither, or the problem says what is in place as well.
+        When the choice is neither.
     """
     if choice not in get_args(ReplicasChoice):
         raise InputError(
@@ -50,12 +50,6 @@ def with_replicas(problem: Problem, choice: str) -> Problem:
     if choice == "auto":
         automatic = (*problem.replication.automatic, AutomaticRule())
         problem = replace(problem, replication=problem.replication.model_copy(update={"automatic": automatic}))
-    if problem.replication.is_asked and problem.current:
-        raise InputError(
-            "what is in place must be given for whole adapters. This problem has `replication`, which divides them.",
-            field="current",
-            hint="leave out one of the two: moves of shares are not counted",
-        )
     return problem
 
 

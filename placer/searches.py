@@ -15,7 +15,8 @@ import numpy as np
 from placer.plan_document import Verification
 from placer.verify import TwinVerifier
 from solvers.feasibility import FeasibilityModel
-from solvers.placement import GpuAssignment
+from solvers.placement import GpuAssignment, replica_of_gpu
+from solvers.problem import Problem
 
 Question = tuple[GpuAssignment, ...]
 Verdicts = tuple[Verification, ...]
@@ -80,9 +81,10 @@ def run_searches(verifier: TwinVerifier, searches: Sequence[Search[R]]) -> list[
 def mend(model: FeasibilityModel, gpu: GpuAssignment) -> Search[Mended]:
     """Make a rejected GPU acceptable: with other slots, else with the fewest adapters given back.
 
-    The twin chooses the slots. Then the k adapters of largest load leave, with the smallest k that helps, the slots
-    being chosen anew for each k: those that serve most of an overload are rarely those that serve all of what remains.
-    In place of the last that leaves, the one of smallest load leaves that helps as well.
+    The twin chooses the slots, and where that does not help and it may be chosen, `max_num_seqs`. Then the k adapters
+    of largest load leave, with the smallest k that helps, the slots being chosen anew for each k: those that serve most
+    of an overload are rarely those that serve all of what remains. In place of the last that leaves, the one of
+    smallest load leaves that helps as well.
     """
     options = _slot_options(model, gpu)
     if options:
@@ -91,6 +93,13 @@ def mend(model: FeasibilityModel, gpu: GpuAssignment) -> Search[Mended]:
         if best is not None:
             return Mended(best, ())
         gpu = _least_bad(options, verdicts)
+    others = other_sequences(model.problem, gpu)
+    if others:
+        verdicts = yield (gpu, *others)
+        best = _best((gpu, *others), verdicts)
+        if best is not None:
+            return Mended(best, ())
+        gpu = _least_bad((gpu, *others), verdicts)
     order = _by_load(model, gpu.adapters)
     # Giving back `low` does not help; giving back `high` does, or is all. Doubling first: a GPU that a solver packed is
     # rarely off by more than an adapter or two.
@@ -150,6 +159,17 @@ def fill(model: FeasibilityModel, base: GpuAssignment | None, gpu_type: int, off
     return Filled(accepted, tuple(offered[low:]))
 
 
+def other_sequences(problem: Problem, gpu: GpuAssignment) -> tuple[GpuAssignment, ...]:
+    """Return a GPU with each other value of `max_num_seqs` that may be chosen and with which it starts."""
+    own = problem.engine.max_num_seqs
+    others = (
+        replace(gpu, max_num_seqs=None if value == own else value)
+        for value in problem.max_num_seqs_options
+        if value != (gpu.max_num_seqs or own)
+    )
+    return tuple(other for other in others if replica_of_gpu(problem, other).memory().starts)
+
+
 def assign(model: FeasibilityModel, gpu_type: int, adapters: Sequence[int]) -> GpuAssignment | None:
     """Return a GPU with `adapters` and the slots that the surrogate likes best; ``None``: none are allowed."""
     members = tuple(sorted(adapters))
@@ -171,7 +191,7 @@ def reassign(model: FeasibilityModel, gpu: GpuAssignment, adapters: Sequence[int
     members = tuple(sorted(adapters))
     slots = model.problem.fixed_max_loras or min(gpu.max_loras, len(model.problem.members_of(members)))
     rank = model.slots.rank_of_slots(int(model.problem.ranks[list(members)].max()))
-    return GpuAssignment(gpu.gpu_type, members, slots, rank)
+    return replace(gpu, adapters=members, max_loras=slots, max_lora_rank=rank)
 
 
 def _slot_options(model: FeasibilityModel, gpu: GpuAssignment) -> tuple[GpuAssignment, ...]:
@@ -187,7 +207,7 @@ def _slot_options(model: FeasibilityModel, gpu: GpuAssignment) -> tuple[GpuAssig
     # The nearest ones first: the surrogate is more likely to be wrong by a little.
     nearest = sorted(range(len(slots)), key=lambda position: (abs(position - own), position))[:SLOT_TRIALS]
     chosen = sorted({*nearest, len(slots) - 1})
-    return tuple(GpuAssignment(gpu.gpu_type, gpu.adapters, slots[index], gpu.max_lora_rank) for index in chosen)
+    return tuple(replace(gpu, max_loras=slots[index]) for index in chosen)
 
 
 def _mended_candidates(
@@ -206,13 +226,21 @@ def _mended_candidates(
 def _slot_candidates(
     model: FeasibilityModel, base: GpuAssignment | None, gpu_type: int, adapters: Sequence[int]
 ) -> tuple[GpuAssignment, ...]:
-    """Return a GPU with `adapters` under the slots that the surrogate likes, and under those of `base`."""
+    """Return a GPU with `adapters` under the slots that the surrogate likes, and under the settings of `base`.
+
+    An adapter that is the first on its GPU must fit somewhere: there, with every `max_num_seqs` that may be chosen.
+    """
     candidates = [assign(model, gpu_type, adapters)]
+    if candidates[0] is not None and base is None and len(adapters) == 1:
+        candidates += other_sequences(model.problem, candidates[0])
+    if candidates[0] is not None and base is not None and base.max_num_seqs is not None:
+        candidates.append(replace(candidates[0], max_num_seqs=base.max_num_seqs))
     if candidates[0] is not None and base is not None and model.problem.fixed_max_loras is None:
         members = tuple(sorted(adapters))
         rank = model.slots.rank_of_slots(int(model.problem.ranks[list(members)].max()))
         slots = min(base.max_loras, model.slots.limit(gpu_type, rank))
-        candidates.append(GpuAssignment(gpu_type, members, slots, rank) if slots else None)
+        kept = GpuAssignment(gpu_type, members, slots, rank, base.max_num_seqs)
+        candidates.append(kept if slots else None)
     return tuple(dict.fromkeys(candidate for candidate in candidates if candidate is not None))
 
 

@@ -14,7 +14,7 @@ from solvers.crowding import crowd
 from solvers.feasibility import FeasibilityModel
 from solvers.objective import GpuEvaluation, evaluate
 from solvers.packing import PackingSolver
-from solvers.placement import GpuAssignment, Placement
+from solvers.placement import GpuAssignment, Placement, replica_of_gpu
 from solvers.problem import Problem
 from solvers.result import Termination
 from twin.errors import InputError
@@ -69,7 +69,7 @@ def gpu_record(problem: Problem, gpu: GpuAssignment) -> GpuRecord:
 
 def _crowded(problem: Problem, gpu: GpuAssignment, evaluated: GpuEvaluation) -> CrowdedGpu:
     """Describe a GPU that is refused."""
-    replica = problem.replica(gpu.gpu_type, gpu.max_loras, gpu.max_lora_rank, len(gpu.adapters))
+    replica = replica_of_gpu(problem, gpu)
     row = problem.aggregates[list(gpu.adapters)].sum(axis=0)
     rows = row[np.newaxis, : len(AGGREGATE_NAMES)]
     if problem.scenarios is not None:

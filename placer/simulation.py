@@ -27,6 +27,7 @@ def replica_for(
     gpu: str | None,
     max_loras: int | None,
     max_lora_rank: int | None,
+    max_num_seqs: int | None = None,
 ) -> tuple[Workload, Replica]:
     """Return the adapters and the replica to simulate.
 
@@ -36,9 +37,10 @@ def replica_for(
         All of its adapters are on the replica, unless a plan says otherwise.
     plan, gpu
         A plan.json and the name of one of its GPUs; without a plan, `gpu` is the name of a GPU type.
-    max_loras, max_lora_rank
-        Settings instead of those that the problem fixes, or of those that follow: the largest rank, and as many slots
-        as there are adapters and memory allows.
+    max_loras, max_lora_rank, max_num_seqs
+        Settings instead of those of the plan, of those that the problem fixes, or of those that follow: the largest
+        rank, and as many slots as there are adapters and memory allows. Where `max_num_seqs` is the planner's to
+        choose, it is 256 or the option next to it.
 
     Raises
     ------
@@ -49,9 +51,10 @@ def replica_for(
         workload, replica = _planned(problem, plan, gpu)
     else:
         workload, replica = _all_on_one(problem, gpu, max_loras, max_lora_rank)
-    changes = {"max_loras": max_loras, "max_lora_rank": max_lora_rank}
+    changes = {"max_loras": max_loras, "max_lora_rank": max_lora_rank, "max_num_seqs": max_num_seqs}
     settings = replica.engine.model_dump() | {name: value for name, value in changes.items() if value is not None}
-    settings["max_cpu_loras"] = max(len(workload.adapters), settings["max_loras"])
+    if not problem.limits_cpu_memory:
+        settings["max_cpu_loras"] = max(len(workload.adapters), settings["max_loras"])
     replica = Replica(replica.model, replica.gpu, replica.engine.model_copy(update=_checked(settings)), replica.profile)
     verdict = replica.memory()
     if not verdict.starts:

@@ -15,7 +15,7 @@ from placer.scenario_verdicts import joint_verdict, shown_scenario, traffics_of
 from placer.stability import confirm_verdicts
 from placer.verify_agreement import EngineAgreement, compare_with_fast
 from placer.verify_progress import SimulatedTime
-from solvers.placement import GpuAssignment
+from solvers.placement import GpuAssignment, replica_of_gpu
 from solvers.problem import Problem
 from solvers.problem_file import Limits
 from twin.drawn_traffic import DrawnTraffic
@@ -149,8 +149,7 @@ class TwinVerifier:
         return self.problem.traffic_of(gpu.adapters, scenario=scenario), self._replica(gpu)
 
     def _replica(self, gpu: GpuAssignment) -> Replica:
-        num_adapters = len(self.problem.members_of(gpu.adapters))
-        return self.problem.replica(gpu.gpu_type, gpu.max_loras, gpu.max_lora_rank, num_adapters)
+        return replica_of_gpu(self.problem, gpu)
 
     def _limits(self, assignments: Sequence[GpuAssignment]) -> list[Limits]:
         return [self.problem.limits_of(gpu.adapters) for gpu in assignments]

@@ -91,7 +91,8 @@ def question_of(path: Path, *, surrogate: str | None, profile: str | None = None
         When a file is unreadable or not valid, or a profile is given for a plan.
     """
     if not _is_plan(path):
-        return Question(load_problem(path, profile=profile), surrogate or "auto")
+        asked, notes = _of_one_value(load_problem(path, profile=profile), None)
+        return Question(asked, surrogate or "auto", warnings=notes)
     if profile is not None:
         raise InputError(
             "a plan must be explained with its own profiles. Got another one.",
@@ -102,13 +103,26 @@ def question_of(path: Path, *, surrogate: str | None, profile: str | None = None
     plan = load_plan(path)
     problem, warnings = load_problem_of(plan, plan_path=path, problem_path=None)
     configuration = plan.configuration
+    asked, notes = _of_one_value(problem, configuration.engine.max_num_seqs)
     return Question(
-        problem,
+        asked,
         surrogate or _planned_choice(configuration.surrogate.name, path.parent),
         margin=configuration.margin,
         threshold=configuration.threshold,
         planned_with=None if surrogate else configuration.surrogate.name,
-        warnings=tuple(warnings),
+        warnings=(*warnings, *notes),
+    )
+
+
+def _of_one_value(problem: Problem, planned: int | None) -> tuple[Problem, tuple[str, ...]]:
+    """Return the problem with one `max_num_seqs`, and a warning that others were not looked at if there are any."""
+    options = problem.max_num_seqs_options
+    if not options:
+        return problem, ()
+    value = planned if planned in options else problem.engine.max_num_seqs
+    others = ", ".join(str(other) for other in options if other != value)
+    return problem.with_given_max_num_seqs(value), (
+        f"`max_num_seqs` is {value} here; what is said need not hold for the others that may be chosen: {others}.",
     )
 
 

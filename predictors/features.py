@@ -168,8 +168,10 @@ def planned_features(
     max_loras: NDArray[np.int64],
     max_lora_rank: NDArray[np.int64],
     kv_tokens: NDArray[np.int64],
+    max_num_seqs: NDArray[np.int64] | None = None,
+    most_cpu_loras: NDArray[np.int64] | None = None,
 ) -> NDArray[np.float32]:
-    """Return the features of sets on GPUs as plans have them: all adapters of a GPU stay in CPU memory.
+    """Return the features of sets on GPUs as plans have them: all adapters of a GPU stay in CPU memory, if they may.
 
     Parameters
     ----------
@@ -177,21 +179,26 @@ def planned_features(
         Of N sets, float64 [N, K].
     engine
         Template of the settings; `EngineConfig.with_slots` makes the engine of a planned GPU from it.
-    max_loras, max_lora_rank, kv_tokens
-        Of each GPU, int64 [N].
+    max_loras, max_lora_rank, kv_tokens, max_num_seqs
+        Of each GPU, int64 [N]; ``None``: all have the template's.
+    most_cpu_loras
+        Adapters that each GPU can keep in CPU memory at most, int64 [N]; ``None``: all.
 
     Returns
     -------
     float32 [N, K + E].
     """
     num_adapters = aggregates[:, AGGREGATE_NAMES.index("num_adapters")].astype(np.int64)
+    cpu_loras = np.maximum(num_adapters, max_loras)
+    if most_cpu_loras is not None:
+        cpu_loras = np.minimum(cpu_loras, most_cpu_loras)
     columns: dict[str, NDArray[np.int64] | int] = {
         "max_loras": max_loras,
         "max_lora_rank": max_lora_rank,
-        "max_num_seqs": engine.max_num_seqs,
+        "max_num_seqs": engine.max_num_seqs if max_num_seqs is None else max_num_seqs,
         "max_num_batched_tokens": engine.max_num_batched_tokens,
         "kv_tokens": kv_tokens,
-        "max_cpu_loras": np.maximum(num_adapters, max_loras),
+        "max_cpu_loras": cpu_loras,
         "reserves_full_sequence": int(engine.scheduler_reserve_full_isl),
     }
     rows = np.empty((len(aggregates), len(ENGINE_NAMES)), dtype=np.float64)

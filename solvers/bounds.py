@@ -36,6 +36,9 @@ A GPU has one second per second, so with w the linear work
 The same holds for the adapters on the GPUs of one type with that type's coefficients, whichever of the three is taken.
 With each adapter where its work costs least, no fleet costs less than the sum of that.
 
+Where `max_num_seqs` may be chosen for each GPU, the second of the three has the largest value that may be chosen, and
+the third the KV capacity under the smallest: no value that is chosen needs fewer steps.
+
 For a fleet of several GPU types each coefficient is the smallest, and the KV capacity the largest, of all types; the
 bound is then valid for every mixture. It does not ask where an adapter's requests are served, only that they are: it
 holds for any number of replicas and any shares, too, and is computed of the adapters before they are divided. (What a
@@ -225,13 +228,13 @@ def work_terms(problem: Problem, costs: UnavoidableCosts) -> WorkTerms:
     """Return where the work of each adapter of the unmerged problem comes from, at its full rate."""
     problem = problem.unmerged
     demand = _demand(problem)
-    engine = problem.engine
-    budget = engine.max_num_batched_tokens
+    budget = problem.engine.max_num_batched_tokens
+    sequences = max(problem.max_num_seqs_options, default=problem.engine.max_num_seqs)
     largest_s = costs.base_s + costs.large_s + costs.beyond_s * max(0, budget - LARGE_BATCH_TOKENS)
     per_token_s = min(costs.base_s / min(LARGE_BATCH_TOKENS, budget), largest_s / budget)
     needs: tuple[tuple[StepLimit, NDArray[np.float64], int, float], ...] = (
         ("tokens", demand.tokens_ps, budget, per_token_s),
-        ("sequences", demand.request_steps_ps, engine.max_num_seqs, costs.base_s / engine.max_num_seqs),
+        ("sequences", demand.request_steps_ps, sequences, costs.base_s / sequences),
         ("kv cache", demand.token_steps_ps, costs.kv_tokens, costs.base_s / costs.kv_tokens),
     )
     return WorkTerms(
@@ -276,7 +279,12 @@ def unavoidable_costs(problem: Problem, gpu_type: int) -> UnavoidableCosts:
 
 
 def _largest_capacity(problem: Problem, gpu_type: int, profile: PerformanceProfile) -> int:
-    """Return the largest KV capacity of any slots: by formula that of the fewest, unless a measured one is larger."""
+    """Return the largest KV capacity of any slots: by formula that of the fewest, unless a measured one is larger.
+
+    Where `max_num_seqs` may be chosen, it is also that of the smallest, which the sampler needs least memory for.
+    """
+    if problem.max_num_seqs_options:
+        problem = problem.with_max_num_seqs(problem.max_num_seqs_options[0])
     tables = SlotTables(problem)
     fewest = tables.kv_tokens(gpu_type, problem.fixed_max_loras or 1, tables.rank_of_slots(int(problem.ranks.min())))
     measured = [entry.kv_tokens or 0 for entry in profile.memory.measured]

@@ -10,16 +10,26 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Settings:
-    """Under which settings each of N sets is asked about; int64 [N] each."""
+    """Under which settings each of N sets is asked about; int64 [N] each.
+
+    `max_num_seqs` is ``None`` where all have that of the problem's `engine`.
+    """
 
     gpu_type: NDArray[np.int64]
     max_loras: NDArray[np.int64]
     max_lora_rank: NDArray[np.int64]
     kv_tokens: NDArray[np.int64]
+    max_num_seqs: NDArray[np.int64] | None = None
 
     def take(self, rows: NDArray[np.int64]) -> Settings:
         """Return the settings of some of the sets, also repeatedly."""
-        return Settings(self.gpu_type[rows], self.max_loras[rows], self.max_lora_rank[rows], self.kv_tokens[rows])
+        return Settings(
+            self.gpu_type[rows],
+            self.max_loras[rows],
+            self.max_lora_rank[rows],
+            self.kv_tokens[rows],
+            None if self.max_num_seqs is None else self.max_num_seqs[rows],
+        )
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ arithmetic, kept in
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,7 @@ from predictors.surrogate import (
 from solvers import acceptance
 from solvers.choices import Choices, Settings, no_choices
 from solvers.limits import Limits, RowLimits
+from solvers.placement import GpuAssignment
 from solvers.problem import Problem
 from solvers.scenario_checks import require_scenarios
 from solvers.slots import SlotTables
@@ -37,6 +38,8 @@ _OFFERED_COLUMNS = [AGGREGATE_NAMES.index("sum_prompt_tps"), AGGREGATE_NAMES.ind
 NUM_ADAPTERS_COLUMN = AGGREGATE_NAMES.index("num_adapters")
 # Ranks are below it, so that one number stands for (type, rank).
 RANK_FACTOR = 4096
+# Adapters in CPU memory where nothing limits them.
+UNLIMITED = np.iinfo(np.int64).max
 Members = Sequence[tuple[int, ...]]
 
 
@@ -277,7 +280,19 @@ class FeasibilityModel:
             max_loras=settings.max_loras,
             max_lora_rank=settings.max_lora_rank,
             kv_tokens=settings.kv_tokens,
+            max_num_seqs=settings.max_num_seqs,
+            most_cpu_loras=self._most_cpu_loras(settings),
         )
+
+    def _most_cpu_loras(self, settings: Settings) -> NDArray[np.int64] | None:
+        """Return how many adapters stay in CPU memory at most under each of N settings, int64 [N]; ``None``: all."""
+        problem = self.problem
+        if not problem.limits_cpu_memory:
+            return None
+        kinds, inverse = np.unique(settings.gpu_type * RANK_FACTOR + settings.max_lora_rank, return_inverse=True)
+        most = [problem.most_cpu_loras(*divmod(int(kind), RANK_FACTOR)) for kind in kinds]
+        limits: NDArray[np.int64] = np.array([UNLIMITED if value is None else value for value in most], dtype=np.int64)
+        return limits[inverse]
 
     def outside_domain(self, rows: NDArray[np.float64], settings: Settings) -> NDArray[np.bool_]:
         """Return for each of N sets whether the surrogate is asked outside of what it was fitted on, bool [N]."""
@@ -299,6 +314,21 @@ class FeasibilityModel:
         """Return the settings of one GPU as a batch of one."""
         kv_tokens = self.slots.kv_tokens(gpu_type, max_loras, max_lora_rank)
         return Settings(*(np.array([value]) for value in (gpu_type, max_loras, max_lora_rank, kv_tokens)))
+
+    def settings_of(self, gpus: Sequence[GpuAssignment]) -> Settings:
+        """Return the settings of GPUs as a batch."""
+        own = self.problem.engine.max_num_seqs
+
+        def column(values: Iterable[int]) -> NDArray[np.int64]:
+            return np.fromiter(values, dtype=np.int64, count=len(gpus))
+
+        return Settings(
+            gpu_type=column(gpu.gpu_type for gpu in gpus),
+            max_loras=column(gpu.max_loras for gpu in gpus),
+            max_lora_rank=column(gpu.max_lora_rank for gpu in gpus),
+            kv_tokens=column(self.slots.kv_tokens_of(gpu) for gpu in gpus),
+            max_num_seqs=column(gpu.max_num_seqs or own for gpu in gpus),
+        )
 
     def count(self, num_rows: int) -> None:
         """Count a question of so many rows."""

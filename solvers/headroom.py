@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
 
 import numpy as np
 from numpy.typing import NDArray
 
 from solvers.acceptance import accepts
-from solvers.choices import Settings
 from solvers.feasibility import FeasibilityModel
 from solvers.placement import GpuAssignment
 from solvers.surrogate_per_gpu_type import inflated
@@ -54,21 +52,19 @@ def headrooms(
                 index for index, gpu in enumerate(gpus) if gpu.gpu_type == gpu_type and num_accepted[index] == start
             ]
             if mine:
-                num_accepted[mine] += _num_accepted(model, gpu_type, [gpus[index] for index in mine], asked)
+                num_accepted[mine] += _num_accepted(model, [gpus[index] for index in mine], asked)
     return [round(float(factors[count - 1]) - 1.0, 4) if count else None for count in num_accepted]
 
 
 def _num_accepted(
-    model: FeasibilityModel, gpu_type: int, gpus: Sequence[GpuAssignment], factors: NDArray[np.float64]
+    model: FeasibilityModel, gpus: Sequence[GpuAssignment], factors: NDArray[np.float64]
 ) -> NDArray[np.int64]:
     """Return at how many of the first factors each GPU of a type is accepted, int64 [N]."""
     sums = np.array([model.aggregates[list(gpu.adapters)].sum(axis=0) for gpu in gpus])
-    columns = [model.settings(gpu_type, gpu.max_loras, gpu.max_lora_rank) for gpu in gpus]
-    settings = Settings(*(np.concatenate([getattr(own, field.name) for own in columns]) for field in fields(Settings)))
     owner = np.repeat(np.arange(len(gpus)), len(factors))
     output = model.predict(
         sums[owner],
-        settings.take(owner),
+        model.settings_of(gpus).take(owner),
         members=[gpu.adapters for gpu in gpus for _ in factors] if model.uses_members else None,
         load=np.tile(factors, len(gpus)),
     )

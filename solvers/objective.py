@@ -8,7 +8,6 @@ import numpy as np
 
 from predictors.surrogate import Surrogate
 from solvers.acceptance import violations
-from solvers.choices import Settings
 from solvers.feasibility import FeasibilityModel
 from solvers.placement import Placement, validate_placement
 from solvers.problem import Problem
@@ -69,12 +68,7 @@ def evaluate(problem: Problem, placement: Placement, surrogate: Surrogate) -> Ev
     model = FeasibilityModel(problem, surrogate)
     gpus = placement.gpus
     rows = np.array([problem.aggregates[list(gpu.adapters)].sum(axis=0) for gpu in gpus])
-    settings = Settings(
-        gpu_type=np.array([gpu.gpu_type for gpu in gpus], dtype=np.int64),
-        max_loras=np.array([gpu.max_loras for gpu in gpus], dtype=np.int64),
-        max_lora_rank=np.array([gpu.max_lora_rank for gpu in gpus], dtype=np.int64),
-        kv_tokens=np.array([model.slots.kv_tokens(gpu.gpu_type, gpu.max_loras, gpu.max_lora_rank) for gpu in gpus]),
-    )
+    settings = model.settings_of(gpus)
     output = model.predict(rows, settings, members=[gpu.adapters for gpu in gpus])
     outside = model.outside_domain(rows, settings)
     broken = violations(model.limits_of(rows), output)

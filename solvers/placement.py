@@ -11,6 +11,7 @@ import numpy as np
 from solvers.problem import Problem
 from twin.engine import SUPPORTED_RANKS
 from twin.errors import InputError
+from twin.replica import Replica
 
 
 @dataclass(frozen=True)
@@ -27,12 +28,15 @@ class GpuAssignment:
         Slots.
     max_lora_rank
         Rank at which every slot is reserved.
+    max_num_seqs
+        One of the problem's `max_num_seqs_options`; ``None``: that of its `engine`.
     """
 
     gpu_type: int
     adapters: tuple[int, ...]
     max_loras: int
     max_lora_rank: int
+    max_num_seqs: int | None = None
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,17 @@ class Placement:
     def num_gpus(self) -> int:
         """GPUs that are used."""
         return len(self.gpus)
+
+
+def replica_of_gpu(problem: Problem, gpu: GpuAssignment) -> Replica:
+    """Return the replica that a GPU of a problem's placement runs."""
+    return problem.replica(
+        gpu.gpu_type,
+        gpu.max_loras,
+        gpu.max_lora_rank,
+        len(problem.members_of(gpu.adapters)),
+        max_num_seqs=gpu.max_num_seqs,
+    )
 
 
 def validate_placement(problem: Problem, placement: Placement) -> None:
@@ -82,8 +97,7 @@ def validate_placement(problem: Problem, placement: Placement) -> None:
     _check_counts(problem, placement)
     require_constraints(problem, placement)
     for position, gpu in enumerate(placement.gpus):
-        num_adapters = len(problem.members_of(gpu.adapters))
-        verdict = problem.replica(gpu.gpu_type, gpu.max_loras, gpu.max_lora_rank, num_adapters).memory()
+        verdict = replica_of_gpu(problem, gpu).memory()
         if not verdict.starts:
             raise InputError(
                 f"every replica must start. GPU {position} does not: {verdict.message}",
@@ -110,6 +124,10 @@ def _check_settings(problem: Problem, position: int, gpu: GpuAssignment) -> None
     ranks = ", ".join(str(rank) for rank in SUPPORTED_RANKS)
     supported = gpu.max_lora_rank in SUPPORTED_RANKS
     require(holds=supported, field="max_lora_rank", value=gpu.max_lora_rank, rule=f"one of {ranks}")
+    options = problem.max_num_seqs_options
+    own = gpu.max_num_seqs in {None, *options}
+    rule = f"one of {', '.join(map(str, options))}" if options else "that of `engine`"
+    require(holds=own, field="max_num_seqs", value=gpu.max_num_seqs, rule=rule)
     for field, value, fixed in (
         ("max_loras", gpu.max_loras, problem.fixed_max_loras),
         ("max_lora_rank", gpu.max_lora_rank, problem.fixed_max_lora_rank),

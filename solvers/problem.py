@@ -27,6 +27,7 @@ from solvers.shares import Shares
 from twin.engine import EngineConfig
 from twin.errors import InputError, ProfileError
 from twin.hardware import GpuType, ModelArchitecture, load_model
+from twin.memory import adapters_in_cpu_memory
 from twin.profile import PerformanceProfile, load_profile, shipped_profiles
 from twin.replica import Replica
 from twin.workload import Adapter, Workload
@@ -46,9 +47,12 @@ class Problem:
     gpu_types, profiles
         Parallel tuples, at least one entry.
     engine
-        Template of every replica's settings; `replica` fills in slots, rank and CPU cache.
+        Template of every replica's settings; `replica` fills in slots and rank, and the CPU cache unless it is given.
     fixed_max_loras, fixed_max_lora_rank
         Settings that the user fixes for all GPUs; ``None``: chosen per GPU.
+    max_num_seqs_options
+        Ascending values of `max_num_seqs` from which one may be chosen for each GPU, that of `engine` among them, which
+        is what solvers plan with; empty: that of `engine` is given.
     latency_metric
         What the objective `lowest_latency` makes small.
     uncertainty
@@ -77,6 +81,7 @@ class Problem:
     objective: ObjectiveName
     limits: Limits
     workload: Workload
+    max_num_seqs_options: tuple[int, ...] = ()
     latency_metric: LatencyMetric = "itl_p95_ms"
     uncertainty: RateUncertainty | None = None
     scenarios: RateScenarios | None = None
@@ -218,13 +223,53 @@ class Problem:
         counts = [gpu_type.max_count for index, gpu_type in enumerate(self.gpu_types) if self.may_serve(index, adapter)]
         return None if None in counts else sum(count or 0 for count in counts)
 
-    def replica(self, gpu_type_index: int, max_loras: int, max_lora_rank: int, num_adapters: int) -> Replica:
-        """Return the replica that serves `num_adapters` adapters under these settings; all stay in CPU memory."""
+    def with_max_num_seqs(self, max_num_seqs: int) -> Problem:
+        """Return the problem of planning with another of the values of `max_num_seqs`; not of a merged one."""
+        assert self.merging is None
+        return replace(self, engine=self.engine.model_copy(update={"max_num_seqs": max_num_seqs}))
+
+    def with_given_max_num_seqs(self, max_num_seqs: int) -> Problem:
+        """Return the problem with this `max_num_seqs` for all GPUs, and no other to choose."""
+        return replace(self.with_max_num_seqs(max_num_seqs), max_num_seqs_options=())
+
+    def most_cpu_loras(self, gpu_type: int, max_lora_rank: int) -> int | None:
+        """Return how many adapters of a GPU stay in CPU memory at most; ``None``: all do.
+
+        As many as the user fixed, or as fit the memory of the host if all are of the largest rank.
+        """
+        if self.engine.max_cpu_loras is not None:
+            return self.engine.max_cpu_loras
+        return adapters_in_cpu_memory(self.model, self.gpu_types[gpu_type], max_lora_rank)
+
+    @property
+    def limits_cpu_memory(self) -> bool:
+        """Whether there may be GPUs of which not all adapters stay in CPU memory."""
+        return self.engine.max_cpu_loras is not None or any(
+            gpu_type.cpu_memory_gib is not None for gpu_type in self.gpu_types
+        )
+
+    def replica(
+        self,
+        gpu_type_index: int,
+        max_loras: int,
+        max_lora_rank: int,
+        num_adapters: int,
+        *,
+        max_num_seqs: int | None = None,
+    ) -> Replica:
+        """Return the replica that serves `num_adapters` adapters under these settings.
+
+        All adapters stay in CPU memory, as far as `most_cpu_loras` allows; a `max_cpu_loras` of `engine` stays as it
+        is, and so does its `max_num_seqs`, unless another one is given.
+        """
+        engine = self.engine.with_slots(max_loras, max_lora_rank=max_lora_rank, num_adapters=num_adapters)
+        changes: dict[str, int] = {} if max_num_seqs is None else {"max_num_seqs": max_num_seqs}
+        most = self.most_cpu_loras(gpu_type_index, max_lora_rank)
+        if most is not None:
+            changes["max_cpu_loras"] = self.engine.max_cpu_loras or min(most, engine.cpu_capacity)
+        engine = engine.model_copy(update=changes)
         return Replica(
-            model=self.model,
-            gpu=self.gpu_types[gpu_type_index],
-            engine=self.engine.with_slots(max_loras, max_lora_rank=max_lora_rank, num_adapters=num_adapters),
-            profile=self.profiles[gpu_type_index],
+            model=self.model, gpu=self.gpu_types[gpu_type_index], engine=engine, profile=self.profiles[gpu_type_index]
         )
 
 
@@ -275,12 +320,13 @@ def parse_problem(data: Any, *, file: str, base_directory: Path) -> Problem:
         model=model,
         gpu_types=content.gpu_types,
         profiles=profiles,
-        engine=content.engine,
+        engine=content.engine.template(),
         fixed_max_loras=content.engine.max_loras if "max_loras" in given else None,
         fixed_max_lora_rank=content.engine.max_lora_rank if "max_lora_rank" in given else None,
         objective=content.objective,
         limits=content.limits,
         workload=load_workload(content, source, base_directory),
+        max_num_seqs_options=content.engine.max_num_seqs_options,
         latency_metric=content.latency_metric,
         uncertainty=content.uncertainty,
         scenarios=content.scenarios,

@@ -55,13 +55,14 @@ def _check_engine(problem: Problem, source: ProblemSource) -> None:
         raise source.error(
             "`enable_lora` must be true to serve adapters. Got False", location=("engine", "enable_lora"), value=False
         )
-    if problem.engine.max_cpu_loras is not None:
+    limited = [gpu_type.name for gpu_type in problem.gpu_types if gpu_type.cpu_memory_gib is not None]
+    if problem.engine.max_cpu_loras is not None and limited:
         raise source.error(
-            "`max_cpu_loras` must be left out: it follows from the placement, all adapters of a GPU stay in CPU. "
-            f"Got {problem.engine.max_cpu_loras}",
+            "`max_cpu_loras` must be left out where a GPU type has `cpu_memory_gib`, from which it follows. "
+            f"{limited[0]!r} has it. Got {problem.engine.max_cpu_loras}",
             location=("engine", "max_cpu_loras"),
             value=problem.engine.max_cpu_loras,
-            hint="remove the line",
+            hint="remove the one or the other",
         )
     names: dict[str, int] = {}
     for position, gpu_type in enumerate(problem.gpu_types):

@@ -9,10 +9,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from predictors.uncertainty import RateUncertainty
 from solvers.constraints import Constraints
 from solvers.current import CurrentGpu, check_current
+from solvers.engine_section import EngineSection
 from solvers.limits import Limits
 from solvers.rate_scenarios import RateScenarios
 from solvers.replication import Replication
-from twin.engine import EngineConfig, LoraRank
+from twin.engine import LoraRank
 from twin.hardware import GpuType
 from twin.workload import Adapter, Phase
 
@@ -109,7 +110,8 @@ class ProblemFile(BaseModel):
     gpu_types
         What can be rented.
     engine
-        vLLM's arguments; `max_loras` and `max_lora_rank` are chosen per GPU unless they are given here.
+        vLLM's arguments; `max_loras` and `max_lora_rank` are chosen per GPU unless they are given here, and
+        `max_num_seqs` where it is ``auto`` or a list.
     objective
         ``fewest_gpus``, ``least_cost`` (by `cost_per_hour`), or ``lowest_latency``: as many of the GPUs that
         `max_count` allows (every GPU type must then have it) as make the slowest of them as fast as can be.
@@ -142,7 +144,7 @@ class ProblemFile(BaseModel):
     schema_version: Literal[1] = 1
     model: str = Field(min_length=1)
     gpu_types: tuple[GpuType, ...] = Field(min_length=1)
-    engine: EngineConfig = EngineConfig()
+    engine: EngineSection = EngineSection()
     objective: ObjectiveName = "fewest_gpus"
     latency_metric: LatencyMetric = "itl_p95_ms"
     secondary: tuple[SecondaryName, ...] | None = None

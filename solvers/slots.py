@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from predictors.slots import SlotOptions
+from solvers.placement import GpuAssignment, replica_of_gpu
 from solvers.problem import Problem
 
 
@@ -41,6 +42,12 @@ class SlotTables:
     def kv_tokens(self, gpu_type: int, max_loras: int, max_lora_rank: int) -> int:
         """Return the KV capacity of a replica with these slots, in tokens; 0 when it does not start."""
         return self._of(gpu_type).kv_tokens(max_loras, max_lora_rank)
+
+    def kv_tokens_of(self, gpu: GpuAssignment) -> int:
+        """Return the KV capacity of a GPU of a placement, in tokens; 0 when it does not start."""
+        if gpu.max_num_seqs in {None, self.problem.engine.max_num_seqs}:
+            return self.kv_tokens(gpu.gpu_type, gpu.max_loras, gpu.max_lora_rank)
+        return replica_of_gpu(self.problem, gpu).memory().kv_tokens
 
     def capacities(self, gpu_type: int, max_rank: int, slots: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the KV capacity with each of `slots` for adapters up to a rank, int64 [N]; 0: does not start."""

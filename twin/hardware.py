@@ -33,6 +33,8 @@ class GpuType(BaseModel):
         Name of a shipped performance profile, or path of a profile JSON file; ``None``: chosen by model and GPU name.
     max_count
         Most GPUs of this type that a plan may use; ``None``: unlimited.
+    cpu_memory_gib
+        Memory of the host for the adapters of one GPU's replica, in GiB; ``None``: enough for all of them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -42,6 +44,7 @@ class GpuType(BaseModel):
     cost_per_hour: float = Field(default=1.0, ge=0, allow_inf_nan=False)
     profile: str | None = None
     max_count: int | None = Field(default=None, ge=1)
+    cpu_memory_gib: float | None = Field(default=None, gt=0, allow_inf_nan=False)
 
 
 class ModelArchitecture(BaseModel):

@@ -22,11 +22,12 @@ ACTIVATION_TOKENS = 2048
 
 
 class StartFailure(Enum):
-    """Why a replica does not start; the values are vLLM's own words."""
+    """Why a replica does not start; the values are vLLM's own words, without the numbers in them."""
 
     SLOTS_DO_NOT_FIT = "torch.OutOfMemoryError: CUDA out of memory while the LoRA slots are allocated"
     NO_CACHE_BLOCKS = "No available memory for the cache blocks"
     CONTEXT_DOES_NOT_FIT = "To serve at least one request with the model's max seq len"
+    CPU_CACHE_TOO_SMALL = "max_cpu_loras must be >= max_loras"
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,17 @@ def slot_bytes(model: ModelArchitecture, max_lora_rank: int) -> int:
     return max_lora_rank * model.dtype_bytes * (model.num_layers * per_layer + embeddings)
 
 
+def adapters_in_cpu_memory(model: ModelArchitecture, gpu: GpuType, rank: int) -> int | None:
+    """Return how many adapters of a rank the host's memory for a GPU holds; ``None``: it is not limited.
+
+    An adapter takes as much as its slot: the weights of all modules that can have any. One that leaves modules out,
+    such as the embeddings, takes less, so that what is returned always fits.
+    """
+    if gpu.cpu_memory_gib is None:
+        return None
+    return int(gpu.cpu_memory_gib * GIB) // slot_bytes(model, rank)
+
+
 def overhead_bytes(model: ModelArchitecture, engine: EngineConfig, profile: PerformanceProfile) -> float:
     """Bytes beside weights, slots and KV cache: vLLM's profiled peak of one step, and what the allocator keeps.
 
@@ -94,8 +106,9 @@ def check_memory(
     """Return whether a replica with these settings starts, and its KV capacity.
 
     Source: reference formula ``kv = total * gpu_memory_utilization - weights - slots - overhead``; ``num_blocks = kv //
-    bytes per block``; the three failures in the order in which vLLM meets them. The first is met while the slots are
-    allocated or in the profiling step after it, so what must fit the whole GPU includes that step's peak.
+    bytes per block``; the failures in the order in which vLLM meets them. A CPU cache below the slots is refused before
+    anything is loaded. The next is met while the slots are allocated or in the profiling step after it, so what must
+    fit the whole GPU includes that step's peak.
     """
     weights = model.num_parameters * model.dtype_bytes
     extra = int(profile.memory.slot_overhead_mib * MIB)
@@ -113,7 +126,13 @@ def check_memory(
     failure: StartFailure | None = None
     message = ""
     advice = "Use fewer or smaller slots (max_loras, max_lora_rank), a shorter max_model_len, or a larger GPU."
-    if weights + slots + overhead > total and num_blocks <= 1:
+    if engine.cpu_capacity < engine.num_slots:
+        failure = StartFailure.CPU_CACHE_TOO_SMALL
+        message = (
+            f"max_cpu_loras ({engine.cpu_capacity}) must be >= max_loras ({engine.num_slots}). Use fewer slots, or give"
+            " adapters more CPU memory (max_cpu_loras, cpu_memory_gib)."
+        )
+    elif weights + slots + overhead > total and num_blocks <= 1:
         failure = StartFailure.SLOTS_DO_NOT_FIT
         message = (
             f"{failure.value}: weights {weights / GIB:.2f} GiB + {engine.num_slots} slots of rank "

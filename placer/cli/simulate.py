@@ -24,6 +24,9 @@ def simulate(
     max_lora_rank: Annotated[
         int | None, typer.Option("--max-lora-rank", min=1, help="Rank of every slot; default: the largest adapter's.")
     ] = None,
+    max_num_seqs: Annotated[
+        int | None, typer.Option("--max-num-seqs", min=1, help="Requests at a time; default: the problem's or plan's.")
+    ] = None,
     profile: ProfileOption = None,
     engine: EngineOption = "fast",
     horizon: Annotated[float, typer.Option("--horizon", help="Simulated seconds.")] = 3600.0,
@@ -53,7 +56,9 @@ def simulate(
     check_outputs({"--output": output}, inputs=inputs, prints_json=json_output)
     chosen_engine = choose_engine(engine)
     content = load_problem(problem, profile=profile)
-    workload, replica = replica_for(content, plan=plan, gpu=gpu, max_loras=max_loras, max_lora_rank=max_lora_rank)
+    workload, replica = replica_for(
+        content, plan=plan, gpu=gpu, max_loras=max_loras, max_lora_rank=max_lora_rank, max_num_seqs=max_num_seqs
+    )
     with ProgressDisplay(is_verbose=verbose) as display:
         report = simulate_replica(
             workload,

@@ -54,6 +54,7 @@ def print_plan(plan: Plan) -> None:
         ("ranks", False),
         ("slots", True),
         ("max\nrank", True),
+        *([("max\nseqs", True)] if plan.configuration.max_num_seqs_options else []),
         ("offered\ntok/s", True),
         ("predicted\ntok/s", True),
         ("simulated\ntok/s", True),
@@ -61,7 +62,7 @@ def print_plan(plan: Plan) -> None:
         ("ITL\np95", True),
         ("verdict", False),
     ]
-    print_table(columns, [_gpu_row(gpu) for gpu in plan.gpus])
+    print_table(columns, [_gpu_row(gpu, plan) for gpu in plan.gpus])
     verdicts = [(gpu.name, gpu.verification) for gpu in plan.gpus if gpu.verification is not None]
     print_lines(["", *_rejections(plan), *_summary(plan), *_scenarios(verdicts), *_sources(plan)])
 
@@ -129,7 +130,7 @@ def _console() -> Console:
     return Console(width=WIDEST_TABLE)
 
 
-def _gpu_row(gpu: PlannedGpu) -> tuple[str, ...]:
+def _gpu_row(gpu: PlannedGpu, plan: Plan) -> tuple[str, ...]:
     twin = gpu.verification
     return (
         gpu.name,
@@ -137,6 +138,7 @@ def _gpu_row(gpu: PlannedGpu) -> tuple[str, ...]:
         " ".join(f"{entry.num_adapters}x{entry.rank}" for entry in gpu.ranks),
         str(gpu.engine.max_loras),
         str(gpu.engine.max_lora_rank),
+        *([str(gpu.engine.max_num_seqs)] if plan.configuration.max_num_seqs_options else []),
         number(gpu.offered_tps),
         number(gpu.predicted.throughput_tps),
         "-" if twin is None else number(twin.throughput_tps),

@@ -70,8 +70,8 @@ class BoxBound(Protocol):
         ----------
         lower, upper
             Corners, float64 [B, F] in the order of `FEATURE_SCHEMA`; a row is in a box when each of its columns, before
-            it is rounded to float32, is between them, it is of a set of the problem's adapters, and all of them stay in
-            CPU memory (`max_cpu_loras` is the larger of the numbers of adapters and of slots).
+            it is rounded to float32, is between them, it is of a set of the problem's adapters, and `max_cpu_loras`
+            is the larger of the numbers of adapters and of slots, or less where CPU memory is limited.
         is_tied
             In which boxes rows have as many slots as adapters, bool [B].
         """

@@ -7,6 +7,7 @@ that equal the number of adapters are an interval that is divided with it.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -114,6 +115,7 @@ def feature_corners(model: FeasibilityModel, boxes: list[Box]) -> tuple[NDArray[
         for row, box in zip(rows, boxes, strict=True):
             sizes = (box.lower[NUM_ADAPTERS_COLUMN], box.upper[NUM_ADAPTERS_COLUMN])
             capacities = _capacities(model, box)
+            most_cpu_loras = model.problem.most_cpu_loras(box.gpu_type, box.slot_rank)
             row[:NUM_AGGREGATES] = (box.lower, box.upper)[side]
             settings = {
                 "max_loras": box.slots[side],
@@ -121,7 +123,9 @@ def feature_corners(model: FeasibilityModel, boxes: list[Box]) -> tuple[NDArray[
                 "max_num_seqs": engine.max_num_seqs,
                 "max_num_batched_tokens": engine.max_num_batched_tokens,
                 "kv_tokens": (min(capacities), max(capacities))[side],
-                "max_cpu_loras": max(sizes[side], box.slots[side]),
+                "max_cpu_loras": min(
+                    max(sizes[side], box.slots[side]), math.inf if most_cpu_loras is None else most_cpu_loras
+                ),
                 "reserves_full_sequence": int(engine.scheduler_reserve_full_isl),
             }
             row[NUM_AGGREGATES:] = [settings[name] for name in ENGINE_NAMES]

@@ -100,8 +100,9 @@ class NetworkBoxBound:
         relations[every, largest] = relations[:, _NUM_ADAPTERS] - (of_ranks.sum(axis=1) - relations[every, largest])
         relations[is_tied, _SLOTS, _SLOTS] = 0.0
         relations[is_tied, _SLOTS, _NUM_ADAPTERS] = 1.0
-        # As many adapters are kept in CPU memory as there are, or as there are slots.
-        follows = is_tied | (lower[:, _NUM_ADAPTERS] >= upper[:, _SLOTS])
+        # As many adapters are kept in CPU memory as there are, or as there are slots, unless memory limits them.
+        fits = upper[:, _CPU_LORAS] >= upper[:, _NUM_ADAPTERS]
+        follows = fits & (is_tied | (lower[:, _NUM_ADAPTERS] >= upper[:, _SLOTS]))
         relations[follows, _CPU_LORAS, _CPU_LORAS] = 0.0
         relations[follows, _CPU_LORAS, _NUM_ADAPTERS] = 1.0
         return relations

@@ -66,7 +66,7 @@ class _Homes:
         best = self.keeps.argmax(axis=1)
         self.gain = self.keeps[everyone, best] - self.keeps[everyone, self.owner]
         self.home = np.where(self.keeps[everyone, best] > 0, best, -1)
-        self.moved = np.flatnonzero(members.sum(axis=1) > self.keeps[everyone, self.owner])
+        self.moved = np.flatnonzero(search.current.placed > self.keeps[everyone, self.owner])
         away = np.flatnonzero(self.gain > 0)
         self.away = away[np.lexsort((away, search.size[away]))]
 
@@ -149,4 +149,14 @@ def _at_home(search: Search, homes: _Homes, positions: Sequence[int]) -> list[li
         served = np.flatnonzero(members[pool].any(axis=0))
         drawn = search.generator.permutation(np.append(served, np.full(len(positions), -1)))
         before = drawn[: len(positions)]
-    return [[] if gpu < 0 else pool[members[pool, gpu] > 0].tolist() for gpu in before]
+    # An adapter is offered to one of them; of the shares of one, each of them is offered one.
+    taken: set[int] = set()
+    offers: list[list[int]] = []
+    for gpu in before:
+        own: dict[int, int] = {}
+        for adapter in [] if gpu < 0 else pool[members[pool, gpu] > 0].tolist():
+            if adapter not in taken:
+                own.setdefault(search.problem.told_index(adapter), adapter)
+        taken |= set(own.values())
+        offers.append(list(own.values()))
+    return offers

@@ -51,12 +51,11 @@ def from_current(run: SolverRun, current: CurrentFleet) -> list[Gpus]:
 
 def _take_over(run: SolverRun, current: CurrentFleet, fleet: OpenFleet) -> np.ndarray:
     """Put who may stay on GPUs of the fleet, which is empty; return the others, int64 [N]."""
-    problem, members = run.problem, current.members
-    home = np.where(members.any(axis=1), members.argmax(axis=1), -1)
-    size = members.sum(axis=1)
+    problem, home, size = run.problem, current.homes, current.placed
     sets: list[tuple[int, list[int]]] = []
     # The fullest first: where fewer GPUs of a type may be used than are, the others go.
-    for gpu in np.argsort(-np.array([size[home == index].sum() for index in range(members.shape[1])]), kind="stable"):
+    sizes = np.array([size[home == index].sum() for index in range(len(current.gpu_type))])
+    for gpu in np.argsort(-sizes, kind="stable"):
         gpu_type = int(current.gpu_type[gpu])
         own = np.flatnonzero(home == gpu).tolist()
         limit = None if gpu_type < 0 else problem.gpu_types[gpu_type].max_count

@@ -7,7 +7,10 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from placer.events import ignore
 from placer.files import ProblemFromFile, load_problem
+from placer.plan_document import Plan
+from placer.recheck import Recheck, recheck_plan
 from predictors.features import FEATURE_SCHEMA, FeatureSchema, offered_tps
 from predictors.surrogate import SurrogateOutput
 from tests.solvers.analytic import AnalyticSurrogate
@@ -47,6 +50,22 @@ def write_problem(folder: Path, data: dict[str, Any], name: str = "problem.yaml"
 def small_problem(folder: Path, **changes: Any) -> ProblemFromFile:
     """Return the problem of `small_data`, read from a file."""
     return load_problem(write_problem(folder, small_data(**changes)))
+
+
+def rechecked(plan: Plan, path: Path) -> Recheck:
+    """Return what a check of a plan says that was read from `path`, with the problem of `small_problem` beside it."""
+    return recheck_plan(
+        plan,
+        plan_path=path,
+        problem_path=path.parent / "problem.yaml",
+        names=(),
+        engine="fast",
+        horizon_s=None,
+        seed=None,
+        workers=1,
+        compares=False,
+        observer=ignore,
+    )
 
 
 def fair_surrogate() -> AnalyticSurrogate:

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,13 @@ from placer.measure_workload import load_measured_workload
 from placer.plan_document import Plan
 from placer.planned_shares import as_planned, broken_replication, planned_indices
 from placer.planning import plan
-from placer.recheck import recheck_plan, replica_of
+from placer.recheck import replica_of
 from placer.replicas import Replicas
 from placer.verify import verify_gpus
 from placer.why_not import explain_why_not, question_of
 from predictors.exact import ExactSurrogate
 from solvers.alone import UnplaceableError, fits_alone
+from solvers.current import CurrentGpu, moves_of
 from solvers.feasibility import FeasibilityModel
 from solvers.placement import GpuAssignment
 from solvers.replication import AutomaticRule, Replication
@@ -31,6 +33,7 @@ from tests.placer.small_fleets import (
     LENGTHS,
     HopefulSurrogate,
     fair_surrogate,
+    rechecked,
     small_data,
     small_problem,
     write_problem,
@@ -38,6 +41,7 @@ from tests.placer.small_fleets import (
 from tests.solvers.analytic import AnalyticSurrogate
 from tests.solvers.problems import GPU, make_adapter, make_problem
 from twin.errors import InputError, SolverError, SurrogateError
+from twin.memory import slot_bytes
 
 RUNNER = CliRunner()
 WINDOW: dict[str, Any] = {"horizon_s": 600.0, "warmup_s": 100.0}
@@ -227,18 +231,7 @@ def test_the_plan_is_read_back_and_each_gpu_simulated_with_its_share(tmp_path: P
     save_plan(result, path)
     read = load_plan(path)
     assert read == result
-    checked = recheck_plan(
-        read,
-        plan_path=path,
-        problem_path=tmp_path / "problem.yaml",
-        names=(),
-        engine="fast",
-        horizon_s=None,
-        seed=None,
-        workers=1,
-        compares=False,
-        observer=lambda _: None,
-    )
+    checked = rechecked(read, path)
     assert [gpu.verification for gpu in checked.gpus] == [gpu.verification for gpu in result.gpus]
     assert checked.warnings == ()
 
@@ -448,13 +441,65 @@ def test_numbers_that_were_found_break_nothing(tmp_path: Path, *, is_in_file: bo
     assert "'hot' must have at most 2 replicas. It has 3." in warning
 
 
-def test_divided_adapters_cannot_be_in_place(tmp_path: Path) -> None:
-    """Moves of shares are not counted; the message says what to do."""
+def test_the_same_shares_again_move_nothing(tmp_path: Path) -> None:
+    """A plan that is in place stays as it is, whichever share is where; nothing is loaded."""
     problem = hot_problem(tmp_path, replication=given_replicas(3))
-    made = planned(problem, verify=False)
-    with pytest.raises(InputError, match=r"whole adapters.*'hot' is divided") as caught:
-        planned(hot_problem(tmp_path), current=made, verify=False)
-    assert caught.value.field == "current"
+    first = planned(problem)
+    again = planned(problem, current=first)
+    assert again.moves is not None
+    assert (again.moves.num_placed, again.moves.num_moved, again.moves.num_new) == (6, 0, 0)
+    assert again.moves.loaded_mib == 0.0
+    assert {gpu.current for gpu in again.gpus} == {gpu.name for gpu in first.gpus}
+
+
+@pytest.mark.parametrize(("before", "after", "num_new"), [(2, 3, 1), (3, 4, 1), (4, 3, 0)])
+def test_another_number_of_replicas_loads_only_what_is_missing(
+    tmp_path: Path, before: int, after: int, num_new: int
+) -> None:
+    """Each further copy is loaded once; copies that are given back are no moves."""
+    rates = {"hot_rps": 1.7 * GPU_RPS}
+    first = planned(hot_problem(tmp_path, replication=given_replicas(before), **rates))
+    problem = hot_problem(tmp_path, replication=given_replicas(after), **rates)
+    made = planned(problem, current=first)
+    assert made.verdict == "accepted"
+    assert made.moves is not None
+    assert made.moves.num_new == num_new
+    assert made.moves.num_placed == 3 + min(before, after)
+    free = planned(problem, current=first, secondary=[])
+    assert free.moves is not None
+    assert made.moves.num_moved <= free.moves.num_moved
+
+
+@given(data=st.data())
+def test_copies_that_stay_are_as_many_as_a_brute_force_over_names_finds(data: st.DataObject) -> None:
+    """Whichever GPU stands for which of now, no more copies of adapters can stay where they are."""
+    counts = tuple(data.draw(st.lists(st.integers(1, 3), min_size=2, max_size=4)))
+    adapters = [make_adapter(f"a{index}", rate_rps=0.1) for index in range(len(counts))]
+    problem = divided_problem(make_problem(adapters), equal_shares(counts))
+    assert problem.shares is not None
+    num_gpus = data.draw(st.integers(max(counts), 4))
+    on_gpus: list[list[int]] = [[] for _ in range(num_gpus)]
+    for adapter in range(len(counts)):
+        chosen = data.draw(st.permutations(range(num_gpus)))
+        for share, gpu in zip(problem.shares.indices_of(adapter), chosen, strict=False):
+            on_gpus[gpu].append(share)
+    gpus = tuple(GpuAssignment(0, tuple(sorted(own)), len(own), 16) for own in on_gpus if own)
+    names = st.lists(st.sampled_from([*(adapter.name for adapter in adapters), "gone"]), unique=True)
+    now = data.draw(st.lists(names, min_size=0, max_size=4))
+    current = tuple(CurrentGpu(gpu_type=GPU.name, adapters=tuple(own)) for own in now)
+    moves = moves_of(replace(problem, current=current), gpus)
+    wanted = [{problem.told_name(share) for share in gpu.adapters} for gpu in gpus]
+    stand_ins = [*map(set, now), *([set()] * len(gpus))]
+    staying = max(
+        sum(len(own & before) for own, before in zip(wanted, chosen, strict=True))
+        for chosen in permutations(stand_ins, len(gpus))
+    )
+    placed = sum(min(count, sum(f"a{index}" in own for own in now)) for index, count in enumerate(counts))
+    assert moves.num_placed == placed
+    assert moves.num_moved == placed - staying
+    assert moves.num_new == sum(counts) - placed
+    sizes = slot_bytes(problem.model, adapters[0].rank)
+    assert moves.loaded_bytes == (sum(counts) - staying) * sizes
 
 
 def test_a_replayed_trace_is_divided(tmp_path: Path) -> None:

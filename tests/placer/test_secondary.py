@@ -159,7 +159,7 @@ def test_another_document_is_no_plan(tmp_path: Path, text: str, message: str) ->
     [
         ({"secondary": ["moves", "moves"]}, "each objective once"),
         ({"secondary": ["speed"]}, "secondary"),
-        ({"current": [{"gpu_type": "x", "adapters": ["a0"]}, {"gpu_type": "x", "adapters": ["a0"]}]}, "one GPU"),
+        ({"current": [{"gpu_type": "x", "adapters": ["a0", "a1", "a0"]}]}, "'a0' is on GPU 0 twice"),
         (
             {
                 "current": [
@@ -185,8 +185,8 @@ def test_bad_arguments_are_refused(tmp_path: Path) -> None:
             with_secondary(problem, names, None)
     with pytest.raises(InputError, match="needs to know what is in place"):
         plan(problem, surrogate=fair_surrogate(), secondary=["moves"], **QUICK)
-    twice = [CurrentGpu(gpu_type="x", adapters=("a0",)), CurrentGpu(gpu_type="x", adapters=("a0",))]
-    with pytest.raises(InputError, match="must be on one GPU"):
+    twice = [CurrentGpu(gpu_type="x", adapters=("a0", "a0"))]
+    with pytest.raises(InputError, match="must name each adapter once"):
         with_secondary(problem, None, twice)
     with pytest.raises(InputError):
         with_secondary(problem, None, tmp_path / "no such plan.json")

@@ -186,13 +186,10 @@ TABLE: list[Row] = [
     ),
     (
         "engine: {",
-        "engine: {max_cpu_loras: 8, ",
-        (
-            "`max_cpu_loras` must be left out: it follows from the placement, all adapters of a GPU stay in CPU. "
-            "Got 8 (workload.yaml:5)."
-        ),
+        "engine: {max_cpu_loras: 0, ",
+        "`max_cpu_loras` must be at least 1. Got 0 (workload.yaml:5).",
         "engine.max_cpu_loras",
-        8,
+        0,
     ),
     (
         "objective: fewest_gpus",
