@@ -21,16 +21,20 @@ if TYPE_CHECKING:
     from placer.files import load_problem
     from placer.plan_document import Plan
     from placer.planning import plan
+    from placer.replan_document import Replan
+    from placer.replanning.run import replan
     from solvers.problem import Problem
     from twin.simulate import simulate
 
-__all__ = ["Plan", "Problem", "__version__", "load_problem", "plan", "simulate"]
+__all__ = ["Plan", "Problem", "Replan", "__version__", "load_problem", "plan", "replan", "simulate"]
 
 _MODULE_OF_EXPORT = {
     "Plan": "placer.plan_document",
     "Problem": "solvers.problem",
+    "Replan": "placer.replan_document",
     "load_problem": "placer.files",
     "plan": "placer.planning",
+    "replan": "placer.replanning.run",
     "simulate": "twin.simulate",
 }
 

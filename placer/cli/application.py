@@ -15,6 +15,7 @@ from placer.cli.dataset import dataset
 from placer.cli.exits import BAD_INPUT, OK, print_error
 from placer.cli.explain import explain
 from placer.cli.measure import measure
+from placer.cli.replan import replan
 from placer.cli.schema import schema
 from placer.cli.simulate import simulate
 from placer.cli.solve import solve
@@ -58,6 +59,7 @@ app = typer.Typer(
 COMMANDS = (
     solve,
     verify,
+    replan,
     compare,
     explain,
     simulate,

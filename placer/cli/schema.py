@@ -15,6 +15,7 @@ from placer.cli.options import VerboseOption
 _MAKERS = {
     "problem": ("solvers.problem_file", "problem_schema"),
     "plan": ("placer.plan_document", "plan_schema"),
+    "replan": ("placer.replan_document", "replan_schema"),
     "why-not": ("placer.why_not_document", "why_not_schema"),
     "comparison": ("placer.comparison_document", "comparison_schema"),
     "validation": ("placer.validation", "validation_schema"),

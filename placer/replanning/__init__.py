@@ -1,0 +1,1 @@
+"""Re-planning: the running fleet under new rates, plans near it, and safe ways there."""

@@ -1,0 +1,91 @@
+"""A new plan in progress: its replicas, who has no place yet, what it changes, and whether limits allow that."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from placer.replan_document import Changes, ReplanLimits
+from placer.replanning.running import RunningFleet
+from placer.replanning.stations import Berth, FleetTwin
+from solvers.problem import Problem
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A plan: replicas, each with adapters, and adapters that have none.
+
+    Attributes
+    ----------
+    berths
+        Each stands for another running replica, or for none.
+    unserved
+        Indices of adapters, ascending.
+    """
+
+    berths: tuple[Berth, ...]
+    unserved: tuple[int, ...] = ()
+
+    def replaced(self, changes: dict[int, Berth | None]) -> tuple[Berth, ...]:
+        """Return the replicas with some of them replaced, by position; those that are ``None`` or empty go."""
+        after = (changes.get(index, berth) for index, berth in enumerate(self.berths))
+        return tuple(berth for berth in after if berth is not None and berth.adapters)
+
+
+def changes_of(draft: Draft, running: RunningFleet) -> Changes:
+    """Return what a plan changes about the running fleet."""
+    home, orphans = running.home, set(running.orphans)
+    moves = num_orphans = num_new = 0
+    for berth in draft.berths:
+        for adapter in berth.adapters:
+            if adapter in home:
+                moves += home[adapter] != berth.home
+            elif adapter in orphans:
+                num_orphans += 1
+            else:
+                num_new += 1
+    homes = {berth.home for berth in draft.berths if berth.home is not None}
+    return Changes(
+        num_moves=moves,
+        num_orphans=num_orphans,
+        num_new=num_new,
+        num_loads=moves + num_orphans + num_new,
+        num_restarts=sum(1 for berth in draft.berths if is_restarted(berth, running)),
+        num_starts=sum(1 for berth in draft.berths if berth.home is None),
+        num_stops=len(running.stations) - len(homes),
+    )
+
+
+def is_restarted(berth: Berth, running: RunningFleet) -> bool:
+    """Return whether a replica that stays has other engine settings than it runs with."""
+    return berth.home is not None and running.stations[berth.home].engine != berth.station.engine
+
+
+def is_within(changes: Changes, limits: ReplanLimits) -> bool:
+    """Return whether limits allow what a plan changes."""
+    pairs = (
+        (changes.num_moves, limits.max_moves),
+        (changes.num_loads, limits.max_loads),
+        (changes.num_restarts, limits.max_restarts),
+    )
+    return all(limit is None or count <= limit for count, limit in pairs)
+
+
+def num_rejected(draft: Draft, twin: FleetTwin) -> int:
+    """Return how many replicas the twin rejects."""
+    stations = [berth.station for berth in draft.berths if berth.adapters]
+    return sum(1 for verdict in twin.verdicts(stations) if not verdict.is_accepted)
+
+
+def rank_of(draft: Draft, running: RunningFleet, twin: FleetTwin) -> tuple[float, ...]:
+    """Return how good a plan is, smaller is better: who is served, GPUs or their cost, moves, restarts, loads."""
+    changes, problem = changes_of(draft, running), twin.problem
+    cost = sum(problem.gpu_types[berth.station.gpu_type].cost_per_hour for berth in draft.berths)
+    size = (cost, len(draft.berths)) if problem.objective == "least_cost" else (len(draft.berths), cost)
+    served = (len(draft.unserved), num_rejected(draft, twin))
+    return (*served, *size, changes.num_moves, changes.num_restarts, changes.num_loads)
+
+
+def by_load(problem: Problem, adapters: Iterable[int]) -> list[int]:
+    """Return adapters by offered load, descending."""
+    return sorted(adapters, key=lambda index: (-problem.adapters[index].offered_tps, index))

@@ -1,0 +1,211 @@
+"""Plans near the running fleet: repair what the twin rejects, empty GPUs into others, take moves back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from placer.replan_document import ReplanLimits
+from placer.replanning.drafts import Draft, by_load, changes_of, is_within, rank_of
+from placer.replanning.room import RoomFinder
+from placer.replanning.running import RunningFleet
+from placer.replanning.stations import Berth, FleetTwin, Station
+from placer.surrogates import inflated
+from placer.verify import TwinVerifier
+from solvers.feasibility import FeasibilityModel
+from solvers.problem import Problem
+from twin.engine import EngineConfig
+
+# GPUs that are tried to be emptied in a row without success.
+FAILURES = 4
+# When GPUs are emptied, the surrogate is asked as if rates were this share of themselves: the twin decides.
+OPTIMISM = 0.93
+
+
+class Repairing:
+    """Makes plans from the running fleet, within limits.
+
+    Parameters
+    ----------
+    running, twin, model
+        What is in place, who decides, and the surrogate.
+    limits
+        Kept by every plan that is made here.
+    """
+
+    def __init__(self, running: RunningFleet, twin: FleetTwin, model: FeasibilityModel, limits: ReplanLimits) -> None:
+        self.running = running
+        self.twin = twin
+        self.limits = limits
+        self.problem = twin.problem
+        self.room = RoomFinder(model, twin)
+        self._hopeful = FeasibilityModel(twin.problem, inflated(model.surrogate, OPTIMISM))
+        self._verifier = TwinVerifier(twin.problem, twin.settings)
+
+    def repaired(self) -> Draft:
+        """Return the running fleet with the fewest moves that make the twin accept it.
+
+        Who is not served gets a place first. Then the adapters of largest load leave rejected replicas, as few as
+        help; where limits allow fewer, the replicas that need the fewest are helped. The rest stays as it is.
+        """
+        berths = with_settings_of(self.problem, self.running, self.limits)
+        unserved = by_load(self.problem, self.running.unserved(self.problem))
+        allowed = len(unserved) if self.limits.max_loads is None else self.limits.max_loads
+        rejected = [index for index, berth in enumerate(berths) if not self.twin.accepts(berth.station)]
+        fleet, left = self._housed(berths, unserved[:allowed], closed=rejected)
+        loads = len(unserved[:allowed]) - len(left)
+        left += unserved[allowed:]
+        leaving = {index: self._leaving(fleet[index]) for index in rejected}
+        chosen: list[int] = []
+        for index in sorted(rejected, key=lambda index: (len(leaving[index]), index)):
+            if self._may_move(len(chosen) + len(leaving[index]), loads):
+                chosen += leaving[index]
+                stays = set(fleet[index].adapters) - set(leaving[index])
+                fleet[index] = fleet[index].with_adapters(stays)
+        still = [index for index, berth in enumerate(fleet) if not self.twin.accepts(berth.station)]
+        fleet, homeless = self._housed(fleet, chosen, closed=still)
+        fleet = self._sent_home(fleet, homeless)
+        return Draft(tuple(berth for berth in fleet if berth.adapters), tuple(sorted(left)))
+
+    def reduced(self, draft: Draft, *, least: int) -> Draft:
+        """Return a plan with as many GPUs emptied into the others as the twin approves and limits allow.
+
+        Parameters
+        ----------
+        draft
+            Where to start.
+        least
+            GPUs that any plan needs: nothing is tried at so many.
+        """
+        failures = 0
+        while failures < FAILURES and len(draft.berths) > max(1, least) and failures < len(draft.berths):
+            emptied = self._in_order_of_emptying(draft)[failures]
+            others = [berth for berth in draft.berths if berth is not emptied]
+            closed = [index for index, berth in enumerate(others) if not self.twin.accepts(berth.station)]
+            fleet, left = self.room.place(others, emptied.adapters, closed=closed, model=self._hopeful)
+            if left:
+                fleet = self.room.fit(others, emptied.adapters, closed=closed) or []
+            after = Draft(tuple(fleet), draft.unserved)
+            if not fleet or not is_within(changes_of(after, self.running), self.limits):
+                failures += 1
+            else:
+                draft, failures = after, 0
+        return draft
+
+    def brought_home(self, draft: Draft) -> Draft:
+        """Return a plan in which adapters are back on the replicas that serve them, where the twin accepts that."""
+        home = self.running.home
+        for position in range(len(draft.berths)):
+            if position >= len(draft.berths):
+                break
+            berth = draft.berths[position]
+            own = set(berth.adapters)
+            away = [index for index, name in home.items() if name == berth.home and index not in own]
+            away = by_load(self.problem, set(away) - set(draft.unserved))[::-1]
+            draft = self._with_back(draft, position, away)
+        return draft
+
+    def _with_back(self, draft: Draft, position: int, away: Sequence[int]) -> Draft:
+        """Return the plan with as many of `away`, from the first on, back at a replica as helps."""
+        berth = draft.berths[position]
+        count = self.twin.longest_prefix(berth.station, away)
+        while count:
+            back = set(away[:count])
+            changes: dict[int, Berth | None] = {
+                index: other.with_adapters(set(other.adapters) - back) for index, other in enumerate(draft.berths)
+            }
+            changes[position] = berth.with_adapters([*berth.adapters, *back])
+            after = Draft(draft.replaced(changes), draft.unserved)
+            allowed = self._is_allowed(after)
+            if allowed and rank_of(after, self.running, self.twin) < rank_of(draft, self.running, self.twin):
+                return after
+            count //= 2
+        return draft
+
+    def _is_allowed(self, draft: Draft) -> bool:
+        """Return whether the problem's constraints allow each replica."""
+        model = self.room.model
+        for berth in draft.berths:
+            rows = self.problem.aggregates[list(berth.adapters)].sum(axis=0)[None]
+            allowed = model.allowed(rows, _types(berth))
+            if allowed is not None and not allowed.all():
+                return False
+        return True
+
+    def _housed(
+        self, berths: Sequence[Berth], adapters: Sequence[int], *, closed: Sequence[int]
+    ) -> tuple[list[Berth], list[int]]:
+        """Give adapters places on replicas, then on new ones; return the fleet, and who found none."""
+        fleet, left = self.room.place(berths, adapters, closed=closed)
+        if left:
+            fleet, left = self.room.place(fleet, left, closed=closed, model=self._hopeful)
+        return self.room.open(fleet, left, self._verifier) if left else (fleet, left)
+
+    def _leaving(self, berth: Berth) -> list[int]:
+        """Return the adapters of largest load without whom the twin accepts a replica, as few as help.
+
+        All but the smallest, where nothing helps: another replica may serve them.
+        """
+        order = by_load(self.problem, berth.adapters)
+        stays = self.twin.longest_prefix(berth.station.with_adapters(()), order[::-1])
+        return order[: len(order) - stays]
+
+    def _sent_home(self, fleet: list[Berth], homeless: Sequence[int]) -> list[Berth]:
+        """Return the fleet with adapters that found no place back where they are served now, badly."""
+        home = self.running.home
+        of_home: dict[str, list[int]] = {}
+        for adapter in homeless:
+            of_home.setdefault(home[adapter], []).append(adapter)
+        return [
+            berth.with_adapters([*berth.adapters, *of_home.get(berth.home or "", ())]) if berth.home else berth
+            for berth in fleet
+        ]
+
+    def _may_move(self, num_moves: int, num_loads: int) -> bool:
+        moves, loads = self.limits.max_moves, self.limits.max_loads
+        return (moves is None or num_moves <= moves) and (loads is None or num_loads + num_moves <= loads)
+
+    def _in_order_of_emptying(self, draft: Draft) -> list[Berth]:
+        """Return the replicas, that whose emptying moves the fewest first; of these, that of least load."""
+        home = self.running.home
+
+        def cost(berth: Berth) -> tuple[float, float, tuple[int, ...]]:
+            stays = sum(1 for adapter in berth.adapters if home.get(adapter) == berth.home)
+            return stays, self.room.load_of(berth.adapters), berth.adapters
+
+        by_moves = sorted(draft.berths, key=cost)
+        by_load_only = sorted(draft.berths, key=lambda berth: cost(berth)[1:])
+        # Of a few with many small adapters, and a few of little load: either may be what fits.
+        mixed = [berth for pair in zip(by_load_only, by_moves, strict=True) for berth in pair]
+        return list(dict.fromkeys(mixed))
+
+
+def with_settings_of(problem: Problem, running: RunningFleet, limits: ReplanLimits) -> list[Berth]:
+    """Return the running replicas that have adapters, with the problem's engine settings where they have others.
+
+    They keep their slots. No more of them are changed, which restarts them, than limits allow.
+    """
+    berths, left = [], limits.max_restarts
+    for name, station in running.stations.items():
+        if not station.adapters:
+            continue
+        wanted = wanted_engine(problem, station)
+        if wanted != station.engine and left != 0:
+            station, left = replace(station, engine=wanted), None if left is None else left - 1  # noqa: PLW2901
+        berths.append(Berth(name, station))
+    return berths
+
+
+def wanted_engine(problem: Problem, station: Station) -> EngineConfig:
+    """Return the settings that a problem asks for of a replica that keeps its slots, where they are not fixed."""
+    engine = station.engine
+    slots, rank = problem.fixed_max_loras or engine.max_loras, problem.fixed_max_lora_rank or engine.max_lora_rank
+    given = problem.engine.with_slots(slots, max_lora_rank=rank, num_adapters=engine.cpu_capacity)
+    return given.model_copy(update={"max_cpu_loras": engine.max_cpu_loras}) if slots == engine.max_loras else given
+
+
+def _types(berth: Berth) -> NDArray[np.int64]:
+    return np.array([berth.station.gpu_type], dtype=np.int64)

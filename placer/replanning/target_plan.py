@@ -1,0 +1,94 @@
+"""A draft as a plan: with predictions, verdicts, the names and settings of the replicas that stay."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from placer.plan_builder import PlanParts, build_plan
+from placer.plan_document import Plan, PlanMoves, PlannedGpu
+from placer.replanning.drafts import Draft, changes_of
+from placer.replanning.running import RunningFleet
+from placer.replanning.stations import Berth, FleetTwin
+from placer.stopwatch import Stopwatch
+from placer.wording import counted
+from solvers.placement import GpuAssignment
+from twin.memory import slot_bytes
+
+
+def named(draft: Draft, running: RunningFleet, twin: FleetTwin) -> dict[str, Berth]:
+    """Return the replicas of a draft by name: those that stay keep theirs, and new ones get one that nobody had."""
+    taken = {*running.stations, *running.lost}
+    names: dict[str, Berth] = {}
+    for berth in draft.berths:
+        name = berth.home
+        if name is None:
+            kind = twin.problem.gpu_types[berth.station.gpu_type].name
+            number = 0
+            while f"{kind}-{number}" in taken:
+                number += 1
+            name = f"{kind}-{number}"
+            taken.add(name)
+        names[name] = berth
+    return names
+
+
+def plan_of(names: Mapping[str, Berth], draft: Draft, running: RunningFleet, parts: PlanParts, twin: FleetTwin) -> Plan:
+    """Return the plan of named replicas.
+
+    Parameters
+    ----------
+    names, draft
+        The replicas, by name, and the draft that they are of.
+    running
+        What it changes.
+    parts
+        All but the problem, the GPUs and what is known of them.
+    twin
+        Who has judged.
+    """
+    problem = twin.problem
+    served = sorted(adapter for berth in names.values() for adapter in berth.adapters)
+    position = {adapter: index for index, adapter in enumerate(served)}
+    gpus: dict[GpuAssignment, tuple[str, Berth]] = {}
+    for name, berth in names.items():
+        engine, own = berth.station.engine, tuple(position[adapter] for adapter in berth.adapters)
+        gpus[GpuAssignment(berth.station.gpu_type, own, engine.max_loras, engine.max_lora_rank)] = (name, berth)
+    verdicts = dict(zip(gpus, twin.verdicts([berth.station for _, berth in gpus.values()]), strict=True))
+    only = problem if not draft.unserved else replace(problem, workload=problem.workload.subset(served))
+    plan = build_plan(replace(parts, problem=only, gpus=tuple(gpus), known=verdicts.get), Stopwatch().timings)
+    owners = {own.adapters: entry for own, entry in gpus.items()}
+    indices = {adapter.name: index for index, adapter in enumerate(only.adapters)}
+
+    def with_name(gpu: PlannedGpu) -> PlannedGpu:
+        name, berth = owners[tuple(sorted(indices[adapter] for adapter in gpu.adapters))]
+        return gpu.model_copy(update={"name": name, "engine": berth.station.engine, "current": berth.home})
+
+    changes: dict[str, object] = {
+        "gpus": tuple(with_name(gpu) for gpu in plan.gpus),
+        "moves": _moves(draft, running, twin),
+    }
+    if draft.unserved:
+        first = problem.adapters[draft.unserved[0]].name
+        warning = f"No GPU serves {counted(len(draft.unserved), 'adapter')}, the first is {first!r}."
+        changes |= {"verdict": "rejected", "warnings": (*plan.warnings, warning)}
+    return plan.model_copy(update=changes)
+
+
+def _moves(draft: Draft, running: RunningFleet, twin: FleetTwin) -> PlanMoves:
+    """Return what a draft moves, as plans tell it."""
+    changes, home, problem = changes_of(draft, running), running.home, twin.problem
+    loaded = [
+        problem.adapters[adapter].rank
+        for berth in draft.berths
+        for adapter in berth.adapters
+        if adapter not in home or home[adapter] != berth.home
+    ]
+    return PlanMoves(
+        num_gpus_before=len(running.stations),
+        num_placed=len(home),
+        num_moved=changes.num_moves,
+        share=round(changes.num_moves / len(home), 6) if home else 0.0,
+        num_new=changes.num_new + changes.num_orphans,
+        loaded_mib=round(sum(slot_bytes(problem.model, rank) for rank in loaded) / 2**20, 3),
+    )
