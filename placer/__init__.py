@@ -18,23 +18,38 @@ from importlib import import_module
 # Type checkers take this name for true; `typing` itself takes longer to load than the rest of this package.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from placer.advising import advise
     from placer.files import load_problem
     from placer.plan_document import Plan
     from placer.planning import plan
     from placer.replan_document import Replan
     from placer.replanning.run import replan
+    from placer.routing_study import routing
     from solvers.problem import Problem
     from twin.simulate import simulate
 
-__all__ = ["Plan", "Problem", "Replan", "__version__", "load_problem", "plan", "replan", "simulate"]
+__all__ = [
+    "Plan",
+    "Problem",
+    "Replan",
+    "__version__",
+    "advise",
+    "load_problem",
+    "plan",
+    "replan",
+    "routing",
+    "simulate",
+]
 
 _MODULE_OF_EXPORT = {
     "Plan": "placer.plan_document",
     "Problem": "solvers.problem",
     "Replan": "placer.replan_document",
+    "advise": "placer.advising",
     "load_problem": "placer.files",
     "plan": "placer.planning",
     "replan": "placer.replanning.run",
+    "routing": "placer.routing_study",
     "simulate": "twin.simulate",
 }
 

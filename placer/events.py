@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from twin.engine import EngineConfig
 
-Phase = Literal["load", "replicate", "bound", "solve", "verify", "repair", "improve", "fit", "explain"]
+Phase = Literal[
+    "load", "replicate", "bound", "solve", "verify", "repair", "improve", "fit", "explain", "advise", "route"
+]
 
 
 @dataclass(frozen=True)

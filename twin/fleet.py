@@ -25,6 +25,7 @@ from twin.replica import ReplicaInputs, ReplicaTrace
 from twin.workload import RequestTable
 
 Routing = Literal["shares", "least_loaded", "lora_affinity"]
+FleetEngine = Literal["simpy", "fast"]
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ def simulate_fleet(
     routing: Routing = "shares",
     shares: NDArray[np.float64] | None = None,
     log_steps: bool = False,
+    engine: FleetEngine = "simpy",
 ) -> FleetTrace:
     """Simulate replicas that share the requests of replicated adapters.
 
@@ -99,12 +101,15 @@ def simulate_fleet(
         shares among the replicas that host the adapter. The base model is always shared equally.
     log_steps
         Whether the traces get a `StepLog`.
+    engine
+        ``simpy`` (readable), or ``fast``: the same replicas and router compiled (twin/kernel_fleet.py), which assign
+        every request as the readable ones do; not with asynchronous scheduling.
 
     Raises
     ------
     InputError
-        When an adapter that is asked for has no replica, its shares are unusable, a prompt is too long for a replica
-        that may get it, or the replicas' horizons differ.
+        When the engine cannot do what is asked, an adapter that is asked for has no replica, its shares are unusable, a
+        prompt is too long for a replica that may get it, or the replicas' horizons differ.
     TwinError
         When requests run or wait on a replica and none of them can be scheduled.
     """
@@ -112,6 +117,8 @@ def simulate_fleet(
     arrived = requests.select(requests.arrival_ns < horizon_ns)
     hosts = _find_hosts(arrived, replicas)
     _check_prompts(arrived, replicas, hosts)
+    if engine == "fast":
+        return _simulate_fast(requests, arrived, replicas, hosts, routing=routing, shares=shares, log_steps=log_steps)
     environment = Environment()
     processes = [ReplicaProcess(environment, replica.inputs, log_steps=log_steps) for replica in replicas]
     chooser = _make_chooser(routing, replicas, processes, hosts, shares)
@@ -127,6 +134,42 @@ def simulate_fleet(
         inputs=tuple(_with_requests(replica, arrived, router.assigned == r) for r, replica in enumerate(replicas)),
         traces=tuple(process.trace(sent) for process, sent in zip(processes, router.sent, strict=True)),
     )
+
+
+def _simulate_fast(
+    requests: RequestTable,
+    arrived: RequestTable,
+    replicas: Sequence[FleetReplica],
+    hosts: dict[int, tuple[int, ...]],
+    *,
+    routing: Routing,
+    shares: NDArray[np.float64] | None,
+    log_steps: bool,
+) -> FleetTrace:
+    """Assign the requests by the compiled router, then simulate each replica alone with what it is given."""
+    from twin.kernel import run_kernel  # noqa: PLC0415 - loads the compiler
+    from twin.kernel_fleet import route_fast  # noqa: PLC0415
+
+    if any(replica.inputs.async_scheduling for replica in replicas):
+        raise InputError(
+            "the fast engine of fleets needs replicas without `async_scheduling`. Got one with it.",
+            field="async_scheduling",
+            value=True,
+            hint="take the engine simpy",
+        )
+    if routing == "shares":
+        turns = {adapter: SmoothRoundRobin(_weights(adapter, own, shares)) for adapter, own in hosts.items()}
+        chosen = [hosts[adapter][turns[adapter].next()] for adapter in arrived.adapter.tolist()]
+        given = np.array(chosen, dtype=np.int32)
+    else:
+        num_adapters = 1 + max((adapter for replica in replicas for adapter in replica.adapters), default=-1)
+        pairs = [(replica.inputs, replica.adapters) for replica in replicas]
+        has_affinity = routing == "lora_affinity"
+        given = route_fast(arrived, pairs, hosts, num_adapters=num_adapters, has_affinity=has_affinity)
+    inputs = tuple(_with_requests(replica, arrived, given == r) for r, replica in enumerate(replicas))
+    assigned = np.full(len(requests), -1, dtype=np.int32)
+    assigned[: len(arrived)] = given
+    return FleetTrace(assigned, inputs, tuple(run_kernel(own, log_steps=log_steps) for own in inputs))
 
 
 class SmoothRoundRobin:

@@ -7,6 +7,7 @@ number of sequences.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import Enum
 
@@ -19,6 +20,10 @@ MIB = float(1 << 20)
 
 # Tokens per step at which `MemoryCalibration.activation_gib` is given.
 ACTIVATION_TOKENS = 2048
+
+
+# Of `gpu_memory_utilization` in advice: 6 MiB of 64 GiB.
+UTILIZATION_DECIMALS = 4
 
 
 class StartFailure(Enum):
@@ -88,6 +93,12 @@ def adapters_in_cpu_memory(model: ModelArchitecture, gpu: GpuType, rank: int) ->
     return int(gpu.cpu_memory_gib * GIB) // slot_bytes(model, rank)
 
 
+def slots_bytes(model: ModelArchitecture, engine: EngineConfig, profile: PerformanceProfile) -> int:
+    """Bytes of all slots of a replica, with what older engines reserve beyond the formula."""
+    extra = int(profile.memory.slot_overhead_mib * MIB)
+    return engine.num_slots * (slot_bytes(model, engine.max_lora_rank) + extra)
+
+
 def overhead_bytes(model: ModelArchitecture, engine: EngineConfig, profile: PerformanceProfile) -> float:
     """Bytes beside weights, slots and KV cache: vLLM's profiled peak of one step, and what the allocator keeps.
 
@@ -111,8 +122,7 @@ def check_memory(
     fit the whole GPU includes that step's peak.
     """
     weights = model.num_parameters * model.dtype_bytes
-    extra = int(profile.memory.slot_overhead_mib * MIB)
-    slots = engine.num_slots * (slot_bytes(model, engine.max_lora_rank) + extra)
+    slots = slots_bytes(model, engine, profile)
     total = int(gpu.memory_gib * GIB)
     overhead = overhead_bytes(model, engine, profile)
     available = int(total * engine.gpu_memory_utilization - weights - slots - overhead)
@@ -160,6 +170,21 @@ def check_memory(
         message=message,
         is_measured=measured is not None,
     )
+
+
+def least_utilization(
+    model: ModelArchitecture, gpu: GpuType, engine: EngineConfig, profile: PerformanceProfile, *, num_blocks: int
+) -> float:
+    """Return the smallest `gpu_memory_utilization`, of `UTILIZATION_DECIMALS`, that leaves room for so many KV blocks.
+
+    By the formula of `check_memory`, whose other settings are those of `engine`; above 1 where the GPU is too small.
+    """
+    kv_bytes = num_blocks * model.kv_bytes_per_token * engine.block_size
+    weights = model.num_parameters * model.dtype_bytes
+    needed = weights + slots_bytes(model, engine, profile) + overhead_bytes(model, engine, profile) + kv_bytes
+    scale = 10.0**UTILIZATION_DECIMALS
+    # One byte more, for what `check_memory` loses where it truncates to whole bytes.
+    return math.ceil((needed + 1.0) / int(gpu.memory_gib * GIB) * scale) / scale
 
 
 def _measured(gpu: GpuType, engine: EngineConfig, profile: PerformanceProfile) -> MeasuredKvTokens | None:

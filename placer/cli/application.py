@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from placer.cli.advise import advise
 from placer.cli.calibrate import calibrate
 from placer.cli.compare import compare
 from placer.cli.dataset import dataset
@@ -16,6 +17,7 @@ from placer.cli.exits import BAD_INPUT, OK, print_error
 from placer.cli.explain import explain
 from placer.cli.measure import measure
 from placer.cli.replan import replan
+from placer.cli.routing import routing
 from placer.cli.schema import schema
 from placer.cli.simulate import simulate
 from placer.cli.solve import solve
@@ -63,6 +65,8 @@ COMMANDS = (
     compare,
     explain,
     simulate,
+    advise,
+    routing,
     validate,
     calibrate,
     measure,

@@ -28,6 +28,8 @@ _PHASES = {
     "improve": "looking for {}",
     "fit": "fitting {}",
     "explain": "looking for an answer: {}",
+    "advise": "simulating {}",
+    "route": "simulating {}",
 }
 
 # Where there is no live line, one of so many replays gets a line of its own.

@@ -55,14 +55,14 @@ def with_requests(inputs: ReplicaInputs, requests: RequestTable) -> ReplicaInput
 
 
 @st.composite
-def fleets(draw: st.DrawFn) -> tuple[RequestTable, list[FleetReplica]]:
+def fleets(draw: st.DrawFn, *, is_synchronous: bool = False) -> tuple[RequestTable, list[FleetReplica]]:
     """Draw two or three replicas under pressure; the first hosts all adapters, the others some, in any order."""
-    first = draw(replica_inputs())
+    first = draw(replica_inputs(is_synchronous=is_synchronous))
     num_adapters = len(first.adapter_hash)
     replicas = [FleetReplica(first, tuple(draw(st.permutations(range(num_adapters)))))]
     shortest = first.max_model_len
     for _ in range(draw(st.integers(1, 2))):
-        other = draw(replica_inputs())
+        other = draw(replica_inputs(is_synchronous=is_synchronous))
         shortest = min(shortest, other.max_model_len)
         adapters = draw(st.permutations(range(max(num_adapters, len(other.adapter_hash)))))
         other = replace(other, horizon_ns=first.horizon_ns, sample_interval_ns=first.sample_interval_ns)
@@ -84,6 +84,20 @@ def test_every_replica_does_what_it_would_do_alone(
         assert_traces_equal(run_reference(inputs, log_steps=True), trace)
     for adapter, replica in zip(requests.adapter.tolist(), result.assigned_replica.tolist(), strict=True):
         assert adapter == -1 or adapter in replicas[replica].adapters
+
+
+@settings(max_examples=60, deadline=None)
+@given(fleet=fleets(is_synchronous=True), routing=st.sampled_from(ROUTINGS))
+def test_the_fast_engine_takes_the_same_decisions_and_steps(
+    fleet: tuple[RequestTable, list[FleetReplica]], routing: Routing
+) -> None:
+    """Every request goes to the same replica, and every replica takes the same steps, as in SimPy."""
+    requests, replicas = fleet
+    readable = simulate_fleet(requests, replicas=replicas, routing=routing, log_steps=True)
+    fast = simulate_fleet(requests, replicas=replicas, routing=routing, log_steps=True, engine="fast")
+    assert fast.assigned_replica.tolist() == readable.assigned_replica.tolist()
+    for expected, actual in zip(readable.traces, fast.traces, strict=True):
+        assert_traces_equal(expected, actual)
 
 
 @settings(max_examples=50, deadline=None)

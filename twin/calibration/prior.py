@@ -282,8 +282,8 @@ def typical_steps() -> Steps:
 
 
 def _step_time(model: ModelArchitecture, gpu: GpuDatasheet, measured: Sequence[_Measured]) -> StepTimeCoefficients:
-    host_ms = _mean([max(one.coefficient("base_ms") - _weights_ms(one.model, one.gpu), 0.0) for one in measured])
-    weights_ms = _weights_ms(model, gpu)
+    host_ms = _mean([max(one.coefficient("base_ms") - weights_reading_ms(one.model, one.gpu), 0.0) for one in measured])
+    weights_ms = weights_reading_ms(model, gpu)
     small_ms, large_ms = (_products_ms(model, gpu, tokens) for tokens in (LARGE_BATCH_TOKENS, TOKENS_PER_STEP))
     product_ms = (small_ms - weights_ms) / LARGE_BATCH_TOKENS
     context_ms = model.kv_bytes_per_token / (gpu.bandwidth_gb_per_s * 1e9 * CONTEXT_SHARE) * MS_PER_S
@@ -323,7 +323,7 @@ def _work(name: str, model: ModelArchitecture, gpu: GpuDatasheet) -> float:
     return 1.0
 
 
-def _weights_ms(model: ModelArchitecture, gpu: GpuDatasheet) -> float:
+def weights_reading_ms(model: ModelArchitecture, gpu: GpuDatasheet) -> float:
     """Return the time to read the weights once; of the input embedding only the rows of the tokens are read."""
     embedding = 0 if model.tie_word_embeddings else model.vocab_size * model.hidden_size
     num_bytes = (model.num_parameters - embedding) * model.dtype_bytes
@@ -335,7 +335,7 @@ def _products_ms(model: ModelArchitecture, gpu: GpuDatasheet, num_tokens: int) -
     num_embeddings = 1 if model.tie_word_embeddings else 2
     weights = model.num_parameters - num_embeddings * model.vocab_size * model.hidden_size
     compute_ms = 2.0 * weights * num_tokens / (gpu.dense_tflops * 1e12 * COMPUTE_SHARE) * MS_PER_S
-    return math.hypot(_weights_ms(model, gpu), compute_ms)
+    return math.hypot(weights_reading_ms(model, gpu), compute_ms)
 
 
 def _activation_ms(model: ModelArchitecture, gpu: GpuDatasheet) -> float:
