@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from placer.comparison_document import BoundRecord, Comparison, InstanceRecord, RunRecord
-from placer.comparison_folder import ComparisonFolder
+from placer.comparison_document import BoundRecord, Comparison, InstanceRecord, RunRecord, run_name
 from placer.comparison_run import Run, RunSettings, do_run, problem_and_surrogate
 from placer.comparison_summary import best_bound, best_cost_bound, summarise
 from placer.instances.catalog import InstanceEntry
 from placer.instances.instance import Instance
 from placer.planning import check_arguments
+from placer.record_folder import RecordFolder, RecordKind
 from placer.verify import TwinSettings
 from predictors.aggregate_oracle import AggregateOracle
 from predictors.cluster import each_on_cluster
@@ -26,6 +26,7 @@ from twin.errors import InputError
 from twin.parallel import each_in_parallel
 
 DEFAULT_REFERENCE = "greedy"
+RUN_KIND = RecordKind(RunRecord, run_name, whole="comparison", part="run")
 
 
 @dataclass(frozen=True)
@@ -95,8 +96,8 @@ def compare(
     # What cannot be loaded is told before anything runs.
     problem_and_surrogate(made[0].problem, settings)
     configuration = _configuration(made, entries, seeds, settings, reference=reference, previous=previous)
-    folder = None if output is None else ComparisonFolder(Path(output), configuration)
-    records = {} if folder is None else folder.finished()
+    folder = None if output is None else RecordFolder(Path(output), configuration, RUN_KIND)
+    records = {} if folder is None else {record.key: record for record in folder.finished()}
     unavailable = _unavailable(made, entries, seeds)
     in_parallel = replace(settings, twin_workers=1) if workers > 1 or cluster is not None else settings
     wanted = [

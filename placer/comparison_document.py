@@ -182,6 +182,12 @@ class RunRecord(_Document):
         return self.cost_per_hour if self.twin is None else self.twin.cost_per_hour
 
 
+def run_name(record: RunRecord) -> str:
+    """Return the name of a run's files, without a suffix; a solver ``folder/own.py:Solver`` is ``own.py-Solver``."""
+    solver = record.solver.rpartition("/")[2].replace(":", "-")
+    return f"{record.instance}--{solver}--seed{record.seed}"
+
+
 class InstanceRecord(_Document):
     """An instance and what is known about it.
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from placer.comparison_document import Comparison, PlacementRecord, RunRecord, as_json
-from placer.comparison_folder import run_name
+from placer.comparison_document import Comparison, PlacementRecord, RunRecord, as_json, run_name
 from placer.comparison_tables import (
     describe,
     instances_table,

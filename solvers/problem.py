@@ -351,24 +351,44 @@ def _load_model(content: ProblemFile, source: ProblemSource, base_directory: Pat
 def _load_profile(
     model: ModelArchitecture, gpu_type: GpuType, position: int, source: ProblemSource, base_directory: Path
 ) -> PerformanceProfile:
-    """Return the profile that a GPU type names, or the shipped one of this model and GPU."""
-    location: Location = ("gpu_types", position, "profile")
+    """Return `profile_of` with the place in the file in its errors."""
     try:
-        if gpu_type.profile is not None:
-            profile = load_profile(gpu_type.profile, base_directory=base_directory)
-            profile.require_match(model=model.name, gpu_memory_gib=gpu_type.memory_gib)
-            return profile
-        for name in (f"{model.name}-{gpu_type.name}", *shipped_profiles()):
-            if name in shipped_profiles() and _matches(load_profile(name), model, gpu_type):
-                return load_profile(name)
+        return profile_of(model, gpu_type, base_directory=base_directory)
     except ProfileError as error:
+        location: Location = ("gpu_types", position, "profile")
         located = source.error(error.message, location=location, value=gpu_type.profile, hint=error.hint)
         raise ProfileError(
             located.message, file=error.file or source.file, field=located.field, value=error.value, hint=error.hint
         ) from error
-    raise source.error(
+    except InputError as error:
+        raise source.error(error.message, location=("gpu_types", position, "profile"), hint=error.hint) from error
+
+
+def profile_of(model: ModelArchitecture, gpu_type: GpuType, *, base_directory: Path) -> PerformanceProfile:
+    """Return the profile that a GPU type names, or the shipped one of this model and GPU.
+
+    Parameters
+    ----------
+    base_directory
+        Folder that a relative path starts from.
+
+    Raises
+    ------
+    ProfileError
+        When the profile is unreadable, or of another model or GPU.
+    InputError
+        When the GPU type names none, and none is shipped.
+    """
+    if gpu_type.profile is not None:
+        profile = load_profile(gpu_type.profile, base_directory=base_directory)
+        profile.require_match(model=model.name, gpu_memory_gib=gpu_type.memory_gib)
+        return profile
+    for name in (f"{model.name}-{gpu_type.name}", *shipped_profiles()):
+        if name in shipped_profiles() and _matches(load_profile(name), model, gpu_type):
+            return load_profile(name)
+    raise InputError(
         f"a GPU type must have a profile. None is shipped for {model.name!r} with {gpu_type.memory_gib:g} GiB",
-        location=location,
+        field="profile",
         hint=f"shipped: {', '.join(shipped_profiles())}; or give the path of a profile JSON file",
     )
 

@@ -27,6 +27,7 @@ from placer.cli.train import train
 from placer.cli.train_configuration import train_configuration
 from placer.cli.validate import validate
 from placer.cli.verify import verify
+from placer.cli.whatif import whatif
 from placer.cli.workload import workload
 
 # Typer brings its own copy of Click or uses the installed one, depending on its version; this is the class in either.
@@ -63,6 +64,7 @@ COMMANDS = (
     verify,
     replan,
     compare,
+    whatif,
     explain,
     simulate,
     advise,

@@ -9,9 +9,7 @@ import typer
 
 from placer.cli.exits import (
     BACKEND_FAILED,
-    INTERRUPTED,
     OK,
-    print_error,
     print_hint,
     print_note,
     print_warning,
@@ -20,7 +18,6 @@ from placer.cli.exits import (
 from placer.cli.options import HorizonOption, JsonOption, VerboseOption, WarmupOption
 
 if TYPE_CHECKING:
-    from placer.cli.compare_progress import ComparisonProgress
     from placer.comparison_document import Comparison
     from placer.instances.catalog import InstanceEntry
     from placer.instances.instance import Instance
@@ -97,11 +94,12 @@ def compare(
 
     With --output, the same command goes on where it was interrupted.
     """
-    from placer.cli.compare_progress import ComparisonProgress
+    from placer.cli.parts_progress import PartsProgress
     from placer.compare import compare as run_comparison
     from placer.comparison_report import read_previous, require_folder
     from placer.comparison_report import save_placements as save
     from placer.comparison_run import RunSettings
+    from placer.comparison_tables import run_line
     from solvers.budget import Budget
     from solvers.named_object import names_object
 
@@ -119,7 +117,7 @@ def compare(
     )
     if save_placements is not None:
         require_folder(save_placements, option="--save-placements")
-    with ComparisonProgress(is_verbose=verbose) as display:
+    with PartsProgress("runs", run_line, is_verbose=verbose) as display:
         try:
             comparison = run_comparison(
                 chosen,
@@ -134,7 +132,7 @@ def compare(
                 observer=display,
             )
         except KeyboardInterrupt:
-            return _say_interrupted(output, display)
+            return display.say_interrupted(output)
     if save_placements is not None:
         print_note(f"wrote {save(comparison, save_placements)} placements to {save_placements}")
     _conclude(comparison, output, prints_json=json_output)
@@ -226,14 +224,3 @@ def _conclude(comparison: Comparison, output: Path | None, *, prints_json: bool)
         print_table(table.columns, table.rows)
         print_lines([""])
     print_lines(describe(comparison))
-
-
-def _say_interrupted(output: Path | None, display: ComparisonProgress) -> int:
-    """Say what an interrupted command has kept, and return its exit code."""
-    progress = display.latest
-    if progress is None or output is None:
-        print_error("interrupted. Nothing was kept.", hint="with --output FOLDER the same command goes on")
-        return INTERRUPTED
-    print_error(f"interrupted. {progress.finished} of {progress.total} runs are kept in {output}.")
-    print_hint("run the same command again to continue")
-    return INTERRUPTED

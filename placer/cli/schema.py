@@ -20,6 +20,8 @@ _MAKERS = {
     "advice": ("placer.advice_document", "advice_schema"),
     "comparison": ("placer.comparison_document", "comparison_schema"),
     "routing": ("placer.routing_document", "routing_schema"),
+    "whatif": ("placer.whatif.scenario", "scenarios_schema"),
+    "whatif-study": ("placer.whatif.document", "whatif_schema"),
     "validation": ("placer.validation", "validation_schema"),
     "calibration": ("placer.calibration_document", "calibration_schema"),
     "measurement": ("twin.measurement.manifest", "manifest_schema"),
