@@ -26,10 +26,14 @@ from twin.kernel_duration import duration_ns
 from twin.kernel_results import apply_results
 from twin.kernel_schedule import arrive, is_settled, repeat_step, schedule
 from twin.kernel_state import (
+    COMPUTED,
     FINISH_TOKENS,
+    NUM_REQUEST_COLUMNS,
     NUM_RUNNING,
     NUM_STEPS,
+    NUM_TOKENS,
     NUM_WAITING,
+    PREEMPTIONS,
     PROMPT,
     REQUEST_ADAPTER,
     SLOT_LIST,
@@ -100,6 +104,8 @@ def _settings_of(row: Array) -> Settings:
         row[18] != 0,
         row[19],
         row[20],
+        row[21],
+        row[22] != 0,
     )
 
 
@@ -258,8 +264,7 @@ def _make_fleet(
     largest = max(inputs.block_size for inputs, _ in replicas)
     crossings = np.zeros((len(replicas), largest), np.int64)
     most_slots = max(min(inputs.num_slots, len(inputs.gpu_load_ns)) for inputs, _ in replicas)
-    table = states[0].requests
-    table[:, FINISH_TOKENS] = requests.prompt_tokens.astype(np.int64) + requests.output_tokens
+    table = _request_table(requests)
     longest = int((table[:, FINISH_TOKENS] - table[:, PROMPT]).max(initial=0))
     places = np.zeros((len(replicas), NUM_PLACE_COLUMNS), np.int64)
     # Before the first instant, at which requests may arrive.
@@ -281,6 +286,15 @@ def _make_fleet(
         gaps=states[0].gaps,
         places=places,
     )
+
+
+def _request_table(requests: RequestTable) -> Array:
+    """Return the rows of requests that have not arrived yet; who serves one decides its adapter and its end."""
+    table = np.full((len(requests), NUM_REQUEST_COLUMNS), -1, np.int64)
+    table[:, [PROMPT, NUM_TOKENS]] = requests.prompt_tokens[:, np.newaxis]
+    table[:, FINISH_TOKENS] = requests.prompt_tokens.astype(np.int64) + requests.output_tokens
+    table[:, [COMPUTED, PREEMPTIONS]] = 0
+    return table
 
 
 def _make_state(inputs: ReplicaInputs, adapters: Sequence[int], requests: RequestTable, num_adapters: int) -> State:
