@@ -73,7 +73,9 @@ class Question:
     warnings: tuple[str, ...] = ()
 
 
-def question_of(path: Path, *, surrogate: str | None, profile: str | None = None) -> Question:
+def question_of(
+    path: Path, *, surrogate: str | None, profile: str | None = None, problem_path: Path | None = None
+) -> Question:
     """Return the question about a problem file, or about a plan.json: then with its surrogate, margin and threshold.
 
     Parameters
@@ -84,6 +86,8 @@ def question_of(path: Path, *, surrogate: str | None, profile: str | None = None
         ``None``: the plan's, or ``auto``.
     profile
         Instead of the problem file's; not for a plan.
+    problem_path
+        Of a plan, instead of the file that it names.
 
     Raises
     ------
@@ -101,7 +105,7 @@ def question_of(path: Path, *, surrogate: str | None, profile: str | None = None
             hint="give the problem file instead of the plan",
         )
     plan = load_plan(path)
-    problem, warnings = load_problem_of(plan, plan_path=path, problem_path=None)
+    problem, warnings = load_problem_of(plan, plan_path=path, problem_path=problem_path)
     configuration = plan.configuration
     asked, notes = _of_one_value(problem, configuration.engine.max_num_seqs)
     return Question(

@@ -17,6 +17,7 @@ from placer.cli.exits import BAD_INPUT, OK, print_error
 from placer.cli.explain import explain
 from placer.cli.measure import measure
 from placer.cli.replan import replan
+from placer.cli.report import report
 from placer.cli.routing import routing
 from placer.cli.schema import schema
 from placer.cli.simulate import simulate
@@ -65,6 +66,7 @@ COMMANDS = (
     replan,
     compare,
     whatif,
+    report,
     explain,
     simulate,
     advise,

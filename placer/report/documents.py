@@ -1,0 +1,72 @@
+"""Which document a file holds, and the page that shows it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from placer.comparison_document import Comparison
+from placer.comparison_report import COMPARISON_NAME
+from twin.errors import InputError
+
+
+@dataclass(frozen=True)
+class DocumentKind:
+    """A document that `placer report` shows: its name, who writes it, and keys that no other one has together."""
+
+    name: str
+    command: str
+    keys: frozenset[str]
+
+
+KINDS = (
+    DocumentKind("plan", "placer solve PROBLEM -o plan.json", frozenset({"verdict", "configuration", "gpus"})),
+    DocumentKind("comparison", "placer compare --output FOLDER", frozenset({"instances", "solvers", "runs"})),
+)
+
+
+def kind_of(path: Path) -> tuple[str, dict[str, Any]]:
+    """Return which document a file, or the folder of a comparison, holds, and its content.
+
+    Raises
+    ------
+    InputError
+        When the file is unreadable, no JSON, or no such document.
+    """
+    file = path / f"{COMPARISON_NAME}.json" if path.is_dir() else path
+    try:
+        data = json.loads(file.read_bytes())
+    except OSError as error:
+        raise _no_document(file, error.strerror or str(error)) from error
+    except (ValueError, RecursionError) as error:
+        raise _no_document(file, f"It is no complete JSON: {error}") from error
+    if isinstance(data, dict):
+        for kind in KINDS:
+            if kind.keys <= data.keys():
+                return kind.name, data
+    raise _no_document(file, "It is none of them")
+
+
+def read_comparison(path: Path, data: dict[str, Any]) -> Comparison:
+    """Return the comparison that a file holds (InputError when it does not follow its schema)."""
+    try:
+        return Comparison.model_validate(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise _no_document(path, f"`{field}` of a comparison: {first['msg']}") from error
+
+
+def _no_document(file: Path, reason: str) -> InputError:
+    known = " or ".join(f"a {kind.name} ({kind.command})" for kind in KINDS)
+    return InputError(
+        f"a report needs a document as JSON: {known}. {file}: {reason}.".replace("..", "."),
+        file=str(file),
+        field="file",
+        value=str(file),
+        hint="give the file that one of these commands wrote",
+    )
