@@ -59,13 +59,13 @@ def add_legend_below(figure: Figure) -> None:
 def svg_of(figure: Figure, prefix: str) -> str:
     """Return the figure as an `svg` element whose identifiers start with `prefix`: a page holds several.
 
-    It has no background: the page gives it a light one. Browsers that force a dark mode recolour lines and letters and
-    the page's backgrounds, but not those in the figure.
+    It has a white background of its own. Browsers that force a dark mode recolour the backgrounds of a page; what they
+    recolour in a figure has changed from release to release, so that the page asks them to leave it as it is.
     """
     stream = io.StringIO()
     # Identifiers are hashed with the settings' salt: the same figure is the same text.
     with mpl.rc_context(FIGURE_SETTINGS):
-        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+        figure.savefig(stream, format="svg", facecolor="white", metadata={"Date": None, "Creator": None})
     text = stream.getvalue()
     text = text[text.index("<svg") :]
     return re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}-", text)
