@@ -86,7 +86,7 @@ def test_bad_input(files: tuple[Path, Path], tmp_path: Path) -> None:
     plan, problem = files
     for arguments, words in (
         ((plan, problem, "--lose-gpu", "x"), "error: a lost GPU must be one of h100-64gb-0"),
-        ((problem, problem), "error: a plan must be complete JSON"),
+        ((problem, problem), "error: a plan must be JSON"),
         ((tmp_path / "none.json", problem), "error: a plan must be a readable file"),
         ((plan, problem, "-o", plan), "it would replace what is read from PLAN"),
         ((plan, problem, "--max-moves", "-1"), "hint: see `placer replan --help`"),
