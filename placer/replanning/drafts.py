@@ -72,9 +72,14 @@ def is_within(changes: Changes, limits: ReplanLimits) -> bool:
 
 
 def num_rejected(draft: Draft, twin: FleetTwin) -> int:
-    """Return how many replicas the twin rejects."""
+    """Return how many replicas the twin rejects, or the problem's constraints do not allow."""
     stations = [berth.station for berth in draft.berths if berth.adapters]
-    return sum(1 for verdict in twin.verdicts(stations) if not verdict.is_accepted)
+    verdicts = twin.verdicts(stations)
+    return sum(
+        1
+        for station, verdict in zip(stations, verdicts, strict=True)
+        if not (verdict.is_accepted and twin.allows(station))
+    )
 
 
 def rank_of(draft: Draft, running: RunningFleet, twin: FleetTwin) -> tuple[float, ...]:

@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
-from numpy.typing import NDArray
-
 from placer.replan_document import ReplanLimits
 from placer.replanning.drafts import Draft, by_load, changes_of, is_within, rank_of
 from placer.replanning.room import RoomFinder
@@ -119,21 +116,10 @@ class Repairing:
             }
             changes[position] = berth.with_adapters([*berth.adapters, *back])
             after = Draft(draft.replaced(changes), draft.unserved)
-            allowed = self._is_allowed(after)
-            if allowed and rank_of(after, self.running, self.twin) < rank_of(draft, self.running, self.twin):
+            if rank_of(after, self.running, self.twin) < rank_of(draft, self.running, self.twin):
                 return after
             count //= 2
         return draft
-
-    def _is_allowed(self, draft: Draft) -> bool:
-        """Return whether the problem's constraints allow each replica."""
-        model = self.room.model
-        for berth in draft.berths:
-            rows = self.problem.aggregates[list(berth.adapters)].sum(axis=0)[None]
-            allowed = model.allowed(rows, _types(berth))
-            if allowed is not None and not allowed.all():
-                return False
-        return True
 
     def _housed(
         self, berths: Sequence[Berth], adapters: Sequence[int], *, closed: Sequence[int]
@@ -145,13 +131,19 @@ class Repairing:
         return self.room.open(fleet, left, self._verifier) if left else (fleet, left)
 
     def _leaving(self, berth: Berth) -> list[int]:
-        """Return the adapters of largest load without whom the twin accepts a replica, as few as help.
+        """Return who breaks the constraints, and the adapters of largest load without whom the twin accepts a replica.
 
-        All but the smallest, where nothing helps: another replica may serve them.
+        Of the latter as few as help; all but the smallest, where nothing helps: another replica may serve them.
         """
-        order = by_load(self.problem, berth.adapters)
+        order: list[int] = []
+        breaking: list[int] = []
+        for adapter in by_load(self.problem, berth.adapters):
+            is_allowed = self.twin.allows(berth.station.with_adapters([*order, adapter]))
+            (order if is_allowed else breaking).append(adapter)
+        if self.twin.accepts(berth.station.with_adapters(order)):
+            return breaking
         stays = self.twin.longest_prefix(berth.station.with_adapters(()), order[::-1])
-        return order[: len(order) - stays]
+        return [*breaking, *order[: len(order) - stays]]
 
     def _sent_home(self, fleet: list[Berth], homeless: Sequence[int]) -> list[Berth]:
         """Return the fleet with adapters that found no place back where they are served now, badly."""
@@ -200,12 +192,13 @@ def with_settings_of(problem: Problem, running: RunningFleet, limits: ReplanLimi
 
 
 def wanted_engine(problem: Problem, station: Station) -> EngineConfig:
-    """Return the settings that a problem asks for of a replica that keeps its slots, where they are not fixed."""
+    """Return the settings that a problem asks for of a replica that keeps its slots, where they are not fixed.
+
+    It also keeps its `max_num_seqs`, where that is one of those that may be chosen.
+    """
     engine = station.engine
+    if engine.max_num_seqs in problem.max_num_seqs_options:
+        problem = problem.with_max_num_seqs(engine.max_num_seqs)
     slots, rank = problem.fixed_max_loras or engine.max_loras, problem.fixed_max_lora_rank or engine.max_lora_rank
     given = problem.engine.with_slots(slots, max_lora_rank=rank, num_adapters=engine.cpu_capacity)
     return given.model_copy(update={"max_cpu_loras": engine.max_cpu_loras}) if slots == engine.max_loras else given
-
-
-def _types(berth: Berth) -> NDArray[np.int64]:
-    return np.array([berth.station.gpu_type], dtype=np.int64)

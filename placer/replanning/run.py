@@ -18,7 +18,7 @@ from placer.replanning.anew import aligned, current_gpus, draft_of
 from placer.replanning.drafts import Draft, changes_of, is_within, num_rejected, rank_of
 from placer.replanning.migration import MigrationRules, as_migration, planned_migration
 from placer.replanning.repairing import Repairing
-from placer.replanning.running import RunningFleet, before_of, running_fleet, without_lost
+from placer.replanning.running import RunningFleet, before_of, running_fleet, with_common_sequences, without_lost
 from placer.replanning.stations import FleetTwin
 from placer.replanning.step_times import StepTimes
 from placer.replanning.target_plan import named, plan_of
@@ -145,7 +145,8 @@ def replan(
     settings = TwinSettings(horizon_s=horizon_s, warmup_s=warmup_s, seed=seed, workers=workers)
     old = load_plan(plan) if isinstance(plan, str | Path) else plan
     running = running_fleet(old, problem, tuple(lose_gpus))
-    problem = replace(without_lost(problem, running.lost_types), current=())
+    problem = with_common_sequences(without_lost(problem, running.lost_types), running)
+    problem = replace(problem, current=())
     twin = FleetTwin(problem, settings, observer=tell)
     tell(PhaseStarted("load", "surrogate"))
     made = SurrogateChoice(surrogate, seed=seed, workers=workers or available_cores()).of(problem)

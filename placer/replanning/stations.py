@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from placer.events import PlanObserver, ignore
 from placer.plan_document import Verification
 from placer.scenario_verdicts import joint_verdict, traffics_of
@@ -92,6 +94,14 @@ class FleetTwin:
         ranks = self.problem.ranks[list(station.adapters)]
         return not len(ranks) or int(ranks.max()) <= station.engine.max_lora_rank
 
+    def allows(self, station: Station) -> bool:
+        """Return whether the problem's constraints allow a replica."""
+        table = self.problem.constraint_table
+        if table is None:
+            return True
+        rows = self.problem.aggregates[list(station.adapters)].sum(axis=0)[None]
+        return bool(table.allows(rows, np.array([station.gpu_type], dtype=np.int64))[0])
+
     def verdicts(self, stations: Sequence[Station]) -> list[Verification]:
         """Return the verdict of each station, which has adapters and fits; those not known yet in one batch."""
         missing = [station for station in dict.fromkeys(stations) if station not in self._verdicts]
@@ -113,10 +123,10 @@ class FleetTwin:
         return [self._verdicts[station] for station in stations]
 
     def accepts(self, station: Station) -> bool:
-        """Return whether a replica can serve its adapters; one without any can."""
+        """Return whether a replica can and may serve its adapters; one without any can."""
         if not station.adapters:
             return True
-        return self.fits(station) and self.verdicts([station])[0].is_accepted
+        return self.fits(station) and self.allows(station) and self.verdicts([station])[0].is_accepted
 
     def longest_prefix(self, station: Station, offered: Sequence[int]) -> int:
         """Return how many of `offered`, from the first on, a replica takes beside its own, by bisection.

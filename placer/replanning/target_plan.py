@@ -12,7 +12,10 @@ from placer.replanning.running import RunningFleet
 from placer.replanning.stations import Berth, FleetTwin
 from placer.stopwatch import Stopwatch
 from placer.wording import counted
-from solvers.placement import GpuAssignment
+from solvers.constraints import Constraints
+from solvers.placement import GpuAssignment, Placement, require_constraints
+from solvers.problem import Problem
+from twin.errors import InputError
 from twin.memory import slot_bytes
 
 
@@ -53,9 +56,15 @@ def plan_of(names: Mapping[str, Berth], draft: Draft, running: RunningFleet, par
     gpus: dict[GpuAssignment, tuple[str, Berth]] = {}
     for name, berth in names.items():
         engine, own = berth.station.engine, tuple(position[adapter] for adapter in berth.adapters)
-        gpus[GpuAssignment(berth.station.gpu_type, own, engine.max_loras, engine.max_lora_rank)] = (name, berth)
+        chosen = engine.max_num_seqs if engine.max_num_seqs in problem.max_num_seqs_options else None
+        gpus[GpuAssignment(berth.station.gpu_type, own, engine.max_loras, engine.max_lora_rank, chosen)] = (name, berth)
     verdicts = dict(zip(gpus, twin.verdicts([berth.station for _, berth in gpus.values()]), strict=True))
-    only = problem if not draft.unserved else replace(problem, workload=problem.workload.subset(served))
+    broken = _broken_constraints(names, problem)
+    only = problem
+    if draft.unserved or broken:
+        # Rules name adapters that are not served, or do not hold.
+        workload = problem.workload.subset(served) if served else problem.workload
+        only = replace(problem, workload=workload, constraints=Constraints())
     plan = build_plan(replace(parts, problem=only, gpus=tuple(gpus), known=verdicts.get), Stopwatch().timings)
     owners = {own.adapters: entry for own, entry in gpus.items()}
     indices = {adapter.name: index for index, adapter in enumerate(only.adapters)}
@@ -68,11 +77,31 @@ def plan_of(names: Mapping[str, Berth], draft: Draft, running: RunningFleet, par
         "gpus": tuple(with_name(gpu) for gpu in plan.gpus),
         "moves": _moves(draft, running, twin),
     }
+    warnings = list(plan.warnings)
     if draft.unserved:
         first = problem.adapters[draft.unserved[0]].name
-        warning = f"No GPU serves {counted(len(draft.unserved), 'adapter')}, the first is {first!r}."
-        changes |= {"verdict": "rejected", "warnings": (*plan.warnings, warning)}
+        warnings.append(f"No GPU serves {counted(len(draft.unserved), 'adapter')}, the first is {first!r}.")
+    if broken:
+        warnings.append(f"The plan breaks the problem's constraints: {broken}")
+    if only is not problem:
+        configuration = plan.configuration.model_copy(update={"constraints": problem.constraints})
+        changes |= {"configuration": configuration, "warnings": tuple(warnings)}
+        changes |= {"verdict": "rejected" if names else "none"}
     return plan.model_copy(update=changes)
+
+
+def _broken_constraints(names: Mapping[str, Berth], problem: Problem) -> str:
+    """Return which rule replicas break; empty: none."""
+    stations = [berth.station for berth in names.values()]
+    gpus = (
+        GpuAssignment(station.gpu_type, station.adapters, station.engine.max_loras, station.engine.max_lora_rank)
+        for station in stations
+    )
+    try:
+        require_constraints(problem, Placement(tuple(gpus)))
+    except InputError as error:
+        return error.message
+    return ""
 
 
 def _moves(draft: Draft, running: RunningFleet, twin: FleetTwin) -> PlanMoves:

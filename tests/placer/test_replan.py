@@ -12,7 +12,7 @@ from placer.files import ProblemFromFile
 from placer.plan_document import Plan
 from placer.planning import plan
 from placer.replan_document import Replan
-from placer.replanning.run import replan
+from placer.replanning.run import Strategy, replan
 from placer.replanning.running import running_fleet
 from placer.replanning.stations import FleetTwin
 from placer.verify import TwinSettings
@@ -127,6 +127,75 @@ def test_limits_are_kept(in_place: tuple[dict[str, Any], Plan], tmp_path: Path, 
         assert "within the limits" in limited.message
     elif is_worse:
         assert "The limits bind" in limited.message
+
+
+@pytest.mark.parametrize("strategy", ["near", "repair"])
+def test_new_constraints_move_who_breaks_them(
+    in_place: tuple[dict[str, Any], Plan], tmp_path: Path, strategy: Strategy
+) -> None:
+    """Adapters of one GPU that must be apart now, and one whose type of GPU is another now: only they move."""
+    data, before = in_place
+    (gpu_type,) = data["gpu_types"]
+    crowded = max(before.gpus, key=lambda gpu: len(gpu.adapters))
+    pinned, *apart = crowded.adapters[-3:]
+    constraints = {
+        "apart": [{"adapters": apart}],
+        "gpu_type": [{"adapters": [pinned], "types": ["own"]}],
+    }
+    types = [gpu_type, gpu_type | {"name": "own"}]
+    problem = small_problem(tmp_path, **data | {"gpu_types": types, "constraints": constraints})
+    made = again(before, problem, strategy=strategy)
+    homes = {adapter: gpu for gpu in made.plan.gpus for adapter in gpu.adapters}
+    assert made.verdict == "accepted"
+    assert homes[apart[0]].name != homes[apart[1]].name
+    assert homes[pinned].gpu_type == "own"
+    if strategy == "repair":
+        assert made.changes.num_moves == 2
+
+
+def test_constraints_that_limits_do_not_let_keep_are_told(
+    in_place: tuple[dict[str, Any], Plan], tmp_path: Path
+) -> None:
+    """Nobody may move: the plan is what is in place, it is rejected, and says which rule it breaks."""
+    data, before = in_place
+    crowded = max(before.gpus, key=lambda gpu: len(gpu.adapters))
+    apart = {"apart": [{"adapters": list(crowded.adapters[-2:])}]}
+    made = again(before, small_problem(tmp_path, **data | {"constraints": apart}), strategy="repair", max_moves=0)
+    assert (made.verdict, made.changes.num_moves, made.migration.steps) == ("rejected", 0, ())
+    assert made.candidates[0].num_rejected == 1
+    assert "No plan was found that serves everybody within the limits" in made.message
+    assert any("keep apart must be on different GPUs" in warning for warning in made.plan.warnings)
+    assert made.plan.configuration.constraints.apart
+
+
+@pytest.mark.parametrize("strategy", ["near", "repair"])
+def test_a_chosen_max_num_seqs_stays(in_place: tuple[dict[str, Any], Plan], tmp_path: Path, strategy: Strategy) -> None:
+    """Where other values may be chosen, too, nobody restarts for one that is not needed."""
+    data, before = in_place
+    data = data | {"engine": data["engine"] | {"max_num_seqs": [16, 64]}}
+    made = again(before, small_problem(tmp_path, **data), strategy=strategy)
+    assert (made.verdict, made.migration.steps) == ("accepted", ())
+    assert {gpu.engine.max_num_seqs for gpu in made.plan.gpus} == {16}
+
+
+def test_new_gpus_run_with_what_most_have(in_place: tuple[dict[str, Any], Plan], tmp_path: Path) -> None:
+    """A replacement of a lost GPU gets the `max_num_seqs` of the others."""
+    data, before = in_place
+    data = data | {"engine": data["engine"] | {"max_num_seqs": [16, 64]}}
+    lost = before.gpus[0].name
+    made = again(before, small_problem(tmp_path, **data), strategy="repair", lose_gpus=(lost,))
+    assert (made.verdict, made.plan.num_gpus) == ("accepted", 4)
+    assert {gpu.engine.max_num_seqs for gpu in made.plan.gpus} == {16}
+
+
+def test_nobody_is_served_where_all_are_lost_and_nothing_may_be_loaded(tmp_path: Path) -> None:
+    """The one GPU is lost, and limits forbid to load anybody: an answer without GPUs that names all."""
+    data = small_data(num_adapters=4, total_rps=4.0)
+    before = plan(small_problem(tmp_path, **data), surrogate=fair_surrogate(), **QUICK)
+    problem = small_problem(tmp_path, **data | {"constraints": {"apart": [{"adapters": ["a0", "a1"]}]}})
+    made = again(before, problem, strategy="repair", lose_gpus=(before.gpus[0].name,), max_loads=0)
+    assert (made.verdict, made.plan.verdict, made.plan.gpus) == ("rejected", "none", ())
+    assert made.unserved_adapters == ("a0", "a1", "a2", "a3")
 
 
 def test_a_lost_gpu_is_replaced(in_place: tuple[dict[str, Any], Plan], tmp_path: Path) -> None:
