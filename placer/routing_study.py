@@ -13,6 +13,7 @@ from placer.files import ProblemFromFile, load_plan
 from placer.plan_document import Plan
 from placer.recheck import load_problem_of, replica_of
 from placer.routing_document import FleetRun, PolicyName, PolicyResult, RoutingStudy
+from placer.sequences import common_max_num_seqs
 from placer.unmeasured import unmeasured_warnings
 from placer.wording import counted
 from solvers.slots import SlotTables
@@ -118,6 +119,9 @@ def routing(
     problem_path = None if problem is None else Path(problem)
     of_plan, warnings = load_problem_of(content, plan_path=path, problem_path=problem_path)
     _check_plan(content, path)
+    # Where the plan chose one, the other policies run with it, too.
+    chosen = common_max_num_seqs(of_plan, [gpu.engine.max_num_seqs for gpu in content.gpus])
+    of_plan = of_plan.with_max_num_seqs(chosen)
     study = _study_of(content, of_plan, horizon_s, seed)
     announce_compilation(observer)
     names = {adapter.name: index for index, adapter in enumerate(of_plan.adapters)}

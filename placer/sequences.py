@@ -9,7 +9,8 @@ confirmed.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from placer.plan_document import Plan
@@ -97,6 +98,13 @@ def candidates_of(
         return *candidate.expected, candidate.answer_s, abs(math.log(value / own)), value
 
     return sorted(found, key=promise)
+
+
+def common_max_num_seqs(problem: Problem, running: Iterable[int]) -> int:
+    """Return the `max_num_seqs` that most replicas run with, of those that may be chosen; else the problem's."""
+    counts = Counter(running)
+    known = [value for value in problem.max_num_seqs_options if counts[value]]
+    return max(known, key=counts.__getitem__, default=problem.engine.max_num_seqs)
 
 
 def better_plan(first: Plan | None, second: Plan) -> Plan:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -223,7 +223,7 @@ class Problem:
         counts = [gpu_type.max_count for index, gpu_type in enumerate(self.gpu_types) if self.may_serve(index, adapter)]
         return None if None in counts else sum(count or 0 for count in counts)
 
-    def with_max_num_seqs(self, max_num_seqs: int) -> Problem:
+    def with_max_num_seqs(self, max_num_seqs: int) -> Self:
         """Return the problem of planning with another of the values of `max_num_seqs`; not of a merged one."""
         assert self.merging is None
         return replace(self, engine=self.engine.model_copy(update={"max_num_seqs": max_num_seqs}))

@@ -18,11 +18,12 @@ from placer.replanning.anew import aligned, current_gpus, draft_of
 from placer.replanning.drafts import Draft, changes_of, is_within, num_rejected, rank_of
 from placer.replanning.migration import MigrationRules, as_migration, planned_migration
 from placer.replanning.repairing import Repairing
-from placer.replanning.running import RunningFleet, before_of, running_fleet, with_common_sequences, without_lost
+from placer.replanning.running import RunningFleet, before_of, running_fleet, without_lost
 from placer.replanning.stations import FleetTwin
 from placer.replanning.step_times import StepTimes
 from placer.replanning.target_plan import named, plan_of
 from placer.replanning.words import message_of
+from placer.sequences import common_max_num_seqs
 from placer.surrogates import SurrogateChoice, careful
 from placer.verify import TwinSettings
 from predictors.surrogate import STARVED_PROBABILITY, Surrogate
@@ -145,8 +146,10 @@ def replan(
     settings = TwinSettings(horizon_s=horizon_s, warmup_s=warmup_s, seed=seed, workers=workers)
     old = load_plan(plan) if isinstance(plan, str | Path) else plan
     running = running_fleet(old, problem, tuple(lose_gpus))
-    problem = with_common_sequences(without_lost(problem, running.lost_types), running)
-    problem = replace(problem, current=())
+    problem = replace(without_lost(problem, running.lost_types), current=())
+    # What is new runs as most of the others do.
+    present = [station.engine.max_num_seqs for station in running.stations.values()]
+    problem = problem.with_max_num_seqs(common_max_num_seqs(problem, present))
     twin = FleetTwin(problem, settings, observer=tell)
     tell(PhaseStarted("load", "surrogate"))
     made = SurrogateChoice(surrogate, seed=seed, workers=workers or available_cores()).of(problem)

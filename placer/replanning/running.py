@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -117,13 +116,6 @@ def without_lost(problem: Problem, lost_types: Sequence[str]) -> Problem:
             hint="raise `max_count` of the problem if there are others",
         )
     return replace(problem, gpu_types=left)
-
-
-def with_common_sequences(problem: Problem, running: RunningFleet) -> Problem:
-    """Return the problem with the `max_num_seqs` that most replicas run with, where it may be chosen."""
-    counts = Counter(station.engine.max_num_seqs for station in running.stations.values())
-    known = [value for value in problem.max_num_seqs_options if counts[value]]
-    return problem.with_max_num_seqs(max(known, key=lambda value: counts[value])) if known else problem
 
 
 def _without_larger(station: Station, problem: Problem) -> Station:

@@ -40,6 +40,15 @@ def _run(*arguments: str | Path) -> tuple[int, str, str]:
     return result.exit_code, result.stdout, result.stderr
 
 
+def test_all_policies_run_with_the_chosen_max_num_seqs(plan_path: Path, tmp_path: Path) -> None:
+    """Of a plan that could have chosen another value, the fleets without a plan have the plan's, too."""
+    data = small_data(num_adapters=4, total_rps=11.0)
+    given = write_problem(tmp_path, data, "given.yaml")
+    free = write_problem(tmp_path, data | {"engine": data["engine"] | {"max_num_seqs": [16, 64]}}, "free.yaml")
+    expected, actual = (routing(plan_path, problem=path, slots=(4,), horizon_s=60.0) for path in (given, free))
+    assert expected.policies == actual.policies
+
+
 @pytest.mark.parametrize("routing_name", ["least_loaded", "lora_affinity"])
 def test_one_gpu_is_reported_as_a_simulation_of_it(tmp_path: Path, routing_name: str) -> None:
     """With one replica every policy is the same, and the merged report is that of the replica."""
