@@ -64,3 +64,7 @@ class VllmError(TwinError):
 
 class ClusterError(TwinError):
     """The cluster that was to run simulations is missing, unreachable or gave up."""
+
+
+class NoSolutionError(PlacerError):
+    """Nothing was found within the budget, which proves nothing, and there is no document that could say so."""

@@ -136,8 +136,10 @@ def _leave_broken_pipe() -> int:
 
 def _code_of(error: PlacerError) -> int:
     """Return the exit code of an error: what the user can correct in the input is 2, what failed here is 6."""
-    from twin.errors import SolverError, TwinError
+    from twin.errors import NoSolutionError, SolverError, TwinError
 
+    if isinstance(error, NoSolutionError):
+        return NO_SOLUTION
     if isinstance(error, TwinError) or isinstance(error.__cause__, ImportError):
         return BACKEND_FAILED
     if isinstance(error, SolverError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,7 +32,7 @@ from solvers.bounds import work_bound
 from solvers.budget import Budget
 from solvers.feasibility import FeasibilityModel
 from solvers.problem import Problem
-from twin.errors import InputError
+from twin.errors import InputError, NoSolutionError
 from twin.judging_window import DEFAULT_HORIZON_S, DEFAULT_WARMUP_S
 from twin.parallel import available_cores
 
@@ -40,6 +41,8 @@ __all__ = ["Replan", "replan"]
 Strategy = Literal["near", "repair", "scratch"]
 Method = Literal["repair", "reduce", "scratch"]
 DEFAULT_HANDOVER_HORIZON_S = 120.0
+# Of a start, and of a simulated handover: a day.
+LONGEST_S = 86_400.0
 
 
 @dataclass(frozen=True)
@@ -136,6 +139,8 @@ def replan(
         GPU alone.
     SolverError, SurrogateError
         As `placer.plan`.
+    NoSolutionError
+        When the strategy is ``scratch`` and the solver has no plan within its budget.
     KeyboardInterrupt
         On Ctrl-C.
     """
@@ -214,7 +219,7 @@ def _drafts(search: _Search, solving: _Solving, strategy: Strategy) -> dict[Meth
             draft = draft_of(anew, search.running, search.twin, keeps_slots=strategy == "near")
             drafts["scratch"] = _near(draft, search, repairing) if strategy == "near" else draft
     if not drafts:
-        raise InputError(
+        raise NoSolutionError(
             "there must be a plan from scratch to take. The solver has none within its budget.",
             field="strategy",
             value=strategy,
@@ -321,15 +326,16 @@ def _check_numbers(
     spare_gpus: int, restarts_at_once: int, restart_s: float | None, handover_horizon_s: float, strategy: str
 ) -> None:
     """Raise InputError unless what decides about the migration is in its ranges."""
-    for name, value, least in (
-        ("spare_gpus", spare_gpus, 0),
-        ("restarts_at_once", restarts_at_once, 1),
-        ("restart_s", restart_s or 0.0, 0),
-        ("handover_horizon_s", handover_horizon_s, 0),
+    for name, value, least, most in (
+        ("spare_gpus", spare_gpus, 0, math.inf),
+        ("restarts_at_once", restarts_at_once, 1, math.inf),
+        ("restart_s", restart_s or 0.0, 0, LONGEST_S),
+        ("handover_horizon_s", handover_horizon_s, 0, LONGEST_S),
     ):
-        # Not a number is not at least anything.
-        if not value >= least:
-            raise InputError(f"`{name}` must be at least {least}. Got {value}.", field=name, value=value)
+        # Not a number is not between anything.
+        if not least <= value <= most:
+            upper = "" if math.isinf(most) else f" and at most {most:,.0f}"
+            raise InputError(f"`{name}` must be at least {least}{upper}. Got {value}.", field=name, value=value)
     if strategy not in get_args(Strategy):
         raise InputError(
             f"`strategy` must be one of {', '.join(get_args(Strategy))}. Got {strategy!r}.",

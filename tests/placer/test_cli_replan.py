@@ -81,6 +81,14 @@ def test_overload_that_limits_keep(files: tuple[Path, Path], tmp_path: Path) -> 
     assert "No plan was found that serves everybody within the limits" in errors
 
 
+def test_no_plan_from_scratch_within_the_budget(files: tuple[Path, Path]) -> None:
+    """Nothing was found, which proves nothing: exit code 4."""
+    plan, problem = files
+    code, _, errors = _run("replan", plan, problem, "--strategy", "scratch", "--max-evaluations", "0")
+    assert code == 4
+    assert "The solver has none within its budget" in errors
+
+
 def test_bad_input(files: tuple[Path, Path], tmp_path: Path) -> None:
     """Unknown GPUs, files that are none, and outputs that would replace an input: exit code 2."""
     plan, problem = files
@@ -90,6 +98,8 @@ def test_bad_input(files: tuple[Path, Path], tmp_path: Path) -> None:
         ((tmp_path / "none.json", problem), "error: a plan must be a readable file"),
         ((plan, problem, "-o", plan), "it would replace what is read from PLAN"),
         ((plan, problem, "--max-moves", "-1"), "hint: see `placer replan --help`"),
+        ((plan, problem, "--handover-horizon", "inf"), "must be at least 0 and at most 86,400. Got inf"),
+        ((plan, problem, "--restart-s", "nan"), "must be at least 0 and at most 86,400. Got nan"),
     ):
         code, _, errors = _run("replan", *arguments)
         assert code == 2
