@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Hashable
 from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,11 @@ class ProblemFromFile(Problem):
     """
 
     inputs: tuple[InputFile, ...] = ()
+
+    @cached_property
+    def told_positions(self) -> dict[str, int]:
+        """Where each adapter that users know is among them, by name."""
+        return {adapter.name: position for position, adapter in enumerate(self.told.adapters)}
 
 
 class _UniqueKeyLoader(_Loader):  # type: ignore[misc]  # the loader is chosen at run time

@@ -38,8 +38,7 @@ def as_planned(problem: ProblemFromFile, plan: Plan) -> ProblemFromFile:
 
 def planned_indices(problem: ProblemFromFile, gpu: PlannedGpu) -> list[int]:
     """Return the adapters of a divided problem that a planned GPU serves, in the plan's order."""
-    indices = {adapter.name: index for index, adapter in enumerate(problem.told.adapters)}
-    chosen = [indices[name] for name in gpu.adapters]
+    chosen = [problem.told_positions[name] for name in gpu.adapters]
     if problem.shares is None:
         return chosen
     replicas = {entry.adapter: entry.replica for entry in gpu.shares}

@@ -187,8 +187,7 @@ def select_gpus(plan: Plan, names: tuple[str, ...]) -> list[PlannedGpu]:
 
 def replica_of(problem: ProblemFromFile, gpu: PlannedGpu) -> tuple[Workload, Replica]:
     """Return the adapters and the replica of a planned GPU."""
-    known = {adapter.name for adapter in problem.told.adapters}
-    missing = [name for name in gpu.adapters if name not in known]
+    missing = [name for name in gpu.adapters if name not in problem.told_positions]
     if missing:
         raise InputError(
             f"the adapters of a plan must be in its problem. {len(missing)} of {gpu.name} are not, the first is "

@@ -5,8 +5,7 @@ from __future__ import annotations
 from placer.cli.tables import print_lines, print_table
 from placer.plan_document import PlannedGpu
 from placer.replan_document import MigrationStep, Replan
-from placer.replanning.words import described
-from placer.wording import counted
+from placer.replanning.words import summary_of
 
 LISTED_ADAPTERS = 4
 
@@ -20,7 +19,7 @@ def print_replan(made: Replan) -> None:
         headings = [("step", True), ("what", False), ("GPU", False), ("adapters", False)]
         headings += [("seconds", True), ("GPUs\nin use", True), ("safe", False)]
         print_table(headings, [_step_row(step) for step in made.migration.steps])
-    print_lines(["", *_summary(made)])
+    print_lines(["", *summary_of(made)])
 
 
 def _gpu_row(gpu: PlannedGpu) -> tuple[str, ...]:
@@ -62,26 +61,3 @@ def _safety(step: MigrationStep) -> str:
     engines = ", ".join(sorted({replica.engine for replica in step.check.replicas}))
     at_once = ", at once" if step.is_gradual is False else ""
     return f"yes ({engines}{at_once})"
-
-
-def _summary(made: Replan) -> list[str]:
-    before, changes, migration = made.before, made.changes, made.migration
-    starved = len(made.before.starved_adapters)
-    now = f"{counted(before.num_gpus, 'GPU')} in place, {len(before.rejected_gpus)} rejected under the rates of now"
-    then = f"{counted(made.plan.num_gpus, 'GPU')} afterwards: {described(changes)}"
-    starts_and_stops = f"{counted(changes.num_starts, 'start')}, {counted(changes.num_stops, 'stop')}"
-    lines = [f"{now}, {counted(starved, 'adapter')} starved or unserved.", f"{then}, {starts_and_stops}."]
-    others = [candidate for candidate in made.candidates if candidate.method != made.method]
-    lines += [
-        f"Considered: {candidate.method}, {counted(candidate.num_gpus, 'GPU')}, {described(candidate.changes)}"
-        f"{'' if candidate.is_within_limits else ' (beyond the limits)'}."
-        for candidate in others
-    ]
-    if migration.steps:
-        safety = "each of them safe" if migration.is_safe else "not all of them safe"
-        steps = f"{counted(len(migration.steps), 'step')} in about {migration.total_s:,.0f} s"
-        lines.append(f"{steps}, {safety}; at most {migration.peak_gpus} GPUs in use.")
-        lines.append(f"Time of a start: {migration.startup_source}.")
-    else:
-        lines.append("There is nothing to do.")
-    return lines

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,7 +20,11 @@ if TYPE_CHECKING:
 @reports_errors
 def report(
     file: Annotated[
-        Path, typer.Argument(help="plan.json, or what `placer compare` wrote (folder or JSON).", show_default=False)
+        Path,
+        typer.Argument(
+            help="plan.json, replan.json, or what `placer compare` or `placer whatif` wrote (folder or JSON).",
+            show_default=False,
+        ),
     ],
     *,
     output: Annotated[
@@ -39,7 +44,7 @@ def report(
     workers: WorkersOption = None,
     verbose: VerboseOption = False,
 ) -> int:
-    """Show a plan, or a comparison of solvers, as one HTML page that needs no network."""
+    """Show a plan, a comparison of solvers, a what-if study or a migration as one HTML page that needs no network."""
     from placer.comparison_report import require_folder
     from placer.html_page import require_report_libraries
     from placer.output_paths import check_outputs
@@ -53,12 +58,17 @@ def report(
     if figures is not None:
         require_folder(figures, option="--figures")
     kind, data = kind_of(file)
-    if kind == "plan":
-        page, write_figures = _plan(
-            file, problem, simulates=simulate, one_fewer_s=one_fewer, workers=workers, is_verbose=verbose
+    page, write_figures = _PAGES[kind](
+        _Asked(
+            file=file,
+            data=data,
+            problem=problem,
+            simulates=simulate,
+            one_fewer_s=one_fewer,
+            workers=workers,
+            is_verbose=verbose,
         )
-    else:
-        page, write_figures = _comparison(file, data)
+    )
     write_atomically(target, render(page))
     print_written(target)
     if figures is not None:
@@ -66,27 +76,32 @@ def report(
     return OK
 
 
-def _plan(
-    file: Path,
-    problem: Path | None,
-    *,
-    simulates: bool,
-    one_fewer_s: float | None,
-    workers: int | None,
-    is_verbose: bool,
-) -> tuple[Page, Callable[[Path], int]]:
+@dataclass(frozen=True)
+class _Asked:
+    """A document and its content; what follows is about plans only."""
+
+    file: Path
+    data: dict[str, Any]
+    problem: Path | None
+    simulates: bool
+    one_fewer_s: float | None
+    workers: int | None
+    is_verbose: bool
+
+
+def _plan(asked: _Asked) -> tuple[Page, Callable[[Path], int]]:
     """Return the page of a plan, and what writes its figures into a folder and counts the files."""
     from placer.cli.progress import ProgressDisplay
     from placer.report.plan_figures import write_plan_figures
     from placer.report.plan_report import report_plan
 
-    with ProgressDisplay(is_verbose=is_verbose) as display:
+    with ProgressDisplay(is_verbose=asked.is_verbose) as display:
         found = report_plan(
-            file,
-            problem_path=problem,
-            simulates=simulates,
-            one_fewer_s=one_fewer_s,
-            workers=workers,
+            asked.file,
+            problem_path=asked.problem,
+            simulates=asked.simulates,
+            one_fewer_s=asked.one_fewer_s,
+            workers=asked.workers,
             observer=display,
         )
     for warning in found.page.data["warnings"]:
@@ -94,11 +109,36 @@ def _plan(
     return found.page, lambda folder: write_plan_figures(found, folder)
 
 
-def _comparison(file: Path, data: dict[str, Any]) -> tuple[Page, Callable[[Path], int]]:
+def _comparison(asked: _Asked) -> tuple[Page, Callable[[Path], int]]:
     """Return the page of a comparison, and what writes its figures into a folder and counts the files."""
+    from placer.comparison_document import Comparison
     from placer.report.comparison_page import comparison_page, write_comparison_figures
-    from placer.report.documents import read_comparison
+    from placer.report.documents import read_as
 
-    comparison = read_comparison(file, data)
-    page = comparison_page(comparison, name=file.name)
+    comparison = read_as(Comparison, asked.file, asked.data, name="comparison")
+    page = comparison_page(comparison, name=asked.file.name)
     return page, lambda folder: write_comparison_figures(comparison, folder)
+
+
+def _study(asked: _Asked) -> tuple[Page, Callable[[Path], int]]:
+    """Return the page of a what-if study, and what writes its figures into a folder and counts the files."""
+    from placer.report.documents import read_as
+    from placer.report.whatif_page import whatif_page, write_whatif_figures
+    from placer.whatif.document import WhatIf
+
+    study = read_as(WhatIf, asked.file, asked.data, name="what-if study")
+    return whatif_page(study, name=asked.file.name), lambda folder: write_whatif_figures(study, folder)
+
+
+def _migration(asked: _Asked) -> tuple[Page, Callable[[Path], int]]:
+    """Return the page of a migration, and what writes its figures into a folder and counts the files."""
+    from placer.replan_document import Replan
+    from placer.report.documents import read_as
+    from placer.report.replan_figures import write_replan_figures
+    from placer.report.replan_page import replan_page
+
+    made = read_as(Replan, asked.file, asked.data, name="migration")
+    return replan_page(made, name=asked.file.name), lambda folder: write_replan_figures(made, folder)
+
+
+_PAGES = {"plan": _plan, "comparison": _comparison, "what-if study": _study, "migration": _migration}

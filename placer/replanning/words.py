@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from placer.replan_document import Candidate, Changes, Migration, ReplanLimits
+from placer.replan_document import Candidate, Changes, Migration, Replan, ReplanLimits
 from placer.wording import counted
 
 
@@ -46,6 +46,30 @@ def described(changes: Changes) -> str:
     """Return what a plan changes in a few words."""
     counts = ((changes.num_moves, "move"), (changes.num_loads, "load"), (changes.num_restarts, "restart"))
     return ", ".join(counted(number, noun) for number, noun in counts)
+
+
+def summary_of(made: Replan) -> list[str]:
+    """Return what is in place, what changes, what else was considered, and what the way there takes, in sentences."""
+    before, changes, migration = made.before, made.changes, made.migration
+    starved = len(made.before.starved_adapters)
+    now = f"{counted(before.num_gpus, 'GPU')} in place, {len(before.rejected_gpus)} rejected under the rates of now"
+    then = f"{counted(made.plan.num_gpus, 'GPU')} afterwards: {described(changes)}"
+    starts_and_stops = f"{counted(changes.num_starts, 'start')}, {counted(changes.num_stops, 'stop')}"
+    lines = [f"{now}, {counted(starved, 'adapter')} starved or unserved.", f"{then}, {starts_and_stops}."]
+    others = [candidate for candidate in made.candidates if candidate.method != made.method]
+    lines += [
+        f"Considered: {candidate.method}, {counted(candidate.num_gpus, 'GPU')}, {described(candidate.changes)}"
+        f"{'' if candidate.is_within_limits else ' (beyond the limits)'}."
+        for candidate in others
+    ]
+    if migration.steps:
+        safety = "each of them safe" if migration.is_safe else "not all of them safe"
+        steps = f"{counted(len(migration.steps), 'step')} in about {migration.total_s:,.0f} s"
+        lines.append(f"{steps}, {safety}; at most {migration.peak_gpus} GPUs in use.")
+        lines.append(f"Time of a start: {migration.startup_source}.")
+    else:
+        lines.append("There is nothing to do.")
+    return lines
 
 
 def _serves_more(other: Candidate, chosen: Candidate) -> bool:

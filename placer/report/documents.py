@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from placer.comparison_document import Comparison
 from placer.comparison_report import COMPARISON_NAME
+from placer.whatif.output import WHATIF_NAME
 from twin.errors import InputError
+
+Document = TypeVar("Document", bound=BaseModel)
+# What commands with a folder for their results call the document in it.
+_IN_FOLDERS = (f"{COMPARISON_NAME}.json", f"{WHATIF_NAME}.json")
 
 
 @dataclass(frozen=True)
@@ -26,18 +30,20 @@ class DocumentKind:
 KINDS = (
     DocumentKind("plan", "placer solve PROBLEM -o plan.json", frozenset({"verdict", "configuration", "gpus"})),
     DocumentKind("comparison", "placer compare --output FOLDER", frozenset({"instances", "solvers", "runs"})),
+    DocumentKind("what-if study", "placer whatif PROBLEM -o FOLDER", frozenset({"study", "cells"})),
+    DocumentKind("migration", "placer replan PLAN PROBLEM -o replan.json", frozenset({"migration", "before", "plan"})),
 )
 
 
 def kind_of(path: Path) -> tuple[str, dict[str, Any]]:
-    """Return which document a file, or the folder of a comparison, holds, and its content.
+    """Return which document a file, or the folder of a comparison or a study, holds, and its content.
 
     Raises
     ------
     InputError
         When the file is unreadable, no JSON, or no such document.
     """
-    file = path / f"{COMPARISON_NAME}.json" if path.is_dir() else path
+    file = _in_folder(path) if path.is_dir() else path
     try:
         data = json.loads(file.read_bytes())
     except OSError as error:
@@ -51,14 +57,25 @@ def kind_of(path: Path) -> tuple[str, dict[str, Any]]:
     raise _no_document(file, "It is none of them")
 
 
-def read_comparison(path: Path, data: dict[str, Any]) -> Comparison:
-    """Return the comparison that a file holds (InputError when it does not follow its schema)."""
+def read_as(model: type[Document], path: Path, data: dict[str, Any], *, name: str) -> Document:
+    """Return the document that a file holds; `name` is that of its kind.
+
+    Raises
+    ------
+    InputError
+        When it does not follow its schema.
+    """
     try:
-        return Comparison.model_validate(data)
+        return model.model_validate(data)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         field = ".".join(str(part) for part in first["loc"])
-        raise _no_document(path, f"`{field}` of a comparison: {first['msg']}") from error
+        raise _no_document(path, f"`{field}` of a {name}: {first['msg']}") from error
+
+
+def _in_folder(folder: Path) -> Path:
+    files = [folder / name for name in _IN_FOLDERS]
+    return next((file for file in files if file.is_file()), files[0])
 
 
 def _no_document(file: Path, reason: str) -> InputError:

@@ -15,6 +15,8 @@ from placer.why_not_document import WhyNot
 from placer.why_not_wording import known_lines, shortfall_lines, unplaceable_line, verdict_line
 from placer.wording import counted
 from twin.memory import GIB
+from twin.replica import Replica
+from twin.workload import Workload
 
 SCRIPTS = ("fleet.js", "detail.js", "plan.js")
 
@@ -49,7 +51,8 @@ def plan_page(
         When the plan's adapters or GPU types are not in the problem.
     """
     verdicts = [(gpu.name, gpu.verification) for gpu in plan.gpus if gpu.verification is not None]
-    adapters = _adapter_columns(plan, problem)
+    replicas = [replica_of(problem, gpu) for gpu in plan.gpus]
+    adapters = _adapter_columns(plan, [workload for workload, _ in replicas])
     summary = summary_lines(plan)
     bounds = [line for line in summary if line.startswith("lower bound")]
     data = {
@@ -58,7 +61,7 @@ def plan_page(
         "threshold": plan.configuration.threshold,
         "cards": _cards(plan),
         "warnings": [*warnings, *rejection_lines(plan), *plan.warnings, *_disagreements(plan, series)],
-        "gpus": _gpu_columns(plan, problem),
+        "gpus": _gpu_columns(plan, [replica for _, replica in replicas]),
         "adapters": adapters,
         "series": None if series is None else [_series_record(gpu, series.get(gpu.name)) for gpu in plan.gpus],
         "bounds": bounds or ["No lower bound is known."],
@@ -115,9 +118,12 @@ def _cards(plan: Plan) -> list[tuple[str, str, str]]:
     return cards
 
 
-def _gpu_columns(plan: Plan, problem: ProblemFromFile) -> dict[str, list[Any]]:
+def _gpu_columns(plan: Plan, replicas: Sequence[Replica]) -> dict[str, list[Any]]:
     types = list(plan.configuration.gpu_types)
-    rows = [_gpu_row(gpu, types.index(gpu.gpu_type)) | _memory(gpu, problem) for gpu in plan.gpus]
+    rows = [
+        _gpu_row(gpu, types.index(gpu.gpu_type)) | _memory(replica)
+        for gpu, replica in zip(plan.gpus, replicas, strict=True)
+    ]
     return {name: [row[name] for row in rows] for name in (rows[0] if rows else _NO_COLUMNS)}
 
 
@@ -160,21 +166,19 @@ def _twin_record(twin: Verification) -> dict[str, Any]:
     }
 
 
-def _memory(gpu: PlannedGpu, problem: ProblemFromFile) -> dict[str, float]:
+def _memory(replica: Replica) -> dict[str, float]:
     """Return what takes the memory of a GPU, in GiB: weights, slots, KV cache, and all the rest, used or not."""
-    _, replica = replica_of(problem, gpu)
     found = replica.memory()
     parts = {"weights": found.weights_bytes, "slots": found.slots_bytes, "kv": found.kv_bytes}
     rest = max(replica.gpu.memory_gib * GIB - sum(parts.values()), 0.0)
     return {name: round(size / GIB, 2) for name, size in (parts | {"rest": rest}).items()}
 
 
-def _adapter_columns(plan: Plan, problem: ProblemFromFile) -> dict[str, list[Any]]:
+def _adapter_columns(plan: Plan, workloads: Sequence[Workload]) -> dict[str, list[Any]]:
     """Return the adapters of all GPUs, one after the other; those of GPU g begin at ``first[g]``."""
     columns: dict[str, list[Any]] = {name: [] for name in ("name", "rank", "rps", "tps", "share")}
     first = [0]
-    for gpu in plan.gpus:
-        workload, _ = replica_of(problem, gpu)
+    for gpu, workload in zip(plan.gpus, workloads, strict=True):
         shares = {entry.adapter: entry.share for entry in gpu.shares}
         for name, adapter in zip(gpu.adapters, workload.adapters, strict=True):
             columns["name"].append(name)

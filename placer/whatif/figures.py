@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from placer.drawing import FIGURE_SETTINGS, LIMIT_COLOR, add_legend_below
+from placer.whatif.curves import AXIS_LABELS, PLAN_LINE, lines_of, numeric_axis
 from placer.whatif.document import BreakEvenRecord, Cell, WhatIf
 from placer.whatif.scenario import AS_IT_IS, shown_value
 
@@ -19,26 +20,6 @@ _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7
 _MARKERS = ("o", "^", "s", "D", "v", "x", "P")
 _SIZE_INCHES = (6.5, 3.4)
 MOST_BARS = 25
-# Name of the line of which nothing but the axis changes.
-_PLAN = "plan"
-AXIS_LABELS = {
-    "scale_rates": "factor on all rates",
-    "add_adapters": "adapters added",
-    "price": "price of a GPU (per hour)",
-    "burstiness": "coefficient of variation of the gaps between requests",
-    "lengths": "factor on all lengths",
-    "prompt_lengths": "factor on the lengths of prompts",
-    "output_lengths": "factor on the lengths of answers",
-    "lose_gpus": "GPUs lost",
-    "itl_p95_ms": "limit on the p95 inter-token latency (ms)",
-    "ttft_p95_ms": "limit on the p95 time to first token (ms)",
-    "starvation_tolerance": "share that may be missed (starvation tolerance)",
-}
-# What a change is where a scenario does not have it.
-_UNCHANGED = {
-    "scale_rates": 1.0, "lengths": 1.0, "prompt_lengths": 1.0, "output_lengths": 1.0, "add_adapters": 0.0,
-    "lose_gpus": 0.0,
-}  # fmt: skip
 
 
 def study_figures(study: WhatIf) -> Iterator[tuple[str, Figure]]:
@@ -61,22 +42,6 @@ def study_figures(study: WhatIf) -> Iterator[tuple[str, Figure]]:
         yield "savings", _savings(study)
 
 
-def numeric_axis(cells: Sequence[Cell]) -> str | None:
-    """Return the change with the most different numbers, where there are two at least."""
-    counts = {name: len(_axis_values(cells, name)) for name in AXIS_LABELS}
-    best = max(counts, key=lambda name: counts[name])
-    return best if counts[best] >= 2 else None
-
-
-def _axis_values(cells: Sequence[Cell], axis: str) -> set[float]:
-    return {value for cell in cells if (value := _position(cell, axis)) is not None}
-
-
-def _position(cell: Cell, axis: str) -> float | None:
-    value = cell.changes.get(axis, _UNCHANGED.get(axis))
-    return float(value) if isinstance(value, int | float) else None
-
-
 def _over(
     cells: Sequence[Cell],
     axis: str,
@@ -89,7 +54,7 @@ def _over(
     with mpl.rc_context(FIGURE_SETTINGS):
         figure = Figure(figsize=_SIZE_INCHES, layout="constrained")
         axes = figure.subplots()
-        for number, (name, members) in enumerate(_lines(cells, axis).items()):
+        for number, (name, members) in enumerate(lines_of(cells, axis).items()):
             style: dict[str, Any] = {
                 "color": _COLORS[number % len(_COLORS)],
                 "marker": _MARKERS[number % len(_MARKERS)],
@@ -97,10 +62,10 @@ def _over(
             }
             _draw_line(axes, members, value_of, name, style)
             known = [(x, y) for x, cell in members if (y := bound(cell)) is not None]
-            if known and len(_lines(cells, axis)) <= 2:
+            if known and len(lines_of(cells, axis)) <= 2:
                 axes.plot(
                     *zip(*known, strict=True), color=style["color"], linestyle=":", linewidth=1.0,
-                    label="lower bound" if name == _PLAN else f"lower bound, {name}",
+                    label="lower bound" if name == PLAN_LINE else f"lower bound, {name}",
                 )  # fmt: skip
         axes.set_xlabel(AXIS_LABELS[axis])
         axes.set_ylabel(label)
@@ -129,20 +94,6 @@ def _draw_line(
     without = [x for x, cell in members if not cell.has_plan and value_of(cell) is None]
     if without:
         axes.plot(without, [0.0] * len(without), "x", color=LIMIT_COLOR, clip_on=False, label="no plan")
-
-
-def _lines(cells: Sequence[Cell], axis: str) -> dict[str, list[tuple[float, Cell]]]:
-    """Return for each combination of the other changes its cells, by what the axis shows; ascending."""
-    lines: dict[str, list[tuple[float, Cell]]] = {}
-    for cell in cells:
-        position = _position(cell, axis)
-        if position is None:
-            continue
-        others = [f"{name} {shown_value(value)}" for name, value in cell.changes.items() if name != axis]
-        lines.setdefault(", ".join(others) or _PLAN, []).append((position, cell))
-    several = {name: sorted(members, key=lambda member: member[0]) for name, members in lines.items()}
-    # Where only the problem as it is has none of the other changes, a point alone is no line.
-    return {name: members for name, members in several.items() if len(members) > 1} or several
 
 
 def _risk(cells: Sequence[Cell]) -> Figure:

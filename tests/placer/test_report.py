@@ -3,7 +3,6 @@
 import html
 import json
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,11 +23,10 @@ from placer.report.figure_files import csv_text, safe_name
 from placer.report.page import json_for_script, render
 from placer.report.plan_page import plan_page
 from placer.report.series import NUM_PARTS, in_parts, simulate_series
+from tests.placer.pages import BROWSER, data_of, needs_browser, opened
 from tests.placer.small_fleets import fair_surrogate, small_data, write_problem
 
-BROWSER = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
 EVIL = "</script><script>window.broken = 1</script><img src=x onerror='window.broken = 2'>"
-needs_browser = pytest.mark.skipif(BROWSER is None, reason="needs Chromium")
 
 
 @pytest.fixture(scope="module")
@@ -58,16 +56,11 @@ def page_file(planned: tuple[Path, Plan]) -> tuple[Path, Path]:
     return page, figures
 
 
-def _data_of(page: Path) -> Any:
-    (text,) = re.findall(r'id="data">(.*?)</script>', page.read_text(encoding="utf-8"), re.DOTALL)
-    return json.loads(text)
-
-
 def test_the_page_holds_the_plan_and_asks_for_nothing(planned: tuple[Path, Plan], page_file: tuple[Path, Path]) -> None:
     """Names, loads and verdicts are the plan's, and no address of a network is in the page."""
     _, made = planned
     page, _ = page_file
-    data = _data_of(page)
+    data = data_of(page)
     assert [gpu.name for gpu in made.gpus] == data["gpus"]["name"]
     assert [name for gpu in made.gpus for name in gpu.adapters] == data["adapters"]["name"]
     firsts = data["adapters"]["first"]
@@ -82,7 +75,7 @@ def test_the_page_holds_the_plan_and_asks_for_nothing(planned: tuple[Path, Plan]
 
 def test_memory_is_all_of_the_gpu(page_file: tuple[Path, Path]) -> None:
     """Weights, slots, KV cache and the rest are what the GPU has."""
-    gpus = _data_of(page_file[0])["gpus"]
+    gpus = data_of(page_file[0])["gpus"]
     for parts in zip(gpus["weights"], gpus["slots"], gpus["kv"], gpus["rest"], strict=True):
         assert sum(parts) == pytest.approx(63.43, abs=0.03)
 
@@ -168,25 +161,11 @@ def chromium() -> Iterator[Any]:
         browser.close()
 
 
-def _opened(chromium: Any, page: Path, **options: Any) -> tuple[Any, list[str]]:
-    """Return a tab with the page, and the list in which what it complains about is kept."""
-    tab, complaints = chromium.new_page(**options), []
-    tab.on("console", lambda message: complaints.append(message.text))
-    tab.on("pageerror", lambda error: complaints.append(str(error)))
-    tab.on(
-        "request",
-        lambda request: None if request.url.startswith(("file:", "data:")) else complaints.append(request.url),
-    )
-    tab.goto(page.as_uri())
-    tab.wait_for_selector("html[data-ready]", timeout=60_000)
-    return tab, complaints
-
-
 @needs_browser
 def test_a_browser_shows_filters_and_details(chromium: Any, page_file: tuple[Path, Path]) -> None:
     """Every GPU opens, filters leave what they say, and names that are markup are text."""
-    tab, complaints = _opened(chromium, page_file[0])
-    data = _data_of(page_file[0])
+    tab, complaints = opened(chromium, page_file[0])
+    data = data_of(page_file[0])
     count = len(data["gpus"]["name"])
     assert tab.locator(".fleet > li:visible").count() == count
     for toggle in tab.locator(".fleet .name").all():
@@ -212,7 +191,7 @@ def test_the_page_is_light_or_dark(
     chromium: Any, page_file: tuple[Path, Path], scheme: str, low: int, high: int
 ) -> None:
     """Its background follows what the reader prefers; on paper it is white."""
-    tab, complaints = _opened(chromium, page_file[0], color_scheme=scheme)
+    tab, complaints = opened(chromium, page_file[0], color_scheme=scheme)
     color = (
         "getComputedStyle(document.body).backgroundColor.match(/\\d+/g).slice(0, 3).reduce((a, b) => a + Number(b), 0)"
     )
@@ -230,7 +209,7 @@ def test_all_bars_are_on_paper(chromium: Any, tmp_path: Path) -> None:
     made, problem, _ = large_plan(150, 300, tmp_path)
     file = tmp_path / "page.html"
     file.write_text(render(plan_page(made, problem, name="plan.json")), encoding="utf-8")
-    tab, complaints = _opened(chromium, file)
+    tab, complaints = opened(chromium, file)
     assert 0 < tab.locator(".fleet .bar svg").count() < 300
     tab.emulate_media(media="print")
     tab.locator(".fleet .bar svg").nth(299).wait_for(state="attached")
@@ -255,7 +234,7 @@ def test_a_comparison_is_filtered(chromium: Any, tmp_path: Path) -> None:
     assert CliRunner().invoke(app, [*arguments, "--max-evaluations", "50", "-o", str(folder)]).exit_code == 0
     page = tmp_path / "page.html"
     assert CliRunner().invoke(app, ["report", str(folder), "-o", str(page)]).exit_code == 0
-    tab, complaints = _opened(chromium, page)
+    tab, complaints = opened(chromium, page)
     assert tab.inner_text("#status") == "2 of 2 runs shown"
     tab.select_option("#solver", "random")
     assert tab.inner_text("#status") == "1 of 2 runs shown"

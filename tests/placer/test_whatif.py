@@ -17,8 +17,9 @@ from placer.planning import plan
 from placer.whatif.break_even import break_even
 from placer.whatif.cell import CellTask, PlanSettings, do_cell
 from placer.whatif.changing import changed
+from placer.whatif.curves import numeric_axis
 from placer.whatif.document import Cell, WhatIf
-from placer.whatif.figures import numeric_axis, study_figures
+from placer.whatif.figures import study_figures
 from placer.whatif.output import write_study
 from placer.whatif.ranges import expanded
 from placer.whatif.relaxing import relaxations, relaxed

@@ -53,8 +53,8 @@ function axes({ width = 520, height = 200, x, y, label }) {
 }
 
 /* Lines: {name, points: [[x, y | null], ...], step}. Broken where y is null. `limits`: [{value, text}] across.
-   `shaded`: [low, high] of x that does not count. */
-function lineChart({ series, x, y, label, limits = [], shaded = null, markers = false, width, height }) {
+   `shaded`: [low, high] of x that does not count. `marks`: single points, {x, y, form, text}. */
+function lineChart({ series, x, y, label, limits = [], shaded = null, markers = false, marks = [], width, height }) {
   const drawn = axes({ x, y, label, width, height });
   if (shaded && shaded[1] > shaded[0]) {
     drawn.root.append(svg('rect', { x: drawn.scaleX(shaded[0]), width: drawn.scaleX(shaded[1]) - drawn.scaleX(shaded[0]), y: drawn.top, height: drawn.bottom - drawn.top, class: 'shaded' }));
@@ -72,6 +72,7 @@ function lineChart({ series, x, y, label, limits = [], shaded = null, markers = 
     }
     drawn.root.append(svg('path', { d: path || 'M0,0', class: `line stroke-${index % NUM_PATTERNS}`, 'stroke-dasharray': MARKS[index % MARKS.length] }));
   });
+  for (const mark of marks) drawn.root.append(svg('path', { d: marker(mark.form, drawn.scaleX(mark.x), drawn.scaleY(mark.y)), class: 'point hollow' }, svg('title', {}, mark.text)));
   for (const { value, text } of limits) {
     drawn.root.append(svg('line', { x1: drawn.left, x2: drawn.right, y1: drawn.scaleY(value), y2: drawn.scaleY(value), class: 'limit' }),
       svg('text', { x: drawn.right, y: drawn.scaleY(value) - 3, class: 'tick end limit-text' }, text));
@@ -107,8 +108,14 @@ function marker(index, x, y) {
   ][index % 7];
 }
 
-function lineLegend(names) {
+// `marked`: with the marks that the lines have in a chart with `markers`.
+function lineLegend(names, marked = false) {
   return el('ul', { class: 'legend' }, names.map((name, index) => el('li', {},
     svg('svg', { width: 30, height: 12, viewBox: '0 0 30 12', 'aria-hidden': 'true' },
-      svg('path', { d: 'M1,6 H29', class: `line stroke-${index % NUM_PATTERNS}`, 'stroke-dasharray': MARKS[index % MARKS.length] })), name)));
+      svg('path', { d: 'M1,6 H29', class: `line stroke-${index % NUM_PATTERNS}`, 'stroke-dasharray': MARKS[index % MARKS.length] }),
+      marked ? svg('path', { d: marker(index, 15, 6), class: `point color-${index % NUM_PATTERNS}` }) : null), name)));
+}
+
+function markerLegend(names) {
+  return el('ul', { class: 'legend' }, names.map((name, index) => el('li', {}, svg('svg', { width: 14, height: 14, viewBox: '0 0 14 14', 'aria-hidden': 'true' }, svg('path', { d: marker(index, 7, 7), class: `point color-${index % NUM_PATTERNS}` })), name)));
 }

@@ -37,10 +37,6 @@ function searchChart(runs) {
   return lineChart({ series, width: 760, height: 260, x: { low: SHORTEST_S, high: latest, log: true, label: 'seconds of the search' }, y: { low: Math.max(Math.min(...counts) - 1, 0), high: Math.max(...counts) + 1, label: 'GPUs' }, label: `GPUs of the best placement over time on ${found[0].instance}` });
 }
 
-function markerLegend(names) {
-  return el('ul', { class: 'legend' }, names.map((name, index) => el('li', {}, svg('svg', { width: 14, height: 14, viewBox: '0 0 14 14', 'aria-hidden': 'true' }, svg('path', { d: marker(index, 7, 7), class: `point color-${index % NUM_PATTERNS}` })), name)));
-}
-
 function startComparison(main) {
   let shown = DATA.runs;
   const seconds = (value) => number(value, 3);
