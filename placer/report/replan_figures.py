@@ -89,6 +89,10 @@ def _draw_step(axes: Axes, timed: TimedStep, place: tuple[float, float], *, is_b
                 left, lane, _MARKERS[kind], color=color, markeredgecolor="#333333", markersize=7, clip_on=False,
                 label=step.kind,
             )  # fmt: skip
+            if not is_safe:
+                axes.annotate(
+                    f"{step.number}!", (left, lane), (0, 6), textcoords="offset points", ha="center", fontsize=7
+                )
             continue
         axes.barh(
             lane, width, _LANE_HEIGHT, left, color=color, hatch=HATCHES[kind],

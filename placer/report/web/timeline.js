@@ -42,7 +42,8 @@ function stepBox(step, x, width, lane, label) {
   const y = STEPS_TOP + lane * LANE_HEIGHT + 5, tall = LANE_HEIGHT - 10;
   const group = svg('g', { 'data-step': step.number, class: 'selected', onclick: () => showStep(step.number) }, svg('title', {}, stepTitle(step)),
     svg('rect', { x: x.toFixed(1), y, width: Math.max(width, 1.5).toFixed(1), height: tall, class: `${step.safe ? 'outline-step' : 'outline-unsafe'} fill-${kindIndex(step)}` }));
-  if (width > 7 * label.length + 4) group.append(svg('text', { x: x + width / 2, y: y + tall / 2 + 4, class: 'label middle' }, label));
+  const fits = (text) => width > 7 * text.length + 4, text = [label, step.safe ? String(step.number) : '✗'].find(fits);
+  if (text) group.append(svg('text', { x: x + width / 2, y: y + tall / 2 + 4, class: 'label middle' }, text));
   return group;
 }
 

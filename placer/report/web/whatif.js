@@ -76,7 +76,7 @@ function cellTable() {
     ...optional('metastable GPUs', 'metastable', 0), ...optional('adapters that starve', 'starved', 0),
     ...(new Set(DATA.cells.flatMap((cell) => cell.types.split(' ').map((text) => text.split('=')[0]).filter(Boolean))).size > 1 ? [{ label: 'GPUs by type', value: (cell) => cell.types }] : []),
     ...(DATA.cells.some((cell) => cell.risk) ? [{ label: 'risk', value: (cell) => cell.risk && cell.risk[0], text: (value) => number(value, 2), isNumber: true }, { label: '95 % interval', value: (cell) => cell.risk && `${number(cell.risk[1], 2)} to ${number(cell.risk[2], 2)}` }] : []),
-    { label: 'verdict', value: (cell) => `${cell.planned ? '✓' : '✗'} ${cell.status}` },
+    { label: 'verdict', value: (cell) => `${cell.planned ? '✓' : '✗'}\u00a0${cell.status}` },
     ...(DATA.cells.some((cell) => cell.reason) ? [{ label: 'reason', value: (cell) => (cell.reason.length > 90 ? `${cell.reason.slice(0, 89)}…` : cell.reason) }] : []),
   ] });
 }
