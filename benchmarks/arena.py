@@ -5,7 +5,8 @@
 All solvers of the registry run on the instances of ``placer compare --list-instances`` (those from public traces where
 PLACER_DATA names their folder), with the shipped surrogate; the twin judges and repairs each placement as it does for
 plans. A run is kept in the folder as soon as it is done, and the same command goes on there. Options: ``--family`` and
-``--solver`` (repeatable; default: all), ``--max-adapters``, ``--budget 10`` seconds for each run, ``--seeds 1``,
+``--solver`` (repeatable; default: all), ``--max-adapters``, ``--min-adapters`` (only larger instances, whose tables are
+"large arena, ..." in the document), ``--budget 10`` seconds for each run, ``--seeds 1``,
 ``--subject`` (the solver that the statement is about; default: the one that plans are made with), ``--workers 1``,
 ``--short`` (a few small instances over short simulations: seconds).
 """
@@ -139,14 +140,14 @@ def _sentence(which: str, result: Duel) -> str:
     return f"{text} ({', '.join(result.worse)});" if result.worse else f"{text};"
 
 
-def tables(comparison: Comparison, subject: str, command: str) -> Mapping[str, list[str]]:
-    """Return the tables of the document under their names."""
+def tables(comparison: Comparison, subject: str, command: str, *, part: str = "arena") -> Mapping[str, list[str]]:
+    """Return the tables of the document under their names, which begin with `part`."""
     return {
-        "arena, statement": statement(comparison, subject),
-        "arena, duels": _duels(comparison),
-        "arena, solvers": [*markdown_lines(summary_table(comparison)), "", f"`{command}`."],
-        "arena, families": _families(comparison),
-        "arena, instances": markdown_lines(instances_table(comparison)),
+        f"{part}, statement": statement(comparison, subject),
+        f"{part}, duels": _duels(comparison),
+        f"{part}, solvers": [*markdown_lines(summary_table(comparison)), "", f"`{command}`."],
+        f"{part}, families": _families(comparison),
+        f"{part}, instances": markdown_lines(instances_table(comparison)),
     }
 
 
@@ -211,7 +212,7 @@ def _say(progress: CompareProgress) -> None:
 def command_of(options: argparse.Namespace) -> str:
     """Return the command with what decides the tables: not where they, and the runs, are written."""
     words = ["python -m benchmarks.arena"]
-    for name in ("family", "solver", "max_adapters", "budget", "seeds", "subject", "short"):
+    for name in ("family", "solver", "max_adapters", "min_adapters", "budget", "seeds", "subject", "short"):
         value = getattr(options, name)
         option = f"--{name.replace('_', '-')}"
         if value is True:
@@ -227,6 +228,7 @@ def main() -> None:
     parser.add_argument("--family", action="append", help="only this family; repeatable")
     parser.add_argument("--solver", action="append", help="only this solver; repeatable (the greedy ones are added)")
     parser.add_argument("--max-adapters", type=int, help="leave larger instances out")
+    parser.add_argument("--min-adapters", type=int, help="leave smaller instances out; fills the tables of large ones")
     parser.add_argument("--budget", type=float, default=10.0, help="seconds for each run")
     parser.add_argument("--seeds", type=int, default=1, help="seeds of each run")
     parser.add_argument("--subject", default=DEFAULT_SOLVER, help="solver that the statement is about")
@@ -237,6 +239,8 @@ def main() -> None:
     options = parser.parse_args()
     settings = RunSettings(budget=Budget(options.budget))
     entries = select(families=options.family or family_names(), max_adapters=options.max_adapters)
+    if options.min_adapters is not None:
+        entries = tuple(entry for entry in entries if entry.num_adapters >= options.min_adapters)
     if options.short:
         settings = RunSettings(budget=Budget(0.5), horizon_s=400.0, warmup_s=100.0)
         entries = select(patterns=SHORT_INSTANCES)
@@ -254,7 +258,8 @@ def main() -> None:
         write_comparison(comparison, options.output)
     for warning in comparison.warnings:
         print(warning, file=sys.stderr)
-    print_or_update(tables(comparison, options.subject, command_of(options)), options.update)
+    part = "arena" if options.min_adapters is None else "large arena"
+    print_or_update(tables(comparison, options.subject, command_of(options), part=part), options.update)
 
 
 if __name__ == "__main__":

@@ -94,11 +94,12 @@ def test_nothing_compared_is_nothing_shown() -> None:
     assert "\n".join(statement(comparison_of(WINNING), "theirs")).endswith("**does not hold**.")
 
 
-def test_the_document_has_a_place_for_every_table(tmp_path: Path) -> None:
-    """One command puts all of them there."""
+@pytest.mark.parametrize("part", ["arena", "large arena"])
+def test_the_document_has_a_place_for_every_table(tmp_path: Path, part: str) -> None:
+    """One command puts all of them there, one more those of large instances."""
     copy = tmp_path / "arena.md"
     copy.write_text(DOCUMENT.read_text(encoding="utf-8"), encoding="utf-8")
-    print_or_update(tables(comparison_of(WINNING), "ours", "command"), copy)
+    print_or_update(tables(comparison_of(WINNING), "ours", "command", part=part), copy)
     assert "| ours | 3 | 1 | 0 | 15.0 % | 2 of 2 | 22.5 % |" in copy.read_text(encoding="utf-8")
 
 
