@@ -120,7 +120,10 @@ def do_cell(task: CellTask) -> Cell:
     started_s = time.perf_counter()
     cell = Cell(index=task.index, label=task.scenario.label, changes=task.scenario.changes, status="failed")
     try:
-        cell = _planned(cell, task)
+        problem = changed(task.problem, task.scenario, seed=task.settings.seed, folder=task.folder)
+        # Known also where the planning fails.
+        cell = _asked(cell, problem)
+        cell = _planned(cell, problem, task)
     except (InputError, ProfileError) as error:
         cell = cell.model_copy(update={"reason": error.message})
     except PlacerError as error:
@@ -128,17 +131,20 @@ def do_cell(task: CellTask) -> Cell:
     return cell.model_copy(update={"seconds": time.perf_counter() - started_s})
 
 
-def _planned(cell: Cell, task: CellTask) -> Cell:
-    settings = task.settings
-    problem = changed(task.problem, task.scenario, seed=settings.seed, folder=task.folder)
+def _asked(cell: Cell, problem: ProblemFromFile) -> Cell:
+    """Return a cell with what its problem asks for."""
     adapters = problem.adapters
-    cell = cell.model_copy(
+    return cell.model_copy(
         update={
             "num_adapters": len(adapters),
             "offered_rps": sum(adapter.rate_rps for adapter in adapters),
             "offered_tps": sum(adapter.offered_tps for adapter in adapters),
         }
     )
+
+
+def _planned(cell: Cell, problem: ProblemFromFile, task: CellTask) -> Cell:
+    settings = task.settings
     lost = lost_gpus(problem, task.scenario) if task.scenario.lose_gpus else {}
     loss: LossRecord | None = None
     if lost and any(gpu_type.max_count is None for gpu_type in problem.gpu_types):

@@ -123,6 +123,46 @@ def test_the_figures_of_a_study_are_kept(study: tuple[Path, WhatIf]) -> None:
     assert [cell.label for cell in made.cells] == [row["label"] for row in rows]
 
 
+@pytest.mark.parametrize(
+    ("options", "title", "cards", "figures"),
+    [
+        (("--study", "risk", "--draws", "4", "--probability", "0.9"), "Risk", 2, {"risk"}),
+        (("--study", "sensitivity", "--candidates", "2"), "Savings", 3, {"savings"}),
+    ],
+)
+def test_the_pages_of_other_studies(
+    tmp_path: Path, options: tuple[str, ...], title: str, cards: int, figures: set[str]
+) -> None:
+    """Their own table is on the page with the document's rows, and their own figure beside it."""
+    _run("whatif", EXAMPLE, *options, *QUICK, "--no-improve", "-o", tmp_path / "study")
+    _run("report", tmp_path / "study", "-o", tmp_path / "s.html", "--figures", tmp_path / "figures")
+    made = WhatIf.model_validate_json((tmp_path / "study" / "whatif.json").read_bytes())
+    data = data_of(tmp_path / "s.html")
+    assert len(data["cards"]) >= cards
+    (table,) = [table for table in data["tables"] if table["title"] == title]
+    rows = made.savings if title == "Savings" else made.cells
+    assert [row[0] for row in table["rows"]] == [row.label for row in rows]
+    assert len(data["savings"]) == len(made.savings)
+    risks = [cell.risk for cell in made.cells if cell.risk is not None]
+    assert [cell["risk"][0] for cell in data["cells"] if cell["risk"]] == [risk.probability for risk in risks]
+    assert figures <= {path.stem for path in (tmp_path / "figures").glob("*.csv")}
+
+
+def test_the_page_of_a_break_even(tmp_path: Path) -> None:
+    """Fleets of either type, and the price at which they cost the same, as in the document."""
+    text = EXAMPLE.read_text(encoding="utf-8")
+    (line,) = re.findall(r"^ +- \{name: h100-64gb.*$", text, re.MULTILINE)
+    other = line.replace("h100-64gb,", "cheap,", 1).replace("cost_per_hour: 3.0", "cost_per_hour: 2.0")
+    (tmp_path / "two.yaml").write_text(text.replace(line, f"{line}\n{other}"))
+    _run("whatif", tmp_path / "two.yaml", "--study", "break-even", *QUICK, "--no-improve", "-o", tmp_path / "study")
+    _run("report", tmp_path / "study", "-o", tmp_path / "s.html", "--figures", tmp_path / "figures")
+    made = WhatIf.model_validate_json((tmp_path / "study" / "whatif.json").read_bytes())
+    data = data_of(tmp_path / "s.html")
+    assert [entry["at"] for entry in data["break_even"]] == [record.break_even_price for record in made.break_even]
+    assert [entry["type"] for entry in data["break_even"]] == ["h100-64gb"]
+    assert (tmp_path / "figures" / "break-even.csv").exists()
+
+
 def test_a_broken_document_is_refused(tmp_path: Path) -> None:
     """What has the keys of a document and does not follow its schema: the field is named."""
     for text, words in (

@@ -255,6 +255,15 @@ def test_what_a_scenario_is_not_to_blame_for_is_tried_again(problem: ProblemFrom
     assert list((tmp_path / "out" / "cells").iterdir()) == []
 
 
+def test_a_cell_without_a_plan_says_what_its_problem_asks(problem: ProblemFromFile) -> None:
+    """An adapter that no GPU serves alone leaves no plan, but the load that was asked for is known."""
+    cell = cell_of(problem, Scenario(scale_rates=1_000.0))
+    assert cell.status == "failed"
+    assert "fit a GPU alone" in cell.reason
+    assert cell.num_adapters == len(problem.adapters)
+    assert cell.offered_tps == pytest.approx(1_000.0 * sum(adapter.offered_tps for adapter in problem.adapters))
+
+
 def test_two_processes_say_what_one_says(problem: ProblemFromFile) -> None:
     """Cells do not depend on each other."""
     study = Study(scenarios=(Scenario(scale_rates=0.5), Scenario(add_adapters=4)))
