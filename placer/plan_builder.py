@@ -79,6 +79,7 @@ class PlanParts:
     bound: Bound
     solver_evaluations: int
     solver_calls: int
+    surrogate_bound: Bound | None = None
 
 
 def build_plan(parts: PlanParts, timings: Callable[[], Timings]) -> Plan:
@@ -94,9 +95,8 @@ def build_plan(parts: PlanParts, timings: Callable[[], Timings]) -> Plan:
         message=parts.message,
         num_gpus=len(gpus),
         cost_per_hour=cost,
-        lower_bound=LowerBound(
-            value=bound.value, proof=bound.proof, model=bound.model, cost_per_hour=bound.cost_per_hour
-        ),
+        lower_bound=_lower_bound(bound),
+        surrogate_bound=None if parts.surrogate_bound is None else _lower_bound(parts.surrogate_bound),
         gap=round((len(gpus) - bound.value) / len(gpus), 6) if gpus else None,
         cost_gap=_cost_gap(parts.problem, cost, bound),
         gpus=gpus,
@@ -111,6 +111,10 @@ def build_plan(parts: PlanParts, timings: Callable[[], Timings]) -> Plan:
         versions=software_versions(),
         timings=timings(),
     )
+
+
+def _lower_bound(bound: Bound) -> LowerBound:
+    return LowerBound(value=bound.value, proof=bound.proof, model=bound.model, cost_per_hour=bound.cost_per_hour)
 
 
 def _cost_gap(problem: Problem, cost: float, bound: Bound) -> float | None:

@@ -360,8 +360,12 @@ class Plan(_Document):
         What the solver has, and why the search stopped.
     message
         For the user; may be empty.
+    surrogate_bound
+        What the solver proved of the sets that the surrogate accepts, with the plan's margin and risk, where that is
+        more than `lower_bound`: the twin may accept fewer GPUs. ``None``: nothing more, or numbers of replicas or of
+        `max_num_seqs` were looked for.
     gap
-        (GPUs - bound) / GPUs; ``None`` without either.
+        (GPUs - `lower_bound`) / GPUs; ``None`` without either.
     cost_gap
         (cost - bound on the cost) / cost, where the objective is the cost; ``None`` otherwise, or without either.
     moves
@@ -378,6 +382,8 @@ class Plan(_Document):
     num_gpus: int
     cost_per_hour: float
     lower_bound: LowerBound | None
+    # Plans of earlier versions lack it.
+    surrogate_bound: LowerBound | None = None
     gap: float | None
     # Plans of earlier versions lack it.
     cost_gap: float | None = None

@@ -15,6 +15,7 @@ from placer.events import (
     PlanObserver,
     announce_compilation,
 )
+from placer.plan_bounds import better_bound, is_proven_infeasible, surrogate_bound
 from placer.plan_builder import PlanParts, build_plan
 from placer.plan_document import Plan, RepairSummary, SolutionName, TerminationName
 from placer.recording import GpuRecorder
@@ -177,7 +178,7 @@ class Planning:
         bound: Bound | None = None
         if all(gpu_type.max_count is not None for gpu_type in self.problem.gpu_types):
             bound = work_bound(self.problem)
-        if bound is None or not _is_proven_infeasible(self.problem, bound):
+        if bound is None or not is_proven_infeasible(self.problem, bound):
             self._begin("solve", self.solver.name)
             try:
                 with self._drawing_ahead(is_verified=is_verified):
@@ -220,7 +221,8 @@ class Planning:
                 solution=self._solution(result, bound),
                 termination=self._termination(result, is_interrupted=is_interrupted),
                 message=self._message(result, bound),
-                bound=_better_bound(self.problem, bound, result),
+                bound=better_bound(self.problem, bound, result),
+                surrogate_bound=surrogate_bound(self.told, bound, result),
                 solver_evaluations=self.num_evaluations,
                 solver_calls=self.num_solver_calls,
             ),
@@ -373,19 +375,3 @@ class Planning:
                 f"{allowed}. Allow more GPUs, or place fewer adapters."
             )
         return result.message
-
-
-def _is_proven_infeasible(problem: Problem, bound: Bound) -> bool:
-    """Return whether the bound is above all GPUs that may be used."""
-    counts = [gpu_type.max_count for gpu_type in problem.gpu_types]
-    return all(count is not None for count in counts) and bound.value > sum(count or 0 for count in counts)
-
-
-def _better_bound(problem: Problem, work: Bound, result: SolveResult | None) -> Bound:
-    """Return the larger bound of those that hold for the twin; a bound on the surrogate's problem says less."""
-    own = None if result is None else result.bound
-    if own is None or own.model != "twin":
-        return work
-    if problem.objective == "least_cost":
-        return max(work, own, key=lambda bound: bound.cost_per_hour or 0.0)
-    return max(work, own, key=lambda bound: bound.value)

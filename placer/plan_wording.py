@@ -71,6 +71,7 @@ def summary_lines(plan: Plan) -> list[str]:
         if plan.configuration.objective == "least_cost" and bound.cost_per_hour is not None:
             gap = "" if plan.cost_gap is None else f", gap in cost {max(plan.cost_gap, 0.0):.1%}"
             lines.append(f"lower bound on the cost: {bound.cost_per_hour:,.2f} per hour ({bound.proof} bound){gap}")
+    lines += _surrogate_bound(plan)
     lines += [*_constraints(plan.configuration.constraints), *_replicas(plan), *_secondary(plan), _search(plan)]
     repair = plan.repair
     if repair.twin_calls:
@@ -85,6 +86,17 @@ def summary_lines(plan: Plan) -> list[str]:
         lines.append(f"checks: {', '.join(steps)}")
     lines += _stability([gpu.verification for gpu in plan.gpus if gpu.verification is not None])
     return lines
+
+
+def _surrogate_bound(plan: Plan) -> list[str]:
+    """Say what is proven of the sets that the surrogate accepts."""
+    bound = plan.surrogate_bound
+    if bound is None:
+        return []
+    cost = ""
+    if plan.configuration.objective == "least_cost" and bound.cost_per_hour is not None:
+        cost = f" and {bound.cost_per_hour:,.2f} per hour"
+    return [f"of sets that the surrogate accepts: at least {counted(bound.value, 'GPU')}{cost} ({bound.proof})"]
 
 
 def _constraints(constraints: Constraints) -> list[str]:

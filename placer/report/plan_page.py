@@ -109,6 +109,11 @@ def _cards(plan: Plan) -> list[tuple[str, str, str]]:
         ),
         ("gap", "none" if plan.gap is None else f"{plan.gap:.0%}", "GPUs above the bound, of all"),
     ]
+    proven = plan.surrogate_bound
+    if proven is not None:
+        cards.append(
+            ("of what the surrogate accepts", f"at least {proven.value:,}", f"{proven.proof}, of the surrogate")
+        )
     rooms = [gpu.headroom for gpu in plan.gpus if gpu.headroom is not None]
     if rooms:
         cards.append(("least headroom", f"{min(rooms):.0%}" if min(rooms) >= 0 else "< 0%", "by the surrogate"))

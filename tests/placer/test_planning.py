@@ -10,6 +10,7 @@ import pytest
 from placer.events import FleetChanged, GpuVerified, IncumbentFound, PhaseStarted, PlanEvent, RepairRound
 from placer.files import ProblemFromFile
 from placer.plan_document import Plan
+from placer.plan_wording import summary_lines
 from placer.planning import plan
 from placer.surrogates import inflated
 from placer.verify import verify_gpus
@@ -73,6 +74,22 @@ def test_a_plan_is_complete_and_simulated(tmp_path: Path, solver: str) -> None:
     assert result.verdict == "accepted"
     _assert_complete(problem, result)
     _assert_simulated_as_it_is(problem, result)
+
+
+@pytest.mark.parametrize(("solver", "proof"), [("portfolio", "farley"), ("exact", "enumeration"), ("cpsat", "cp-sat")])
+def test_a_plan_says_what_is_proven_of_its_surrogate(problem: ProblemFromFile, solver: str, proof: str) -> None:
+    """Beside the bound of the twin, and where it is more; one says nothing of the other."""
+    careful = plan(problem, solver=solver, surrogate=AnalyticSurrogate(speed=0.25), budget=5)
+    assert careful.lower_bound is not None
+    assert (careful.lower_bound.value, careful.lower_bound.model) == (2, "twin")
+    assert careful.surrogate_bound is not None
+    assert (careful.surrogate_bound.value, careful.surrogate_bound.proof) == (3, proof)
+    assert careful.surrogate_bound.model == "surrogate"
+    assert f"of sets that the surrogate accepts: at least 3 GPUs ({proof})" in summary_lines(careful)
+    # Where it is no more than what holds for the twin, it is not worth a word.
+    met = plan(problem, solver=solver, surrogate=fair_surrogate(), budget=5)
+    assert met.gap == 0
+    assert met.surrogate_bound is None
 
 
 @pytest.mark.parametrize("surrogate", [HopefulSurrogate(), AnalyticSurrogate(speed=1.0)], ids=["hopeful", "optimistic"])
