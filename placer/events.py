@@ -125,6 +125,14 @@ def ignore(event: PlanEvent) -> None:
     del event
 
 
+def announce_router_compilation(observer: PlanObserver) -> None:
+    """Tell `observer` that a fleet behind a router has to wait for the compiler, if it has to."""
+    from twin.kernel_fleet import router_is_cached  # noqa: PLC0415 - loads the compiler
+
+    if not router_is_cached():
+        observer(KernelCompiling())
+
+
 def announce_compilation(observer: PlanObserver, engines: Iterable[EngineConfig] = ()) -> None:
     """Tell `observer` that a simulation of `engines` (none: synchronous) has to wait for the compiler, if it has to."""
     from twin.kernel import kernel_is_cached  # noqa: PLC0415 - loads the compiler, which planning needs late or never

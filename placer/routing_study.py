@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from placer.events import PhaseStarted, PlanObserver, announce_compilation, ignore
+from placer.events import PhaseStarted, PlanObserver, announce_compilation, announce_router_compilation, ignore
 from placer.files import ProblemFromFile, load_plan
 from placer.plan_document import Plan
 from placer.recheck import load_problem_of, replica_of
@@ -137,6 +137,7 @@ def routing(
         at_plan=planned,
         tried=(planned,),
     )
+    announce_router_compilation(observer)
     gpu_type = [one.name for one in of_plan.gpu_types].index(content.gpus[0].gpu_type)
     policies: list[tuple[PolicyName, int | None]] = [("lora_affinity", None), ("least_loaded", None)]
     policies += [("replicas", count) for count in replicas]

@@ -34,7 +34,7 @@ from twin.errors import TwinError
 from twin.kernel_account import account, take_sample, write_log, write_step
 from twin.kernel_ahead import run_asynchronously
 from twin.kernel_batch import end_last_steady
-from twin.kernel_compile import compiled, compiled_entry
+from twin.kernel_compile import compiled, compiled_entry, entry_is_cached
 from twin.kernel_duration import duration_ns
 from twin.kernel_requests import fill_requests, read_requests
 from twin.kernel_results import apply_results, gap_bin
@@ -167,17 +167,9 @@ _entry, _asynchronous_entry = _cached_entries(_fingerprint())
 def kernel_is_cached(*, is_asynchronous: bool = False) -> bool:
     """Return whether the compiled engine is ready, in this process or on disk; if not, its first run compiles it.
 
-    The engine with asynchronous scheduling is another one. Asks Numba's own index, whose interface is private: should
-    it change, the answer is False.
+    The engine with asynchronous scheduling is another one.
     """
-    entry = _asynchronous_entry if is_asynchronous else _entry
-    if entry.signatures:
-        return True
-    try:
-        _, target, code = entry._cache._index_key(None, entry.targetctx.codegen())  # noqa: SLF001 - no public way
-        return any(key[1:] == (target, code) for key in entry._cache._cache_file._load_index())  # noqa: SLF001
-    except AttributeError:
-        return False
+    return entry_is_cached(_asynchronous_entry if is_asynchronous else _entry)
 
 
 def run_kernel(inputs: ReplicaInputs, *, log_steps: bool = False, keep_step_table: bool = False) -> ReplicaTrace:

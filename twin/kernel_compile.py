@@ -27,3 +27,17 @@ def compiled_entry(function: Function) -> Function:
     options = {"no_cfunc_wrapper": True, "_nrt": False}
     result: Function = decorate(nogil=True, error_model="numpy", cache=True, **options)(function)
     return result
+
+
+def entry_is_cached(entry: Any) -> bool:
+    """Return whether a compiled entry is ready, in this process or on disk; if not, its first call compiles it.
+
+    Asks Numba's own index, whose interface is private: should it change, the answer is False.
+    """
+    if entry.signatures:
+        return True
+    try:
+        _, target, code = entry._cache._index_key(None, entry.targetctx.codegen())  # noqa: SLF001 - no public way
+        return any(key[1:] == (target, code) for key in entry._cache._cache_file._load_index())  # noqa: SLF001
+    except AttributeError:
+        return False

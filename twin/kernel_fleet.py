@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from twin.kernel import COMPILED_MODULES
 from twin.kernel_account import account
-from twin.kernel_compile import compiled, compiled_entry
+from twin.kernel_compile import compiled, compiled_entry, entry_is_cached
 from twin.kernel_duration import duration_ns
 from twin.kernel_results import apply_results
 from twin.kernel_schedule import arrive, is_settled, repeat_step, schedule
@@ -223,6 +223,11 @@ def _cached_entry(fingerprint: int) -> Any:
 
 
 _entry = _cached_entry(zlib.crc32("".join(getsource(module) for module in COMPILED_MODULES).encode()))
+
+
+def router_is_cached() -> bool:
+    """Return whether the compiled router is ready; if not, the first request with a choice of replicas compiles it."""
+    return entry_is_cached(_entry)
 
 
 def route_fast(

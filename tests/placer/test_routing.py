@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from placer.cli.application import app
+from placer.events import KernelCompiling, PlanEvent
 from placer.files import load_problem, save_plan
 from placer.planning import plan
 from placer.routing_document import RoutingStudy, routing_schema
@@ -47,6 +51,18 @@ def test_all_policies_run_with_the_chosen_max_num_seqs(plan_path: Path, tmp_path
     free = write_problem(tmp_path, data | {"engine": data["engine"] | {"max_num_seqs": [16, 64]}}, "free.yaml")
     expected, actual = (routing(plan_path, problem=path, slots=(4,), horizon_s=60.0) for path in (given, free))
     assert expected.policies == actual.policies
+
+
+def test_the_wait_for_the_compiler_is_announced(plan_path: Path, tmp_path: Path) -> None:
+    """The router is compiled on its own: with an empty cache that takes long, and afterwards no time."""
+    script = "from twin.kernel_fleet import router_is_cached; print(router_is_cached())"
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, env=environment)
+    assert done.stdout.strip() == "False"
+    events: list[PlanEvent] = []
+    routing(plan_path, slots=(4,), horizon_s=60.0)
+    routing(plan_path, slots=(4,), horizon_s=60.0, observer=events.append)
+    assert not any(isinstance(event, KernelCompiling) for event in events)
 
 
 @pytest.mark.parametrize("routing_name", ["least_loaded", "lora_affinity"])
