@@ -15,6 +15,7 @@ from placer.cli.compare import compare
 from placer.cli.dataset import dataset
 from placer.cli.exits import BAD_INPUT, OK, print_error
 from placer.cli.explain import explain
+from placer.cli.export import export, import_export
 from placer.cli.measure import measure
 from placer.cli.replan import replan
 from placer.cli.report import report
@@ -67,6 +68,7 @@ COMMANDS = (
     compare,
     whatif,
     report,
+    export,
     explain,
     simulate,
     advise,
@@ -84,6 +86,8 @@ COMMANDS = (
 )
 for command in COMMANDS:
     app.command()(command)
+# `import` is a word of Python.
+app.command("import")(import_export)
 
 
 def _print_version(value: bool) -> None:  # noqa: FBT001 - the signature that Typer calls
