@@ -26,6 +26,7 @@ __all__ = [
     "load_plan",
     "load_problem",
     "plan_to_json",
+    "problem_of_document",
     "read_document",
     "require_writable",
     "save_plan",
@@ -122,9 +123,29 @@ def load_problem(path: str | Path, *, profile: str | None = None) -> ProblemFrom
     data, content = read_document(file)
     if profile is not None and isinstance(data, dict):
         data = _with_profile(data, profile)
+    return problem_of_document(data, content, name=str(file), told_name=str(path), folder=file.parent)
+
+
+def problem_of_document(data: Any, content: bytes, *, name: str, told_name: str, folder: Path) -> ProblemFromFile:
+    """Return the problem of a document that was read.
+
+    Parameters
+    ----------
+    data, content
+        Its plain values, and the bytes that stand for it in plans.
+    name, told_name
+        Where it was read from, for messages; and as plans name it.
+    folder
+        That relative paths in it start from.
+
+    Raises
+    ------
+    InputError, ProfileError
+        As `load_problem`.
+    """
     with without_collection():
-        problem = parse_problem(data, file=str(file), base_directory=file.parent)
-    inputs = (_input_file("problem", str(path), content), *_trace_inputs(data, file.parent))
+        problem = parse_problem(data, file=name, base_directory=folder)
+    inputs = (_input_file("problem", told_name, content), *_trace_inputs(data, folder))
     return ProblemFromFile(**{field.name: getattr(problem, field.name) for field in fields(problem)}, inputs=inputs)
 
 

@@ -35,7 +35,7 @@ def plan(
     *,
     solver: str = DEFAULT_SOLVER,
     surrogate: str | Path | Surrogate = DEFAULT_SURROGATE,
-    budget: float | Literal["auto"] | None = AUTO_BUDGET,
+    budget: float | Literal["auto"] | Budget | None = AUTO_BUDGET,
     max_evaluations: int | None = None,
     seed: int = 0,
     verify: bool = True,
@@ -65,7 +65,8 @@ def plan(
         ``auto``, ``exact``, the path of an ONNX file, or a surrogate.
     budget
         Seconds for the solver; ``None``: unlimited. ``auto``: unlimited if `max_evaluations` is given, else what
-        `solvers.budget.Budget.automatic` says: once there is a placement, 250 rows for each adapter, and 60 s.
+        `solvers.budget.Budget.automatic` says: once there is a placement, 250 rows for each adapter, and 60 s. Or all
+        limits at once, in place of `max_evaluations`.
         Verification and repair are bounded by numbers of simulations.
     max_evaluations
         Rows that the solver may ask the surrogate for: a limit that is the same on every machine.
@@ -138,7 +139,9 @@ def plan(
     return made if recorder is None else made.model_copy(update={"warnings": (*made.warnings, *recorder.warnings())})
 
 
-def _budget(problem: Problem, budget: float | Literal["auto"] | None, max_evaluations: int | None) -> Budget:
+def _budget(problem: Problem, budget: float | Literal["auto"] | Budget | None, max_evaluations: int | None) -> Budget:
+    if isinstance(budget, Budget):
+        return budget
     if budget != "auto":
         return Budget(budget, max_evaluations)
     return Budget.automatic(len(problem.adapters)) if max_evaluations is None else Budget(None, max_evaluations)

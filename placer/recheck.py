@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -77,7 +78,7 @@ def recheck_plan(
     observer: PlanObserver,
     record_rejections: str | Path | None = None,
 ) -> Recheck:
-    """Simulate GPUs of a plan.
+    """Simulate GPUs of a plan that was read from a file.
 
     Parameters
     ----------
@@ -85,6 +86,53 @@ def recheck_plan(
         What was planned, and where it was read from: its problem is looked for from the current folder, then beside it.
     problem_path
         The problem instead.
+    names, engine, horizon_s, seed, workers, compares, observer, record_rejections
+        See `recheck_with`.
+
+    Raises
+    ------
+    InputError
+        When the problem is not found; and as `recheck_with`, also for other errors.
+    """
+    _require_time(horizon_s)
+    problem, warnings = load_problem_of(plan, plan_path=plan_path, problem_path=problem_path)
+    return recheck_with(
+        plan,
+        problem,
+        warnings=warnings,
+        names=names,
+        engine=engine,
+        horizon_s=horizon_s,
+        seed=seed,
+        workers=workers,
+        compares=compares,
+        observer=observer,
+        record_rejections=record_rejections,
+    )
+
+
+def recheck_with(
+    plan: Plan,
+    problem: ProblemFromFile,
+    *,
+    warnings: Sequence[str] = (),
+    names: tuple[str, ...],
+    engine: str,
+    horizon_s: float | None,
+    seed: int | None,
+    workers: int | None,
+    compares: bool,
+    observer: PlanObserver,
+    record_rejections: str | Path | None = None,
+) -> Recheck:
+    """Simulate GPUs of a plan.
+
+    Parameters
+    ----------
+    plan, problem
+        What was planned, and for what; divided as the plan divides it (`placer.planned_shares.as_planned`).
+    warnings
+        What is known already.
     names
         GPUs to simulate; empty: all.
     engine
@@ -100,16 +148,14 @@ def recheck_plan(
     Raises
     ------
     InputError
-        When the horizon is not above 0, the problem is not found or does not have the plan's adapters, a GPU has no
-        such name, or the folder of records cannot be written.
+        When the horizon is not above 0, the problem does not have the plan's adapters, a GPU has no such name, or the
+        folder of records cannot be written.
     VllmError
         When the engine is vLLM, and it is missing or fails.
     """
     _require_time(horizon_s)
-    problem, warnings = load_problem_of(plan, plan_path=plan_path, problem_path=problem_path)
     gpus = select_gpus(plan, names)
-    warnings += _incompleteness(plan, problem)
-    warnings += _broken_constraints(plan, problem)
+    warnings = [*warnings, *_incompleteness(plan, problem), *_broken_constraints(plan, problem)]
     configuration = plan.configuration
     settings = TwinSettings(
         engine=require_engine(engine),

@@ -21,6 +21,7 @@ from placer.cli.replan import replan
 from placer.cli.report import report
 from placer.cli.routing import routing
 from placer.cli.schema import schema
+from placer.cli.serve import serve
 from placer.cli.simulate import simulate
 from placer.cli.solve import solve
 from placer.cli.solvers import solvers
@@ -83,6 +84,7 @@ COMMANDS = (
     workload,
     solvers,
     schema,
+    serve,
 )
 for command in COMMANDS:
     app.command()(command)

@@ -28,6 +28,7 @@ _MAKERS = {
     "import": ("placer.export.exporting", "import_schema"),
     "validation": ("placer.validation", "validation_schema"),
     "calibration": ("placer.calibration_document", "calibration_schema"),
+    "openapi": ("placer.service.published", "openapi_document"),
     "measurement": ("twin.measurement.manifest", "manifest_schema"),
     "measurement-validation": ("placer.measurement_validation", "measurement_validation_schema"),
 }
@@ -39,7 +40,7 @@ def schema(
     *,
     verbose: VerboseOption = False,
 ) -> int:
-    """Print the JSON Schema of a problem file, of plan.json, or of what other commands print with --json."""
+    """Print the JSON Schema of a file, of what commands print with --json, or the OpenAPI document of the service."""
     del verbose
     from twin.errors import InputError
 

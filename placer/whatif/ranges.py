@@ -5,6 +5,9 @@ from __future__ import annotations
 from decimal import Decimal, InvalidOperation
 
 MOST_VALUES = 10_000
+# Larger numbers are typing errors, and take long to count from and to.
+_LARGEST = Decimal(10) ** 18
+_LONGEST_TEXT = 100_000
 
 
 def expanded(text: str) -> list[float | int]:
@@ -26,6 +29,8 @@ def expanded(text: str) -> list[float | int]:
         When it is no such text, or stands for more than `MOST_VALUES` numbers.
     """
     numbers: list[Decimal] = []
+    if len(text) > _LONGEST_TEXT:
+        raise ValueError(f"values must be at most {_LONGEST_TEXT:,} characters. Got {len(text):,}.")
     for part in text.split(","):
         try:
             ends = [Decimal(entry.strip()) for entry in part.split(":")]
@@ -33,6 +38,8 @@ def expanded(text: str) -> list[float | int]:
             raise _no_range(text) from error
         if not all(end.is_finite() for end in ends) or len(ends) not in {1, 3}:
             raise _no_range(text)
+        if any(abs(end) > _LARGEST for end in ends):
+            raise ValueError(f"values must be between -1e18 and 1e18. Got {part.strip()[:40]!r}.")
         if len(ends) == 1:
             numbers += ends
             continue
