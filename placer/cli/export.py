@@ -50,7 +50,9 @@ def export(
     host: Annotated[
         list[str] | None, typer.Option("--host", help="Host with GPUs; repeat it for several.", show_default=False)
     ] = None,
-    gpus_per_host: Annotated[int | None, typer.Option("--gpus-per-host", min=1, show_default=False)] = None,
+    gpus_per_host: Annotated[
+        int | None, typer.Option("--gpus-per-host", min=1, help="GPUs of each host.", show_default=False)
+    ] = None,
     port: Annotated[int | None, typer.Option("--port", help="First port of a host: 8000.", show_default=False)] = None,
     in_cluster: Annotated[
         bool, typer.Option("--in-cluster", help="Routers reach replicas by their Kubernetes Services.")

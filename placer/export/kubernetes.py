@@ -66,6 +66,8 @@ def deployment(
     labels = {**own, **(pod_labels or {})}
     selector = table.options.node_selectors.get(row.gpu_type)
     pod = {
+        # Links put variables VLLM_... into pods beside a Service called vllm; vLLM takes some of them for its own.
+        "enableServiceLinks": False,
         **({"nodeSelector": dict(selector)} if selector else {}),
         "containers": [_container(table, row, has_modules=has_modules)],
         "volumes": [{"name": "shared-memory", "emptyDir": {"medium": "Memory"}}, *_claims(table)],

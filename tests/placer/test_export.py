@@ -1,9 +1,11 @@
 """Exports of plans: what every target promises, the folder, and the commands."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from typer.testing import CliRunner
 
@@ -223,6 +225,18 @@ def test_the_current_folder_is_never_replaced(tmp_path: Path, monkeypatch: pytes
     for folder in (Path(), tmp_path):
         with pytest.raises(InputError, match="It is where this runs, or above"):
             check_folder(folder, is_forced=True)
+
+
+def test_the_options_in_the_documentation_are_options() -> None:
+    """Each of its names and values is taken, with a plan that has the replica."""
+    text = (Path(__file__).parents[2] / "docs" / "export.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    options = export_options(yaml.safe_load(block))
+    names = [f"h100-64gb-{number}" for number in range(3)]
+    plan = plan_of([planned(name, ["legal-de"] if number == 0 else []) for number, name in enumerate(names)])
+    files = export_plan(plan, formats=ALL, options=options)
+    assert "/elsewhere/legal-de" in files["vllm"]["vllm-h100-64gb-0.sh"]
+    assert "server gpu-b.example:8001;" in files["nginx"]["maps.conf"]
 
 
 @pytest.fixture(name="plan_file")
