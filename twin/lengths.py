@@ -102,6 +102,21 @@ class LengthDistribution(BaseModel):
             2, location, sigma, float(self.min), float(self.max) if self.max is not None else math.inf
         )
 
+    def scaled(self, factor: float) -> LengthDistribution:
+        """Return the distribution with mean, spread and bounds times `factor` (> 0); no length is below 1."""
+        if factor == 1.0:
+            return self
+        if self.quantiles is not None:
+            return LengthDistribution(quantiles=tuple(max(1.0, value * factor) for value in self.quantiles))
+        assert self.mean is not None
+        mean = max(1.0, self.mean * factor)
+        return LengthDistribution(
+            mean=mean,
+            std=self.std * factor,
+            min=min(max(1, int(self.min * factor)), int(mean)),
+            max=None if self.max is None else math.ceil(max(mean, self.max * factor)),
+        )
+
     def sample(self, count: int, generator: np.random.Generator) -> NDArray[np.int32]:
         """Draw `count` lengths as int32, within the bounds; lengths beyond int32 become its largest value.
 

@@ -17,6 +17,7 @@ from placer.cli.exits import BAD_INPUT, OK, print_error
 from placer.cli.explain import explain
 from placer.cli.export import export, import_export
 from placer.cli.measure import measure
+from placer.cli.observe import observe
 from placer.cli.replan import replan
 from placer.cli.report import report
 from placer.cli.routing import routing
@@ -82,6 +83,7 @@ COMMANDS = (
     train_configuration,
     surrogate,
     workload,
+    observe,
     solvers,
     schema,
     serve,

@@ -22,6 +22,7 @@ _MAKERS = {
     "routing": ("placer.routing_document", "routing_schema"),
     "whatif": ("placer.whatif.scenario", "scenarios_schema"),
     "whatif-study": ("placer.whatif.document", "whatif_schema"),
+    "observation": ("placer.observing.document", "observation_schema"),
     "export-options": ("placer.export.options", "options_schema"),
     "routing-table": ("placer.export.routing_table", "routing_table_schema"),
     "placement": ("placer.export.placement", "placement_schema"),

@@ -95,6 +95,8 @@ def _upstream(table: FleetTable, row: ReplicaRow) -> list[str]:
         f"upstream {row.resource} {{",
         f"    server {row.host}:{row.port};",
         "    keepalive 64;",
+        # vLLM closes idle connections after five seconds; one that is used just then would be a lost request.
+        "    keepalive_timeout 4s;",
         "}",
     ]
 

@@ -19,7 +19,6 @@ from solvers.problem_checks import check_problem
 from solvers.problem_errors import ProblemSource
 from twin.errors import InputError
 from twin.hardware import GpuType, load_model
-from twin.lengths import LengthDistribution
 from twin.workload import Adapter, Workload
 
 
@@ -150,8 +149,8 @@ def _with_lengths(problem: ProblemFromFile, scenario: Scenario) -> ProblemFromFi
 
     def changed_adapter(adapter: Adapter) -> Adapter:
         update: dict[str, object] = {
-            "prompt_tokens": _scaled(adapter.prompt_tokens, prompt),
-            "output_tokens": _scaled(adapter.output_tokens, output),
+            "prompt_tokens": adapter.prompt_tokens.scaled(prompt),
+            "output_tokens": adapter.output_tokens.scaled(output),
         }
         if scenario.burstiness is not None:
             update["gap_cv"] = scenario.burstiness
@@ -159,22 +158,6 @@ def _with_lengths(problem: ProblemFromFile, scenario: Scenario) -> ProblemFromFi
 
     adapters = tuple(changed_adapter(adapter) for adapter in problem.adapters)
     return replace(problem, workload=replace(problem.workload, adapters=adapters))
-
-
-def _scaled(lengths: LengthDistribution, factor: float) -> LengthDistribution:
-    """Return a distribution of lengths with mean, spread and bounds times `factor`; no length is below 1."""
-    if factor == 1.0:
-        return lengths
-    if lengths.quantiles is not None:
-        return LengthDistribution(quantiles=tuple(max(1.0, value * factor) for value in lengths.quantiles))
-    assert lengths.mean is not None
-    mean = max(1.0, lengths.mean * factor)
-    return LengthDistribution(
-        mean=mean,
-        std=lengths.std * factor,
-        min=min(max(1, int(lengths.min * factor)), int(mean)),
-        max=None if lengths.max is None else int(np.ceil(max(mean, lengths.max * factor))),
-    )
 
 
 def _with_gpus(problem: ProblemFromFile, scenario: Scenario, folder: Path) -> ProblemFromFile:

@@ -18,6 +18,17 @@ from twin.measurement.records import ShardReader
 
 NUM_ADAPTERS = 16
 MAX_LORAS = 4
+# Of a server of the demo: small, and started in a minute on a CPU.
+SERVER_ENGINE = {
+    "max_loras": MAX_LORAS,
+    "max_lora_rank": 16,
+    "max_cpu_loras": NUM_ADAPTERS,
+    "max_num_seqs": 32,
+    "max_num_batched_tokens": 512,
+    "max_model_len": 512,
+    "block_size": 32,
+    "gpu_memory_utilization": 0.1,
+}
 # So small that a test takes seconds; blocks are of multiples of 32 tokens on a CPU.
 LENGTHS = {"prompt_tokens": {"mean": 24, "std": 8, "max": 64}, "output_tokens": {"mean": 8, "std": 4, "max": 24}}
 

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.vllm_server import VllmServer
 from tests.vllm.breakable_network import BreakableNetwork
-from tests.vllm.demo_files import MAX_LORAS, NUM_ADAPTERS, make_files, run, status_of, when_recorded
+from tests.vllm.demo_files import MAX_LORAS, NUM_ADAPTERS, SERVER_ENGINE, make_files, run, status_of, when_recorded
 from twin.measurement.folder import MeasurementFolder, open_folder
 from twin.measurement.metrics_page import samples_of
 from twin.measurement.tables import read_table
@@ -18,16 +18,6 @@ from twin.vllm_python import VllmPython
 
 # The other adapters are loaded for a measurement, and unloaded after it.
 NUM_LOADED_AT_START = 12
-ENGINE = {
-    "max_loras": MAX_LORAS,
-    "max_lora_rank": 16,
-    "max_cpu_loras": NUM_ADAPTERS,
-    "max_num_seqs": 32,
-    "max_num_batched_tokens": 512,
-    "max_model_len": 512,
-    "block_size": 32,
-    "gpu_memory_utilization": 0.1,
-}
 COUNTERS = {
     "prompt": "vllm:prompt_tokens_total",
     "generated": "vllm:generation_tokens_total",
@@ -49,7 +39,7 @@ def server(python: VllmPython, workload: Path, tmp_path_factory: pytest.TempPath
     names = sorted(path.name for path in (folder / "adapters").iterdir())[:NUM_LOADED_AT_START]
     adapters = {name: folder / "adapters" / name for name in names}
     log = tmp_path_factory.mktemp("server") / "server.log"
-    with VllmServer(python, folder / "model", adapters, ENGINE, log=log) as running:
+    with VllmServer(python, folder / "model", adapters, SERVER_ENGINE, log=log) as running:
         yield running
 
 
@@ -165,7 +155,7 @@ def test_a_killed_server_loses_nothing_and_the_rest_can_be_measured(
     names = sorted(entry.name for entry in (workload.parent / "adapters").iterdir())
     folders = {name: workload.parent / "adapters" / name for name in names}
     log = tmp_path / "server.log"
-    with VllmServer(python, workload.parent / "model", folders, ENGINE, log=log, port=server.port):
+    with VllmServer(python, workload.parent / "model", folders, SERVER_ENGINE, log=log, port=server.port):
         assert run("--resume", path)[0] == 0
     _require_complete(path, first)
 

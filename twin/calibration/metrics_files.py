@@ -1,6 +1,6 @@
 """Read samples of metrics: Prometheus' answers, text pages as a server shows them, and `placer measure`'s table.
 
-Every reader takes the samples to a `SampleCollector`. Times are unix seconds, or any clock that all files share.
+Every reader takes the samples to a `SampleSink`. Times are unix seconds, or any clock that all files share.
 """
 
 from __future__ import annotations
@@ -9,15 +9,14 @@ import datetime as dt
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 
 from twin.calibration.metrics_names import KNOWN_METRICS, vllm_name
-from twin.calibration.metrics_series import SampleCollector
 from twin.errors import InputError, TwinError
 from twin.tables import read_parquet_table
 
@@ -30,7 +29,20 @@ RESULT_TYPES = ("matrix", "vector")
 _UNIX_TIME = re.compile(r"(?<!\d)(\d{10})(\d{3})?((?<=\d{10})\.\d+)?(?!\d)")
 _DATE_TIME = re.compile(r"(\d{4})-?(\d{2})-?(\d{2})[T_-]?(\d{2})[:_-]?(\d{2})[:_-]?(\d{2})")
 _METRIC_LINE = re.compile(r"(vllm[:_][a-zA-Z0-9_:]*|process_start_time_seconds)[{\s]")
+_SAMPLE_LINE = re.compile(r"([a-zA-Z_:][a-zA-Z0-9_:]*)[{\s]")
 _ASK = 'ask for raw samples, such as query={__name__=~"vllm:.+"}[1h] of /api/v1/query'
+
+
+class SampleSink(Protocol):
+    """What takes samples; `origin` tells apart servers that have the same labels."""
+
+    def add(self, origin: str, time_s: float, name: str, labels: Mapping[str, str], value: float) -> None:
+        """Take one of them."""
+
+
+def is_calibration_metric(name: str) -> bool:
+    """Return whether a calibration reads a metric."""
+    return vllm_name(name) in KNOWN_METRICS
 
 
 def is_prometheus_answer(content: object) -> bool:
@@ -47,7 +59,7 @@ def is_metrics_text(head: str) -> bool:
     )
 
 
-def read_prometheus(content: Mapping[str, Any], collector: SampleCollector, *, file: str) -> None:
+def read_prometheus(content: Mapping[str, Any], collector: SampleSink, *, file: str) -> None:
     """Take the samples of a range query, or of an instant query, of /api/v1 (InputError)."""
     if content["status"] != "success":
         raise InputError(
@@ -80,10 +92,13 @@ def read_prometheus(content: Mapping[str, Any], collector: SampleCollector, *, f
             collector.add("", time_s, str(metric["__name__"]), labels, value)
 
 
-def read_text_pages(path: Path, collector: SampleCollector) -> bool:
+def read_text_pages(
+    path: Path, collector: SampleSink, *, is_read: Callable[[str], bool] = is_calibration_metric
+) -> bool:
     """Take the samples of a text page, or of several of them, each after a line ``# scraped_at SECONDS``.
 
-    A file of one page without that line has its time in its name, or was last modified at it.
+    A file of one page without that line has its time in its name, or was last modified at it. Only metrics of which
+    `is_read` says so are looked at.
 
     Returns
     -------
@@ -109,15 +124,15 @@ def read_text_pages(path: Path, collector: SampleCollector) -> bool:
             time_s = _scrape_time(lines[mark], f"{path}:{mark + 1}", str(path))
             # Pages in one file are of one server; another file may be of another.
             page = lines[mark + 1 : end]
-            _read_page(page, collector, origin=path.name, time_s=time_s, file=str(path), first=mark + 2)
+            read_page(page, collector, path.name, time_s=time_s, file=str(path), first=mark + 2, is_read=is_read)
         return False
     named_s = time_in_name(path.stem)
     time_s = modified_s if named_s is None else named_s
-    _read_page(lines, collector, origin="pages", time_s=time_s, file=str(path), first=1)
+    read_page(lines, collector, "pages", time_s=time_s, file=str(path), is_read=is_read)
     return named_s is None
 
 
-def read_metrics_table(path: Path, collector: SampleCollector) -> None:
+def read_metrics_table(path: Path, collector: SampleSink) -> None:
     """Take the samples of the table ``metrics`` that `placer measure` writes (InputError).
 
     Each segment starts with a server of its own, as far as the table knows.
@@ -138,7 +153,7 @@ def read_metrics_table(path: Path, collector: SampleCollector) -> None:
     if not is_sample.any():
         raise _no_page(frame, path)
     frame = frame[is_sample]
-    frame = frame[np.array([_is_known(str(name)) for name in frame["name"]], dtype=np.bool_)]
+    frame = frame[np.array([is_calibration_metric(str(name)) for name in frame["name"]], dtype=np.bool_)]
     labels: dict[str, dict[str, str]] = {}
     columns = (frame[name].tolist() for name in ("segment", *TABLE_COLUMNS))
     for segment, time_s, name, text, value in zip(*columns, strict=True):
@@ -162,9 +177,25 @@ def time_in_name(stem: str) -> float | None:
     return None
 
 
-def _read_page(
-    lines: Sequence[str], collector: SampleCollector, *, origin: str, time_s: float, file: str, first: int
+def read_page(
+    lines: Sequence[str],
+    collector: SampleSink,
+    origin: str,
+    *,
+    time_s: float,
+    file: str,
+    first: int = 1,
+    is_read: Callable[[str], bool] = is_calibration_metric,
 ) -> None:
+    """Take the samples of one page, scraped at `time_s`, whose first line has the number `first` in `file`.
+
+    Raises
+    ------
+    InputError
+        When a line of a metric that is read is none of the format.
+    TwinError
+        When prometheus_client is not installed.
+    """
     try:
         from prometheus_client.parser import text_string_to_metric_families  # noqa: PLC0415 - optional
     except ImportError as error:
@@ -173,7 +204,7 @@ def _read_page(
             field="prometheus_client",
             hint="install the extra: pip install 'lora-placer[measure]'",
         ) from error
-    for number, line in _known_lines(lines):
+    for number, line in _lines_read(lines, is_read):
         try:
             samples = [sample for family in text_string_to_metric_families(line + "\n") for sample in family.samples]
         except (ValueError, LookupError, TypeError) as error:
@@ -189,15 +220,11 @@ def _read_page(
             collector.add(origin, time_s, sample.name, sample.labels, float(sample.value))
 
 
-def _known_lines(lines: Sequence[str]) -> Iterator[tuple[int, str]]:
+def _lines_read(lines: Sequence[str], is_read: Callable[[str], bool]) -> Iterator[tuple[int, str]]:
     for number, line in enumerate(lines):
-        match = _METRIC_LINE.match(line)
-        if match and _is_known(match.group(1)):
+        match = _SAMPLE_LINE.match(line)
+        if match and is_read(match.group(1)):
             yield number, line
-
-
-def _is_known(name: str) -> bool:
-    return vllm_name(name) in KNOWN_METRICS
 
 
 def _scrape_time(line: str, where: str, file: str) -> float:
