@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeGuard
 
@@ -182,7 +182,7 @@ def _planned_gpu(
         name=name,
         gpu_type=problem.gpu_types[gpu.gpu_type].name,
         adapters=tuple(problem.told_name(index) for index in gpu.adapters),
-        shares=_shares(problem, gpu),
+        shares=shares_of(problem, gpu.adapters),
         ranks=tuple(RankCount(rank=rank, num_adapters=count) for rank, count in sorted(ranks.items())),
         engine=replica_of_gpu(problem, gpu).engine,
         kv_tokens=predicted.kv_tokens,
@@ -200,14 +200,14 @@ def _planned_gpu(
     )
 
 
-def _shares(problem: Problem, gpu: GpuAssignment) -> tuple[AdapterShare, ...]:
+def shares_of(problem: Problem, adapters: Sequence[int]) -> tuple[AdapterShare, ...]:
     """Return what a GPU gets of adapters that are on others, too."""
     shares = problem.shares
     if shares is None:
         return ()
     return tuple(
         AdapterShare(adapter=problem.told_name(index), share=shares.size_of(index), replica=shares.number_of(index))
-        for index in gpu.adapters
+        for index in adapters
         if shares.size_of(index) < 1.0
     )
 

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping
 from placer.files import ProblemFromFile
 from placer.plan_document import AdapterShare, Plan, PlannedGpu
 from placer.wording import counted
+from solvers.problem import Problem
 from solvers.replication import given_replicas, most_replicas
-from solvers.shares import divided_problem
+from solvers.shares import AnyProblem, divided_problem
 from twin.errors import InputError
 
 # Of the sum of an adapter's shares.
@@ -16,7 +17,7 @@ ROUNDING = 1e-6
 AGAIN = "make the plan again with `placer solve`"
 
 
-def as_planned(problem: ProblemFromFile, plan: Plan) -> ProblemFromFile:
+def as_planned(problem: AnyProblem, plan: Plan) -> AnyProblem:
     """Return the problem of placing the shares that a plan has.
 
     Parameters
@@ -46,7 +47,7 @@ def planned_indices(problem: ProblemFromFile, gpu: PlannedGpu) -> list[int]:
     return [int(first[index]) + replicas.get(name, 1) - 1 for name, index in zip(gpu.adapters, chosen, strict=True)]
 
 
-def broken_replication(plan: Plan, problem: ProblemFromFile) -> list[str]:
+def broken_replication(plan: Plan, problem: Problem) -> list[str]:
     """Say which adapter has other numbers of replicas in a plan than its problem fixes, or more than it allows.
 
     What the problem leaves open, and what the plan was told to find, may be any number.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from placer.cli.exits import (
+    INTERRUPTED,
     NO_SOLUTION,
     OK,
     REJECTED,
@@ -49,6 +50,14 @@ def replan(
     max_restarts: Annotated[
         int | None, typer.Option("--max-restarts", min=0, help="Most replicas that restart.", show_default=False)
     ] = None,
+    moves_per_gpu: Annotated[
+        float | None,
+        typer.Option(
+            "--moves-per-gpu",
+            help="Moves that one GPU fewer is worth; inf: any number; default: the mean adapters of a GPU in place.",
+            show_default=False,
+        ),
+    ] = None,
     spare_gpus: Annotated[
         int, typer.Option("--spare-gpus", min=0, help="GPUs that may be used for a while if no other order is safe.")
     ] = 1,
@@ -65,7 +74,7 @@ def replan(
     strategy: Annotated[
         str,
         typer.Option(
-            "--strategy", help="near: fewest GPUs, then moves; repair: GPUs keep what they have; scratch: a new plan."
+            "--strategy", help="near: few GPUs and moves; repair: GPUs keep what they have; scratch: a new plan."
         ),
     ] = "near",
     solver: Annotated[str, typer.Option("--solver", help="See `placer solvers`.")] = "portfolio",
@@ -96,7 +105,7 @@ def replan(
     from placer.cli.progress import ProgressDisplay
     from placer.files import load_problem, save_plan, write_atomically
     from placer.output_paths import check_outputs, has_standard_output, problem_inputs
-    from placer.replanning.run import Strategy
+    from placer.replanning.arguments import Strategy
     from placer.replanning.run import replan as make_replan
 
     inputs = problem_inputs(workload, output) | {"PLAN": plan, "--profile": profile, "--surrogate": surrogate}
@@ -109,6 +118,7 @@ def replan(
             max_moves=max_moves,
             max_loads=max_loads,
             max_restarts=max_restarts,
+            moves_per_gpu="auto" if moves_per_gpu is None else moves_per_gpu,
             spare_gpus=spare_gpus,
             restarts_at_once=restarts_at_once,
             restart_s=restart_s,
@@ -157,6 +167,9 @@ def _print_result(made: Replan, *, is_json: bool, is_shown: bool) -> None:
 
 
 def _conclude(made: Replan) -> int:
+    if made.plan.termination == "interrupted":
+        print_error("interrupted: this is the best plan so far.")
+        return INTERRUPTED
     if made.message and made.verdict == "accepted":
         print_note(made.message)
     if made.verdict == "accepted":

@@ -12,8 +12,10 @@ LISTED_ADAPTERS = 4
 
 def print_replan(made: Replan) -> None:
     """Print the GPUs of the new plan, the steps of the migration, and a summary."""
-    columns = [("GPU", False), ("adapters", True), ("slots", True), ("max\nrank", True), ("verdict", False)]
-    print_table(columns, [_gpu_row(gpu) for gpu in made.plan.gpus])
+    options = made.plan.configuration.max_num_seqs_options
+    columns = [("GPU", False), ("adapters", True), ("slots", True), ("max\nrank", True)]
+    columns += [*([("max\nseqs", True)] if options else []), ("verdict", False)]
+    print_table(columns, [_gpu_row(gpu, has_sequences=bool(options)) for gpu in made.plan.gpus])
     if made.migration.steps:
         print_lines([""])
         headings = [("step", True), ("what", False), ("GPU", False), ("adapters", False)]
@@ -22,10 +24,11 @@ def print_replan(made: Replan) -> None:
     print_lines(["", *summary_of(made)])
 
 
-def _gpu_row(gpu: PlannedGpu) -> tuple[str, ...]:
+def _gpu_row(gpu: PlannedGpu, *, has_sequences: bool) -> tuple[str, ...]:
     verdict = "not simulated" if gpu.verification is None else gpu.verification.verdict
     slots, rank = gpu.engine.max_loras, gpu.engine.max_lora_rank
-    return gpu.name, str(len(gpu.adapters)), str(slots), str(rank), verdict
+    sequences = [str(gpu.engine.max_num_seqs)] if has_sequences else []
+    return gpu.name, str(len(gpu.adapters)), str(slots), str(rank), *sequences, verdict
 
 
 def _step_row(step: MigrationStep) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -82,13 +83,28 @@ def num_rejected(draft: Draft, twin: FleetTwin) -> int:
     )
 
 
-def rank_of(draft: Draft, running: RunningFleet, twin: FleetTwin) -> tuple[float, ...]:
-    """Return how good a plan is, smaller is better: who is served, GPUs or their cost, moves, restarts, loads."""
+def rank_of(
+    draft: Draft, running: RunningFleet, twin: FleetTwin, *, moves_per_gpu: float = math.inf
+) -> tuple[float, ...]:
+    """Return how good a plan is, smaller is better: who is served, GPUs and moves, then restarts and loads.
+
+    Parameters
+    ----------
+    draft, running, twin
+        The plan, what it changes, and who judges it.
+    moves_per_gpu
+        Moves that one GPU fewer is worth, > 0; infinite: any number, the fewest GPUs come first. Where costs
+        count, that is what a GPU of the mean cost of those in place is worth.
+    """
     changes, problem = changes_of(draft, running), twin.problem
     cost = sum(problem.gpu_types[berth.station.gpu_type].cost_per_hour for berth in draft.berths)
-    size = (cost, len(draft.berths)) if problem.objective == "least_cost" else (len(draft.berths), cost)
+    size, second = float(len(draft.berths)), cost
+    if problem.objective == "least_cost":
+        in_place = [problem.gpu_types[station.gpu_type].cost_per_hour for station in running.stations.values()]
+        size, second = cost / (sum(in_place) / max(1, len(in_place)) or 1.0), float(len(draft.berths))
     served = (len(draft.unserved), num_rejected(draft, twin))
-    return (*served, *size, changes.num_moves, changes.num_restarts, changes.num_loads)
+    worth = round(size + changes.num_moves / moves_per_gpu, 9)
+    return (*served, worth, size, second, changes.num_moves, changes.num_restarts, changes.num_loads)
 
 
 def by_load(problem: Problem, adapters: Iterable[int]) -> list[int]:

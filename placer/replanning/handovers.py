@@ -83,6 +83,9 @@ def _question(problem: Problem, handover: Handover, horizon_s: float, seed: int)
     hosted = {name: set(station.adapters) for name, station in handover.stations.items()}
     for adapter, _, target in handover.moves:
         hosted[target].add(adapter)
+    # A replica that serves nobody yet, and to whom nobody is handed over, has nothing to simulate.
+    hosted = {name: own for name, own in hosted.items() if own}
+    stations = [handover.stations[name] for name in hosted]
     everyone = sorted(set().union(*hosted.values()))
     position = {adapter: index for index, adapter in enumerate(everyone)}
     return _Question(
@@ -95,7 +98,7 @@ def _question(problem: Problem, handover: Handover, horizon_s: float, seed: int)
                 station.engine,
                 problem.profiles[station.gpu_type],
             )
-            for station in handover.stations.values()
+            for station in stations
         ),
         hosted=tuple(tuple(sorted(position[adapter] for adapter in own)) for own in hosted.values()),
         limits=tuple(problem.limits_of(sorted(own)) for own in hosted.values()),

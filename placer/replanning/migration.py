@@ -89,6 +89,7 @@ class MigrationPlanner:
         self.goal = {adapter: name for name, berth in target.items() for adapter in berth.adapters}
         self.num_temporary_loads = self.num_restarts = self.spares = 0
         self._gone = running.gone
+        self._outgrown = {name: adapters for name, adapters in running.outgrown.items() if adapters}
         self._rejected = frozenset(before.rejected_gpus)
         counts = Counter(station.gpu_type for station in running.stations.values())
         after = Counter(berth.station.gpu_type for berth in target.values())
@@ -108,6 +109,8 @@ class MigrationPlanner:
                 continue
             self._force()
             break
+        for name, adapters in self._outgrown.items():
+            self.log.unload(name, self.live[name].station, adapters)
 
     # What is left to do
 
@@ -146,6 +149,11 @@ class MigrationPlanner:
         """Return whether a GPU of a type is free."""
         used = sum(1 for live in self.live.values() if live.station.gpu_type == gpu_type)
         return used < self._allowed[gpu_type]
+
+    def _is_available(self, gpu_type: int) -> bool:
+        """Return whether there is one GPU of a type more than the migration has so far."""
+        most = self.problem.gpu_types[gpu_type].max_count
+        return most is None or self._allowed[gpu_type] < most
 
     # Steps: each returns whether it did anything
 
@@ -251,6 +259,7 @@ class MigrationPlanner:
             for name in self.target
             if self._must_restart(name) and self.is_safe({name: self._successor(name)})
         ]
+        kinds = [kind for kind in kinds if self._is_available(kind)]
         if not kinds:
             return False
         self._allowed[kinds[0]] += 1
@@ -342,11 +351,13 @@ class MigrationPlanner:
         live, dropped = self.live[name], self.live[name].routed
         live.station = self.target[name].station.with_adapters(())
         live.loaded = set(given)
+        self._outgrown.pop(name, None)
         self.num_restarts += 1
         self.log.restart(name, live.station, given, dropped, is_joined=is_joined)
 
     def stop(self, name: str) -> None:
         """Stop a replica that serves nobody."""
+        self._outgrown.pop(name, None)
         self.log.stop(name, self.live.pop(name).station)
 
     def _load_of(self, name: str) -> float:

@@ -1,4 +1,4 @@
-"""Plans near the running fleet: repair what the twin rejects, empty GPUs into others, take moves back."""
+"""Plans near the running fleet: repair what the twin rejects, and take moves back."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from placer.replan_document import ReplanLimits
-from placer.replanning.drafts import Draft, by_load, changes_of, is_within, rank_of
+from placer.replanning.drafts import Draft, by_load, rank_of
 from placer.replanning.room import RoomFinder
 from placer.replanning.running import RunningFleet
 from placer.replanning.stations import Berth, FleetTwin, Station
@@ -16,8 +16,6 @@ from solvers.feasibility import FeasibilityModel
 from solvers.problem import Problem
 from twin.engine import EngineConfig
 
-# GPUs that are tried to be emptied in a row without success.
-FAILURES = 4
 # When GPUs are emptied, the surrogate is asked as if rates were this share of themselves: the twin decides.
 OPTIMISM = 0.93
 
@@ -29,18 +27,36 @@ class Repairing:
     ----------
     running, twin, model
         What is in place, who decides, and the surrogate.
-    limits
-        Kept by every plan that is made here.
+    limits, moves_per_gpu
+        Kept by every plan that is made here; what a GPU is worth (`rank_of`).
+
+    Attributes
+    ----------
+    room, hopeful
+        What finds room, and a surrogate that sees more of it.
     """
 
-    def __init__(self, running: RunningFleet, twin: FleetTwin, model: FeasibilityModel, limits: ReplanLimits) -> None:
+    def __init__(
+        self,
+        running: RunningFleet,
+        twin: FleetTwin,
+        model: FeasibilityModel,
+        *,
+        limits: ReplanLimits,
+        moves_per_gpu: float,
+    ) -> None:
         self.running = running
         self.twin = twin
         self.limits = limits
+        self.moves_per_gpu = moves_per_gpu
         self.problem = twin.problem
         self.room = RoomFinder(model, twin)
-        self._hopeful = FeasibilityModel(twin.problem, inflated(model.surrogate, OPTIMISM))
+        self.hopeful = FeasibilityModel(twin.problem, inflated(model.surrogate, OPTIMISM))
         self._verifier = TwinVerifier(twin.problem, twin.settings)
+
+    def standing(self, draft: Draft) -> tuple[float, ...]:
+        """Return how good a plan is, smaller is better (`rank_of`)."""
+        return rank_of(draft, self.running, self.twin, moves_per_gpu=self.moves_per_gpu)
 
     def repaired(self) -> Draft:
         """Return the running fleet with the fewest moves that make the twin accept it.
@@ -67,31 +83,6 @@ class Repairing:
         fleet = self._sent_home(fleet, homeless)
         return Draft(tuple(berth for berth in fleet if berth.adapters), tuple(sorted(left)))
 
-    def reduced(self, draft: Draft, *, least: int) -> Draft:
-        """Return a plan with as many GPUs emptied into the others as the twin approves and limits allow.
-
-        Parameters
-        ----------
-        draft
-            Where to start.
-        least
-            GPUs that any plan needs: nothing is tried at so many.
-        """
-        failures = 0
-        while failures < FAILURES and len(draft.berths) > max(1, least) and failures < len(draft.berths):
-            emptied = self._in_order_of_emptying(draft)[failures]
-            others = [berth for berth in draft.berths if berth is not emptied]
-            closed = [index for index, berth in enumerate(others) if not self.twin.accepts(berth.station)]
-            fleet, left = self.room.place(others, emptied.adapters, closed=closed, model=self._hopeful)
-            if left:
-                fleet = self.room.fit(others, emptied.adapters, closed=closed) or []
-            after = Draft(tuple(fleet), draft.unserved)
-            if not fleet or not is_within(changes_of(after, self.running), self.limits):
-                failures += 1
-            else:
-                draft, failures = after, 0
-        return draft
-
     def brought_home(self, draft: Draft) -> Draft:
         """Return a plan in which adapters are back on the replicas that serve them, where the twin accepts that."""
         home = self.running.home
@@ -116,7 +107,7 @@ class Repairing:
             }
             changes[position] = berth.with_adapters([*berth.adapters, *back])
             after = Draft(draft.replaced(changes), draft.unserved)
-            if rank_of(after, self.running, self.twin) < rank_of(draft, self.running, self.twin):
+            if self.standing(after) < self.standing(draft):
                 return after
             count //= 2
         return draft
@@ -127,7 +118,7 @@ class Repairing:
         """Give adapters places on replicas, then on new ones; return the fleet, and who found none."""
         fleet, left = self.room.place(berths, adapters, closed=closed)
         if left:
-            fleet, left = self.room.place(fleet, left, closed=closed, model=self._hopeful)
+            fleet, left = self.room.place(fleet, left, closed=closed, model=self.hopeful)
         return self.room.open(fleet, left, self._verifier) if left else (fleet, left)
 
     def _leaving(self, berth: Berth) -> list[int]:
@@ -159,20 +150,6 @@ class Repairing:
     def _may_move(self, num_moves: int, num_loads: int) -> bool:
         moves, loads = self.limits.max_moves, self.limits.max_loads
         return (moves is None or num_moves <= moves) and (loads is None or num_loads + num_moves <= loads)
-
-    def _in_order_of_emptying(self, draft: Draft) -> list[Berth]:
-        """Return the replicas, that whose emptying moves the fewest first; of these, that of least load."""
-        home = self.running.home
-
-        def cost(berth: Berth) -> tuple[float, float, tuple[int, ...]]:
-            stays = sum(1 for adapter in berth.adapters if home.get(adapter) == berth.home)
-            return stays, self.room.load_of(berth.adapters), berth.adapters
-
-        by_moves = sorted(draft.berths, key=cost)
-        by_load_only = sorted(draft.berths, key=lambda berth: cost(berth)[1:])
-        # Of a few with many small adapters, and a few of little load: either may be what fits.
-        mixed = [berth for pair in zip(by_load_only, by_moves, strict=True) for berth in pair]
-        return list(dict.fromkeys(mixed))
 
 
 def with_settings_of(problem: Problem, running: RunningFleet, limits: ReplanLimits) -> list[Berth]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -122,8 +123,30 @@ class RoomFinder:
                 replica = self.problem.replica(
                     kind, filled.assignment.max_loras, filled.assignment.max_lora_rank, len(filled.assignment.adapters)
                 )
-                return Berth(None, Station(kind, replica.engine, filled.assignment.adapters)), list(filled.refused)
+                station = Station(kind, replica.engine, filled.assignment.adapters)
+                return Berth(None, self._with_usual_slots(station, fleet)), list(filled.refused)
         return None, list(waiting)
+
+    def _with_usual_slots(self, station: Station, fleet: Sequence[Berth]) -> Station:
+        """Return a new replica with the slots of others of its type, the most first, where the twin accepts that.
+
+        Few slots do for those that it gets now, and would have to be others, by a restart, for whoever comes later.
+        """
+        engines = {berth.station.engine for berth in fleet if berth.station.gpu_type == station.gpu_type}
+        problem = self.problem
+        usual = {
+            (engine.max_loras, engine.max_lora_rank)
+            for engine in engines
+            if problem.fixed_max_loras in (None, engine.max_loras)
+            and problem.fixed_max_lora_rank in (None, engine.max_lora_rank)
+        }
+        for slots, rank in sorted(usual, reverse=True):
+            if (slots, rank) > (station.engine.max_loras, station.engine.max_lora_rank):
+                engine = problem.replica(station.gpu_type, slots, rank, len(station.adapters)).engine
+                wanted = replace(station, engine=engine)
+                if self.twin.accepts(wanted):
+                    return wanted
+        return station
 
     def _offers(
         self, fleet: Sequence[Berth], adapters: Sequence[int], closed: Collection[int], model: FeasibilityModel

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 from placer.events import PhaseStarted, PlanObserver, ignore
 from placer.files import load_plan
 from placer.plan_builder import PlanParts
 from placer.plan_document import Plan, RepairSummary
+from placer.planned_shares import as_planned, broken_replication
 from placer.planning import AUTO_BUDGET, DEFAULT_SOLVER, DEFAULT_SURROGATE, check_arguments
 from placer.planning import plan as plan_anew
 from placer.replan_document import Before, Candidate, Migration, Replan, ReplanLimits
 from placer.replanning.anew import aligned, current_gpus, draft_of
+from placer.replanning.arguments import Strategy, check_numbers, check_worth, limits_of
 from placer.replanning.drafts import Draft, changes_of, is_within, num_rejected, rank_of
+from placer.replanning.emptying import Emptying
 from placer.replanning.migration import MigrationRules, as_migration, planned_migration
 from placer.replanning.repairing import Repairing
 from placer.replanning.running import RunningFleet, before_of, running_fleet, without_lost
@@ -38,11 +41,8 @@ from twin.parallel import available_cores
 
 __all__ = ["Replan", "replan"]
 
-Strategy = Literal["near", "repair", "scratch"]
 Method = Literal["repair", "reduce", "scratch"]
 DEFAULT_HANDOVER_HORIZON_S = 120.0
-# Of a start, and of a simulated handover: a day.
-LONGEST_S = 86_400.0
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,14 @@ class _Search:
     twin: FleetTwin
     surrogate: Surrogate
     limits: ReplanLimits
+    moves_per_gpu: float
     margin: float
     observer: PlanObserver
+
+    def standing(self, draft: Draft) -> tuple[float, ...]:
+        """Return how good a plan is, smaller is better: limits first."""
+        is_beyond = not is_within(changes_of(draft, self.running), self.limits)
+        return (is_beyond, *rank_of(draft, self.running, self.twin, moves_per_gpu=self.moves_per_gpu))
 
     @property
     def problem(self) -> Problem:
@@ -81,6 +87,7 @@ def replan(
     max_moves: int | None = None,
     max_loads: int | None = None,
     max_restarts: int | None = None,
+    moves_per_gpu: float | Literal["auto"] = "auto",
     spare_gpus: int = 1,
     restarts_at_once: int = 1,
     restart_s: float | None = None,
@@ -99,8 +106,8 @@ def replan(
 ) -> Replan:
     """Return a plan for `problem` that is near `plan`, and the way there.
 
-    Of the plans that serve everybody that with the fewest GPUs (by cost, where that is the objective), then the fewest
-    moves, then the fewest restarts.
+    Of the plans that serve everybody that with the fewest GPUs (by cost, where that is the objective) and moves, a GPU
+    being worth `moves_per_gpu` of these; then the fewest restarts.
 
     Parameters
     ----------
@@ -112,6 +119,9 @@ def replan(
         Names of GPUs of the plan that serve no more; they count against `max_count`.
     max_moves, max_loads, max_restarts
         Limits; see `placer.replan_document.ReplanLimits`. ``None``: no limit.
+    moves_per_gpu
+        Moves that one GPU fewer is worth, > 0; infinite: any number, the fewest GPUs come first. ``auto``: as many as a
+        GPU in place serves adapters, in the mean.
     spare_gpus
         GPUs that may be used for a while, >= 0. As few as a safe order needs are taken.
     restarts_at_once
@@ -142,14 +152,17 @@ def replan(
     NoSolutionError
         When the strategy is ``scratch`` and the solver has no plan within its budget.
     KeyboardInterrupt
-        On Ctrl-C.
+        On Ctrl-C before there is a plan, and while the way there is looked for. In between, the search ends with the
+        best plan so far, whose `termination` is ``interrupted``.
     """
     check_arguments(margin, None, 0)
-    _check_numbers(spare_gpus, restarts_at_once, restart_s, handover_horizon_s, strategy)
-    limits = _limits(max_moves, max_loads, max_restarts)
+    check_numbers(spare_gpus, restarts_at_once, restart_s, handover_horizon_s, strategy)
+    check_worth(moves_per_gpu)
+    limits = limits_of(max_moves, max_loads, max_restarts)
     tell = observer or ignore
     settings = TwinSettings(horizon_s=horizon_s, warmup_s=warmup_s, seed=seed, workers=workers)
     old = load_plan(plan) if isinstance(plan, str | Path) else plan
+    problem = _as_divided(problem, old, strategy)
     running = running_fleet(old, problem, tuple(lose_gpus))
     problem = replace(without_lost(problem, running.lost_types), current=())
     # What is new runs as most of the others do.
@@ -159,14 +172,12 @@ def replan(
     tell(PhaseStarted("load", "surrogate"))
     made = SurrogateChoice(surrogate, seed=seed, workers=workers or available_cores()).of(problem)
     tell(PhaseStarted("verify", f"what is in place, GPUs: {len(running.stations)}"))
-    search = _Search(running, before_of(running, twin), twin, made, limits, margin, tell)
+    price = _worth_of_a_gpu(running) if moves_per_gpu == "auto" else moves_per_gpu
+    search = _Search(running, before_of(running, twin), twin, made, limits, price, margin, tell)
     solving = _Solving(solver, surrogate, budget, max_evaluations)
-    drafts = _drafts(search, solving, strategy)
+    drafts, is_interrupted = _drafts(search, solving, strategy)
     candidates = {method: _candidate(method, draft, search) for method, draft in drafts.items()}
-    method = min(
-        drafts,
-        key=lambda name: (not candidates[name].is_within_limits, *rank_of(drafts[name], running, twin)),
-    )
+    method = min(drafts, key=lambda name: search.standing(drafts[name]))
     draft = drafts[method]
     names = named(draft, running, twin)
     tell(PhaseStarted("verify", "the steps of the migration"))
@@ -176,7 +187,7 @@ def replan(
     planner = planned_migration(running, search.before, names, twin, rules=rules, times=times)
     planner.log.simulate_handovers(horizon_s=handover_horizon_s, workers=workers)
     migration = as_migration(planner)
-    target = plan_of(names, draft, running, _parts(search, solving, method), twin)
+    target = plan_of(names, draft, running, _parts(search, solving, method, is_interrupted=is_interrupted), twin)
     found = tuple(candidates.values())
     return Replan(
         verdict=_verdict(target, migration),
@@ -191,6 +202,7 @@ def replan(
         migration=migration,
         settings={
             "seed": seed,
+            "moves_per_gpu": None if math.isinf(price) else price,
             "spare_gpus": spare_gpus,
             "restarts_at_once": restarts_at_once,
             "restart_s": restart_s,
@@ -199,25 +211,17 @@ def replan(
     )
 
 
-def _drafts(search: _Search, solving: _Solving, strategy: Strategy) -> dict[Method, Draft]:
-    """Return the plans that a strategy considers."""
+def _drafts(search: _Search, solving: _Solving, strategy: Strategy) -> tuple[dict[Method, Draft], bool]:
+    """Return the plans that a strategy considers, and whether Ctrl-C has ended that: what was found by then counts."""
     drafts: dict[Method, Draft] = {}
-    model = FeasibilityModel(
-        search.problem, careful(search.surrogate, search.problem, threshold=STARVED_PROBABILITY, margin=search.margin)
-    )
-    repairing = Repairing(search.running, search.twin, model, search.limits)
-    least = work_bound(search.problem).value
-    if strategy != "scratch":
-        search.observer(PhaseStarted("repair", f"rejected GPUs, {len(search.before.rejected_gpus)}"))
-        drafts["repair"] = repairing.repaired()
-    if strategy == "near":
-        search.observer(PhaseStarted("improve", "fewer GPUs"))
-        drafts["reduce"] = _near(repairing.reduced(drafts["repair"], least=least), search, repairing)
-    if strategy == "scratch" or (strategy == "near" and not _is_unbeatable(drafts["reduce"], least, search)):
-        anew = _from_scratch(search, solving, is_near=strategy == "near")
-        if anew.gpus:
-            draft = draft_of(anew, search.running, search.twin, keeps_slots=strategy == "near")
-            drafts["scratch"] = _near(draft, search, repairing) if strategy == "near" else draft
+    is_interrupted = False
+    try:
+        for method, draft in _considered(search, solving, strategy):
+            drafts[method] = draft  # noqa: PERF403 - what was found stays when the next one is interrupted
+    except KeyboardInterrupt:
+        if not drafts:
+            raise
+        is_interrupted = True
     if not drafts:
         raise NoSolutionError(
             "there must be a plan from scratch to take. The solver has none within its budget.",
@@ -225,19 +229,41 @@ def _drafts(search: _Search, solving: _Solving, strategy: Strategy) -> dict[Meth
             value=strategy,
             hint="give a larger --budget, or another --strategy",
         )
-    return drafts
+    return drafts, is_interrupted
+
+
+def _considered(search: _Search, solving: _Solving, strategy: Strategy) -> Iterator[tuple[Method, Draft]]:
+    """Yield one plan after the other."""
+    model = FeasibilityModel(
+        search.problem, careful(search.surrogate, search.problem, threshold=STARVED_PROBABILITY, margin=search.margin)
+    )
+    running, twin, is_near = search.running, search.twin, strategy == "near"
+    repairing = Repairing(running, twin, model, limits=search.limits, moves_per_gpu=search.moves_per_gpu)
+    least = work_bound(search.problem).value
+    if strategy != "scratch":
+        search.observer(PhaseStarted("repair", f"rejected GPUs, {len(search.before.rejected_gpus)}"))
+        repaired = repairing.repaired()
+        yield "repair", repaired
+    if is_near:
+        search.observer(PhaseStarted("improve", "fewer GPUs"))
+        emptying = Emptying(repairing, undo=lambda plan: _near(plan, search, repairing))
+        reduced = _near(emptying.reduced(repaired, least=least), search, repairing)
+        yield "reduce", reduced
+    if strategy == "repair" or (
+        is_near and (search.problem.shares is not None or _is_unbeatable(reduced, least, search))
+    ):
+        return
+    anew = _from_scratch(search, solving, is_near=is_near)
+    if anew.gpus:
+        draft = draft_of(anew, running, twin, keeps_slots=is_near)
+        yield "scratch", _near(draft, search, repairing) if is_near else draft
 
 
 def _near(draft: Draft, search: _Search, repairing: Repairing) -> Draft:
     """Return the best of a plan, the same with its replicas aligned to those in place, and both with moves undone."""
     starts = dict.fromkeys([draft, aligned(draft, search.running, search.twin)])
     plans = [*starts, *(repairing.brought_home(start) for start in starts)]
-
-    def standing(plan: Draft) -> tuple[float, ...]:
-        changes = changes_of(plan, search.running)
-        return (not is_within(changes, search.limits), *rank_of(plan, search.running, search.twin))
-
-    return min(plans, key=standing)
+    return min(plans, key=search.standing)
 
 
 def _is_unbeatable(draft: Draft, least: int, search: _Search) -> bool:
@@ -282,7 +308,7 @@ def _candidate(method: Method, draft: Draft, search: _Search) -> Candidate:
     )
 
 
-def _parts(search: _Search, solving: _Solving, method: Method) -> PlanParts:
+def _parts(search: _Search, solving: _Solving, method: Method, *, is_interrupted: bool) -> PlanParts:
     """Return what the plan is told with."""
     budget = Budget(None if solving.budget == "auto" else solving.budget, solving.max_evaluations)
     return PlanParts(
@@ -300,7 +326,7 @@ def _parts(search: _Search, solving: _Solving, method: Method) -> PlanParts:
         known=lambda _: None,
         repair=RepairSummary(twin_calls=search.twin.num_calls),
         solution="feasible",
-        termination="completed",
+        termination="interrupted" if is_interrupted else "completed",
         message="",
         bound=work_bound(search.problem),
         solver_evaluations=0,
@@ -308,37 +334,32 @@ def _parts(search: _Search, solving: _Solving, method: Method) -> PlanParts:
     )
 
 
+def _as_divided(problem: Problem, plan: Plan, strategy: Strategy) -> Problem:
+    """Return the problem of placing the shares that a plan has; the problem itself where none is divided.
+
+    Raises
+    ------
+    InputError
+        When the plan divides adapters otherwise than the problem asks for, or is to be made anew.
+    """
+    divided = as_planned(problem, plan)
+    if divided.shares is None:
+        return problem
+    broken = broken_replication(plan, divided)
+    if broken or strategy == "scratch":
+        message = broken[0] if broken else "shares stay what they are when a plan is changed. Got strategy `scratch`."
+        raise InputError(
+            message, field="replication", hint="use `placer solve --current PLAN`, which divides adapters anew"
+        )
+    return divided
+
+
+def _worth_of_a_gpu(running: RunningFleet) -> float:
+    """Return the moves that a GPU fewer is worth by default: the mean number of adapters of those in place."""
+    return max(1.0, len(running.home) / max(1, len(running.stations)))
+
+
 def _verdict(plan: Plan, migration: Migration) -> Literal["accepted", "rejected", "unsafe"]:
     if plan.verdict != "accepted":
         return "rejected"
     return "accepted" if migration.is_safe else "unsafe"
-
-
-def _limits(max_moves: int | None, max_loads: int | None, max_restarts: int | None) -> ReplanLimits:
-    given = {"max_moves": max_moves, "max_loads": max_loads, "max_restarts": max_restarts}
-    for name, value in given.items():
-        if value is not None and value < 0:
-            raise InputError(f"`{name}` must be at least 0. Got {value}.", field=name, value=value)
-    return ReplanLimits(max_moves=max_moves, max_loads=max_loads, max_restarts=max_restarts)
-
-
-def _check_numbers(
-    spare_gpus: int, restarts_at_once: int, restart_s: float | None, handover_horizon_s: float, strategy: str
-) -> None:
-    """Raise InputError unless what decides about the migration is in its ranges."""
-    for name, value, least, most in (
-        ("spare_gpus", spare_gpus, 0, math.inf),
-        ("restarts_at_once", restarts_at_once, 1, math.inf),
-        ("restart_s", restart_s or 0.0, 0, LONGEST_S),
-        ("handover_horizon_s", handover_horizon_s, 0, LONGEST_S),
-    ):
-        # Not a number is not between anything.
-        if not least <= value <= most:
-            upper = "" if math.isinf(most) else f" and at most {most:,.0f}"
-            raise InputError(f"`{name}` must be at least {least}{upper}. Got {value}.", field=name, value=value)
-    if strategy not in get_args(Strategy):
-        raise InputError(
-            f"`strategy` must be one of {', '.join(get_args(Strategy))}. Got {strategy!r}.",
-            field="strategy",
-            value=strategy,
-        )

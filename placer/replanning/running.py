@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from placer.plan_document import Plan, PlannedGpu
 from placer.replan_document import Before
@@ -22,6 +22,8 @@ class RunningFleet:
         Of each replica, by name, with the adapters that the problem still has.
     gone
         Names of those that it has not any more, by replica.
+    outgrown
+        Names of those whose rank has become too large for its slots, by replica: nobody serves them as they are now.
     orphans
         Adapters that were on lost GPUs, ascending.
     lost
@@ -35,6 +37,7 @@ class RunningFleet:
     orphans: tuple[int, ...]
     lost: tuple[str, ...]
     lost_types: tuple[str, ...]
+    outgrown: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def home(self) -> dict[int, str]:
@@ -53,29 +56,52 @@ def running_fleet(plan: Plan, problem: Problem, lost: Sequence[str]) -> RunningF
     Raises
     ------
     InputError
-        When the plan has no GPUs, divides adapters, has one on two GPUs, or has a type of GPU that the problem lacks;
-        when a lost GPU is not in it; when an adapter's rank is now larger than that of the slots it is in.
+        When the plan has no GPUs, has an adapter on two GPUs that it does not divide, or has a type of GPU that the
+        problem lacks; when a lost GPU is not in it.
     """
     _check(plan, problem, lost)
     types = [gpu_type.name for gpu_type in problem.gpu_types]
     indices = {adapter.name: index for index, adapter in enumerate(problem.adapters)}
+    names = {gpu.name: share_names(gpu, problem) for gpu in plan.gpus}
     serving = [gpu for gpu in plan.gpus if gpu.name not in lost]
     gone_gpus = [gpu for gpu in plan.gpus if gpu.name in lost]
     stations = {
         gpu.name: Station(
             types.index(gpu.gpu_type),
             gpu.engine,
-            tuple(sorted(indices[name] for name in gpu.adapters if name in indices)),
+            tuple(sorted(indices[name] for name in names[gpu.name] if name in indices)),
         )
         for gpu in serving
     }
+    fitting = {name: _without_larger(station, problem) for name, station in stations.items()}
+    outgrown = {
+        name: tuple(problem.adapters[index].name for index in station.adapters if index not in fitting[name].adapters)
+        for name, station in stations.items()
+    }
     return RunningFleet(
-        stations={name: _without_larger(station, problem) for name, station in stations.items()},
-        gone={gpu.name: tuple(name for name in gpu.adapters if name not in indices) for gpu in serving},
-        orphans=tuple(sorted(indices[name] for gpu in gone_gpus for name in gpu.adapters if name in indices)),
+        stations=fitting,
+        gone={gpu.name: tuple(name for name in names[gpu.name] if name not in indices) for gpu in serving},
+        orphans=tuple(sorted(indices[name] for gpu in gone_gpus for name in names[gpu.name] if name in indices)),
         lost=tuple(gpu.name for gpu in gone_gpus),
         lost_types=tuple(gpu.gpu_type for gpu in gone_gpus),
+        outgrown=outgrown,
     )
+
+
+def share_names(gpu: PlannedGpu, problem: Problem) -> tuple[str, ...]:
+    """Return the adapters of a planned GPU as a problem that may be divided names them: a share has its own name."""
+    shares = problem.shares
+    if shares is None:
+        return gpu.adapters
+    positions = {adapter.name: index for index, adapter in enumerate(shares.origin.adapters)}
+    replicas = {entry.adapter: entry.replica for entry in gpu.shares}
+
+    def name_of(adapter: str) -> str:
+        if adapter not in positions:
+            return adapter
+        return problem.adapters[int(shares.first[positions[adapter]]) + replicas.get(adapter, 1) - 1].name
+
+    return tuple(name_of(adapter) for adapter in gpu.adapters)
 
 
 def before_of(running: RunningFleet, twin: FleetTwin) -> Before:
@@ -128,12 +154,6 @@ def _check(plan: Plan, problem: Problem, lost: Sequence[str]) -> None:
     """Raise InputError unless the plan can be re-planned for the problem."""
     if not plan.gpus:
         raise InputError("a plan must have GPUs to be changed. It has none.", field="gpus", hint="use `placer solve`")
-    if problem.replication.is_asked or any(gpu.shares for gpu in plan.gpus):
-        raise InputError(
-            "adapters must be on one GPU each to be re-planned. The plan or the problem divides some (`replication`).",
-            field="replication",
-            hint="use `placer solve`, which divides adapters",
-        )
     if problem.constraint_table is not None and problem.constraint_table.together:
         raise InputError(
             "adapters must move one by one to be re-planned. `constraints` keep groups together.",
@@ -157,7 +177,7 @@ def _check(plan: Plan, problem: Problem, lost: Sequence[str]) -> None:
                 value=gpu.gpu_type,
                 hint="add the type to `gpu_types`",
             )
-        for adapter in gpu.adapters:
+        for adapter in share_names(gpu, problem):
             if adapter in owner:
                 raise InputError(
                     f"an adapter must be on one GPU of the plan. {adapter!r} is on {owner[adapter].name} and "

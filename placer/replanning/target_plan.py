@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from placer.plan_builder import PlanParts, build_plan
+from placer.plan_builder import PlanParts, build_plan, shares_of
 from placer.plan_document import Plan, PlanMoves, PlannedGpu
 from placer.replanning.drafts import Draft, changes_of
-from placer.replanning.running import RunningFleet
+from placer.replanning.running import RunningFleet, share_names
 from placer.replanning.stations import Berth, FleetTwin
 from placer.stopwatch import Stopwatch
 from placer.wording import counted
@@ -63,15 +63,21 @@ def plan_of(names: Mapping[str, Berth], draft: Draft, running: RunningFleet, par
     only = problem
     if draft.unserved or broken:
         # Rules name adapters that are not served, or do not hold.
-        workload = problem.workload.subset(served) if served else problem.workload
-        only = replace(problem, workload=workload, constraints=Constraints())
+        workload = problem.workload.subset(served) if draft.unserved and served else problem.workload
+        # Not all shares of an adapter are there: those that are, are adapters of their own.
+        shares = None if draft.unserved else problem.shares
+        only = replace(problem, workload=workload, constraints=Constraints(), shares=shares)
     plan = build_plan(replace(parts, problem=only, gpus=tuple(gpus), known=verdicts.get), Stopwatch().timings)
     owners = {own.adapters: entry for own, entry in gpus.items()}
     indices = {adapter.name: index for index, adapter in enumerate(only.adapters)}
 
     def with_name(gpu: PlannedGpu) -> PlannedGpu:
-        name, berth = owners[tuple(sorted(indices[adapter] for adapter in gpu.adapters))]
-        return gpu.model_copy(update={"name": name, "engine": berth.station.engine, "current": berth.home})
+        name, berth = owners[tuple(sorted(indices[adapter] for adapter in share_names(gpu, only)))]
+        told: dict[str, object] = {"name": name, "engine": berth.station.engine, "current": berth.home}
+        if problem.shares is not None:
+            told["adapters"] = tuple(problem.told_name(adapter) for adapter in berth.adapters)
+            told["shares"] = shares_of(problem, berth.adapters)
+        return gpu.model_copy(update=told)
 
     changes: dict[str, object] = {
         "gpus": tuple(with_name(gpu) for gpu in plan.gpus),

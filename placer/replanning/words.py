@@ -28,6 +28,13 @@ def message_of(chosen: Candidate, candidates: Sequence[Candidate], limits: Repla
             f"The limits bind: {counted(best.num_gpus, 'GPU')} instead of {chosen.num_gpus} would take "
             f"{described(best.changes)}."
         )
+    smaller = [other for other in candidates if other.is_within_limits and _serves_more(other, chosen)]
+    if smaller:
+        best = min(smaller, key=lambda other: (other.num_gpus, other.changes.num_moves))
+        sentences.append(
+            f"{counted(best.num_gpus, 'GPU')} instead of {chosen.num_gpus} would take {described(best.changes)}: more "
+            "moves than these GPUs are worth (`moves_per_gpu`)."
+        )
     if migration.spare_gpus:
         sentences.append(
             f"No safe order was found without {counted(migration.spare_gpus, 'GPU')} more for a while: "

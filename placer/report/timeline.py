@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from placer.replan_document import MigrationStep
+from placer.replan_document import MigrationStep, StepKind
 from placer.replanning.migration import SUCCESSOR
+
+# Of all seconds: steps that take no more are marks, and those nearer than that share one. And of a lane: between marks.
+MARK_SHARE = 0.022
+MARK_STEP = 0.22
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,61 @@ class Timeline:
     lanes: tuple[Lane, ...]
     steps: tuple[TimedStep, ...]
     total_s: float
+
+
+@dataclass(frozen=True)
+class Mark:
+    """Steps of one kind on one GPU that are too short to be a bar, and so near in time that one mark stands for them.
+
+    Attributes
+    ----------
+    at_s
+        When the first of the steps near in time begins on this GPU, of whatever kind.
+    lane, offset
+        Position of the GPU, and of the mark beside it, in lanes: marks of other kinds at the same time stand beside it.
+    numbers, unsafe
+        Of the steps, and of those that are not safe.
+    """
+
+    kind: StepKind
+    at_s: float
+    lane: int
+    offset: float
+    numbers: tuple[int, ...]
+    unsafe: tuple[int, ...]
+
+
+def is_short(timed: TimedStep, timeline: Timeline) -> bool:
+    """Return whether a step is a mark: as a bar it would be narrower than one."""
+    return timed.step.seconds <= MARK_SHARE * timeline.total_s
+
+
+def marks_of(timeline: Timeline) -> list[Mark]:
+    """Return the marks of short steps: no two are nearer than `MARK_SHARE` of all seconds, or `MARK_STEP` of a lane."""
+    marks = []
+    for lane in range(len(timeline.lanes)):
+        short = [timed for timed in timeline.steps if lane in timed.lanes and is_short(timed, timeline)]
+        near: list[TimedStep] = []
+        for timed in sorted(short, key=lambda timed: timed.start_s):
+            if near and timed.start_s - near[0].start_s > MARK_SHARE * timeline.total_s:
+                marks += _marks_at(lane, near)
+                near = []
+            near.append(timed)
+        marks += _marks_at(lane, near)
+    return marks
+
+
+def _marks_at(lane: int, near: Sequence[TimedStep]) -> list[Mark]:
+    """Return a mark for each kind of steps that are near in time, one beside the other across the lane."""
+    kinds = list(dict.fromkeys(timed.step.kind for timed in near))
+    marks = []
+    for position, kind in enumerate(kinds):
+        steps = [timed.step for timed in near if timed.step.kind == kind]
+        unsafe = tuple(step.number for step in steps if not step.check.is_safe)
+        numbers = tuple(step.number for step in steps)
+        offset = (position - (len(kinds) - 1) / 2) * MARK_STEP
+        marks.append(Mark(kind, near[0].start_s, lane, offset, numbers, unsafe))
+    return marks
 
 
 def timeline_of(steps: Sequence[MigrationStep]) -> Timeline:

@@ -17,10 +17,22 @@ class Replica:
     routed: set[str] = field(default_factory=set)
 
 
+def share_names(plan: Plan) -> dict[str, set[str]]:
+    """Return whom each GPU serves, as the steps name them: an equal share of an adapter as ``a [1/3]``."""
+    return {
+        gpu.name: {
+            *({*gpu.adapters} - {entry.adapter for entry in gpu.shares}),
+            *(f"{entry.adapter} [{entry.replica}/{round(1.0 / entry.share)}]" for entry in gpu.shares),
+        }
+        for gpu in plan.gpus
+    }
+
+
 def replay(before: Plan, made: Replan) -> Iterator[dict[str, Replica]]:
     """Yield the fleet before the first step and after each; AssertionError where a step cannot be made."""
+    served = share_names(before)
     live = {
-        gpu.name: Replica(gpu.engine.max_lora_rank, gpu.engine.max_loras, set(gpu.adapters), set(gpu.adapters))
+        gpu.name: Replica(gpu.engine.max_lora_rank, gpu.engine.max_loras, set(served[gpu.name]), set(served[gpu.name]))
         for gpu in before.gpus
         if gpu.name not in made.before.lost_gpus
     }
@@ -65,6 +77,10 @@ def _make(step: MigrationStep, live: dict[str, Replica]) -> None:
     assert len(live) == step.gpus_in_use
 
 
+def _adapter(name: str) -> str:
+    return name.split(" [", maxsplit=1)[0]
+
+
 def check_migration(before: Plan, made: Replan, ranks: dict[str, int]) -> None:
     """Assert that a safe migration can be made, serves everybody on the way, and ends at the plan.
 
@@ -76,7 +92,8 @@ def check_migration(before: Plan, made: Replan, ranks: dict[str, int]) -> None:
         Of the adapters of the workload.
     """
     lost = set(made.before.lost_gpus)
-    served = {name for gpu in before.gpus if gpu.name not in lost for name in gpu.adapters} & set(ranks)
+    present = {name for own in share_names(before).values() for name in own if _adapter(name) in ranks}
+    served = {name for gpu, own in share_names(before).items() if gpu not in lost for name in own} & present
     live: dict[str, Replica] = {}
     for live in replay(before, made):
         routed = [name for replica in live.values() for name in replica.routed]
@@ -85,10 +102,8 @@ def check_migration(before: Plan, made: Replan, ranks: dict[str, int]) -> None:
         served = set(routed)
         for replica in live.values():
             assert replica.routed <= replica.loaded
-            assert all(ranks[name] <= replica.max_lora_rank for name in replica.routed)
-    assert {gpu.name: set(gpu.adapters) for gpu in made.plan.gpus} == {
-        name: replica.routed for name, replica in live.items()
-    }
+            assert all(ranks[_adapter(name)] <= replica.max_lora_rank for name in replica.routed)
+    assert share_names(made.plan) == {name: replica.routed for name, replica in live.items()}
     assert all(replica.loaded == replica.routed for replica in live.values())
     assert all(
         (live[gpu.name].max_loras, live[gpu.name].max_lora_rank) == (gpu.engine.max_loras, gpu.engine.max_lora_rank)

@@ -54,6 +54,19 @@ def test_the_steps_are_printed_and_files_written(files: tuple[Path, Path], tmp_p
     assert made.before.gone_adapters == ("a0",)
 
 
+def test_sequences_are_told_where_they_may_be_chosen(files: tuple[Path, Path], tmp_path: Path) -> None:
+    """As `placer solve` does: a column of its own, with what each GPU runs with."""
+    plan, problem = files
+    assert "seqs" not in _run("replan", plan, problem, *QUICK)[1]
+    data = small_data()
+    several = write_problem(tmp_path, data | {"engine": data["engine"] | {"max_num_seqs": [16, 64]}})
+    code, output, _ = _run("replan", plan, several, *QUICK)
+    assert code == 0
+    assert "seqs" in output
+    (line, *_) = [line for line in output.splitlines() if line.startswith("h100-64gb-0")]
+    assert line.split()[4] == "16"
+
+
 def test_json_is_all_that_is_printed(files: tuple[Path, Path]) -> None:
     """Equal runs print equal documents, but for wall times."""
     plan, problem = files
@@ -70,6 +83,20 @@ def test_a_limit_that_leaves_somebody_unserved(files: tuple[Path, Path]) -> None
         errors
     )
     assert "There is nothing to do" not in output
+
+
+def test_ctrl_c_prints_the_best_plan_so_far(files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plan and its steps are printed, with exit code 130."""
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    plan, problem = files
+    monkeypatch.setattr("placer.replanning.emptying.Emptying.reduced", interrupted)
+    code, output, errors = _run("replan", plan, problem, *QUICK, "--strategy", "near")
+    assert code == 130
+    assert "nobody -> h100-64gb-" in output
+    assert "error: interrupted: this is the best plan so far." in errors
 
 
 def test_overload_that_limits_keep(files: tuple[Path, Path], tmp_path: Path) -> None:

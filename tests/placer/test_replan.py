@@ -8,11 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from placer.events import PhaseStarted, PlanEvent
 from placer.files import ProblemFromFile
 from placer.plan_document import Plan
 from placer.planning import plan
 from placer.replan_document import Replan
-from placer.replanning.run import Strategy, replan
+from placer.replanning.arguments import Strategy
+from placer.replanning.handovers import Handover, simulate_handovers
+from placer.replanning.run import replan
 from placer.replanning.running import running_fleet
 from placer.replanning.stations import FleetTwin
 from placer.verify import TwinSettings
@@ -109,6 +112,28 @@ def test_brute_force_finds_no_fewer_gpus_and_moves(tmp_path: Path, seed: int) ->
             best = min(best, (len(used), sum(home[index] != chosen[index] for index in range(5))))
     assert made.verdict == "accepted"
     assert best == (made.plan.num_gpus, made.changes.num_moves)
+
+
+@pytest.mark.parametrize("worth", [1.0, "auto", float("inf")])
+def test_a_gpu_is_worth_so_many_moves(in_place: tuple[dict[str, Any], Plan], tmp_path: Path, worth: Any) -> None:
+    """At two thirds of the traffic: no plan that was considered has less of GPUs and moves, and the message says so."""
+    data, before = in_place
+    quiet = [adapter | {"rate_rps": round(adapter["rate_rps"] * 0.66, 4)} for adapter in data["adapters"]]
+    made = again(before, small_problem(tmp_path, **data | {"adapters": quiet}), moves_per_gpu=worth)
+    price = {"auto": 24 / 4}.get(worth, worth)
+    assert made.settings["moves_per_gpu"] == (None if price == float("inf") else price)
+
+    def cost(num_gpus: int, num_moves: int) -> float:
+        return float(num_gpus + num_moves / price)
+
+    others = [cost(it.num_gpus, it.changes.num_moves) for it in made.candidates]
+    assert cost(made.plan.num_gpus, made.changes.num_moves) == min(others)
+    fewest = min(it.num_gpus for it in made.candidates)
+    assert ("instead of" in made.message) == (fewest < made.plan.num_gpus)
+    if worth == 1.0:
+        assert (made.plan.num_gpus, made.changes.num_moves) == (4, 0)
+    else:
+        assert made.plan.num_gpus == 3
 
 
 @pytest.mark.parametrize("limit", [{"max_moves": 1}, {"max_loads": 2}, {"max_restarts": 0}])
@@ -243,6 +268,86 @@ def test_other_engine_settings_restart_every_replica(
         assert twice.migration.spare_gpus == 1
 
 
+def test_a_spare_gpu_is_one_that_there_is(in_place: tuple[dict[str, Any], Plan], tmp_path: Path) -> None:
+    """Four GPUs of the type are all there are: none is used for a while, and restarts are not safe."""
+    data, before = in_place
+    (gpu_type,) = data["gpu_types"]
+    data = data | {"engine": data["engine"] | {"max_num_batched_tokens": 1024}}
+    for most, verdict, spare_gpus in ((4, "unsafe", 0), (5, "accepted", 1)):
+        problem = small_problem(tmp_path, **data | {"gpu_types": [gpu_type | {"max_count": most}]})
+        made = again(before, problem, strategy="repair", spare_gpus=1)
+        assert (made.verdict, made.migration.spare_gpus, made.migration.peak_gpus) == (verdict, spare_gpus, most)
+
+
+def test_an_adapter_that_outgrew_its_slots_is_unloaded_there(
+    in_place: tuple[dict[str, Any], Plan], tmp_path: Path
+) -> None:
+    """Its rank is larger now: it is served elsewhere, and then the old one is unloaded, unless its replica restarts."""
+    data, before = in_place
+    grown = before.gpus[2].adapters[-1]
+    adapters = [it | {"rank": 64} if it["name"] == grown else it for it in data["adapters"]]
+    problem = small_problem(tmp_path, **data | {"adapters": adapters})
+    made = replan(before, problem, surrogate=fair_surrogate(), strategy="repair", **NEAR)
+    steps = [(step.kind, step.replica) for step in made.migration.steps if grown in step.adapters]
+    assert [kind for kind, _ in steps] == ["load", "shift", "unload"]
+    assert steps[-1][1] == before.gpus[2].name != steps[0][1]
+    assert made.before.gone_adapters == ()
+
+
+@pytest.fixture(name="divided", scope="module")
+def _divided(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Plan]:
+    """Return the data of a problem in which the busiest adapter is on three GPUs, and its plan."""
+    rule = {"given": [{"adapters": ["a0"], "replicas": 3}]}
+    data = small_data(num_adapters=12, total_rps=34.0, replication=rule)
+    made = plan(small_problem(tmp_path_factory.mktemp("divided"), **data), surrogate=fair_surrogate(), **QUICK)
+    assert made.verdict == "accepted"
+    assert sum("a0" in gpu.adapters for gpu in made.gpus) == 3
+    return data, made
+
+
+@pytest.mark.parametrize("strategy", ["near", "repair"])
+def test_shares_of_a_divided_adapter_move_one_by_one(
+    divided: tuple[dict[str, Any], Plan], tmp_path: Path, strategy: Strategy
+) -> None:
+    """A GPU with a share is lost: the share goes to a GPU without one, and the plan can be planned again."""
+    data, before = divided
+    problem = small_problem(tmp_path, **data)
+    lost = next(gpu for gpu in before.gpus if "a0" in gpu.adapters)
+    made = again(before, problem, strategy=strategy, lose_gpus=(lost.name,))
+    assert made.verdict == "accepted"
+    hosts = [gpu for gpu in made.plan.gpus if "a0" in gpu.adapters]
+    assert sorted(entry.replica for gpu in hosts for entry in gpu.shares if entry.adapter == "a0") == [1, 2, 3]
+    assert len(hosts) == 3
+    (share,) = (entry.replica for entry in lost.shares if entry.adapter == "a0")
+    assert {"load", "shift"} == {step.kind for step in made.migration.steps if f"a0 [{share}/3]" in step.adapters}
+    same = again(made.plan, problem, strategy=strategy)
+    assert (same.verdict, same.migration.steps) == ("accepted", ())
+
+
+def test_shares_without_a_gpu_are_told(divided: tuple[dict[str, Any], Plan], tmp_path: Path) -> None:
+    """No other GPU is allowed: shares that found no room are named, the others are served."""
+    data, before = divided
+    (gpu_type,) = data["gpu_types"]
+    problem = small_problem(tmp_path, **data | {"gpu_types": [gpu_type | {"max_count": len(before.gpus)}]})
+    lost = next(gpu for gpu in before.gpus if "a0" in gpu.adapters)
+    made = again(before, problem, strategy="repair", lose_gpus=(lost.name,))
+    assert made.verdict == "rejected"
+    assert made.unserved_adapters
+
+
+def test_a_divided_plan_is_not_made_anew(divided: tuple[dict[str, Any], Plan], tmp_path: Path) -> None:
+    """Shares stay what they are: another number of replicas, or a plan from scratch, is refused with what to use."""
+    data, before = divided
+    four = data | {"replication": {"given": [{"adapters": ["a0"], "replicas": 4}]}}
+    for changed, options, words in (
+        (four, {}, "'a0' must have 4 replicas. It has 3"),
+        (data, {"strategy": "scratch"}, "shares stay what they are"),
+    ):
+        with pytest.raises(InputError, match=words) as caught:
+            again(before, small_problem(tmp_path, **changed), **options)
+        assert caught.value.field == "replication"
+
+
 def test_an_idle_fleet_restarts_without_a_spare_gpu(tmp_path: Path) -> None:
     """Two GPUs at a third of their load: each is served by the other one while it restarts, and gets its own back."""
     data = small_data(num_adapters=8, total_rps=14.0)
@@ -268,10 +373,36 @@ def test_both_replicas_serve_during_a_handover(in_place: tuple[dict[str, Any], P
 
 
 @pytest.mark.parametrize(
+    ("phase", "method"), [("verify", None), ("repair", None), ("improve", "repair"), ("solve", "reduce")]
+)
+def test_ctrl_c_ends_the_search_with_what_was_found(
+    in_place: tuple[dict[str, Any], Plan], tmp_path: Path, phase: str, method: str | None
+) -> None:
+    """The way to the best plan so far is checked as ever; before there is one, Ctrl-C is passed on."""
+    data, before = in_place
+    seen: list[str] = []
+
+    def observe(event: PlanEvent) -> None:
+        if isinstance(event, PhaseStarted) and event.phase == phase and phase not in seen:
+            seen.append(phase)
+            raise KeyboardInterrupt
+
+    problem = drifted(tmp_path, data, 1)
+    if method is None:
+        with pytest.raises(KeyboardInterrupt):
+            again(before, problem, observer=observe)
+        return
+    made = again(before, problem, observer=observe)
+    assert (made.plan.termination, made.verdict, made.candidates[-1].method) == ("interrupted", "accepted", method)
+
+
+@pytest.mark.parametrize(
     ("options", "field", "words"),
     [
         ({"lose_gpus": ("other",)}, "lose_gpu", "a lost GPU must be one of h100-64gb-0"),
         ({"max_moves": -1}, "max_moves", "`max_moves` must be at least 0. Got -1"),
+        ({"moves_per_gpu": 0.0}, "moves_per_gpu", "`moves_per_gpu` must be above 0, or 'auto'. Got 0.0"),
+        ({"moves_per_gpu": float("nan")}, "moves_per_gpu", "Got nan"),
         ({"spare_gpus": -1}, "spare_gpus", "`spare_gpus` must be at least 0"),
         ({"restarts_at_once": 0}, "restarts_at_once", "must be at least 1"),
         ({"restart_s": float("nan")}, "restart_s", "must be at least 0"),
@@ -299,10 +430,24 @@ def test_plans_that_do_not_go_with_the_problem(in_place: tuple[dict[str, Any], P
         (before, {"gpu_types": [gpu_type | {"name": "other"}]}, (), "the GPU types of the plan must be in the problem"),
         (before.model_copy(update={"gpus": (first, twice, *others)}), {}, (), "an adapter must be on one GPU"),
         (before.model_copy(update={"gpus": ()}), {}, (), "a plan must have GPUs"),
-        (before, {"replication": {"given": [{"adapters": ["a1"], "replicas": 2}]}}, (), "must be on one GPU each"),
+        (before, {"replication": {"given": [{"adapters": ["a1"], "replicas": 2}]}}, (), "'a1' must have 2 replicas"),
         (before, {"constraints": {"together": [{"adapters": ["a1", "a2"]}]}}, (), "must move one by one"),
         (before, {"gpu_types": [gpu_type | {"max_count": 4}]}, every, "GPUs must be left that serve"),
     ]
     for given, changes, lost, words in cases:
         with pytest.raises(InputError, match=words):
             again(given, small_problem(tmp_path, **data | changes), lose_gpus=lost)
+
+
+def test_a_replica_that_serves_nobody_during_a_handover_is_left_out(
+    in_place: tuple[dict[str, Any], Plan], tmp_path: Path
+) -> None:
+    """One that has just been restarted without safety gets adapters that nobody serves: it has nothing to give."""
+    data, before = in_place
+    problem = small_problem(tmp_path, **data)
+    first, second, third, _ = running_fleet(before, problem, ()).stations.values()
+    stations = {"from": first, "to": second, "idle": third.with_adapters(())}
+    handover = Handover(stations=stations, moves=((first.adapters[-1], "from", "to"),))
+    (found,) = simulate_handovers(problem, [handover], horizon_s=5.0, seed=0, workers=1)
+    assert found is not None
+    assert list(found) == ["from", "to"]

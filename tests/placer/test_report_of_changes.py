@@ -1,6 +1,7 @@
 """`placer report` of what-if studies and migrations: what the pages hold, and what they do in a browser."""
 
 import csv
+import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,13 +14,14 @@ from typer.testing import CliRunner
 
 from placer.cli.application import app
 from placer.replan_document import MigrationStep, Replan, StepCheck
-from placer.report.timeline import timeline_of
+from placer.report.timeline import MARK_SHARE, MARK_STEP, is_short, marks_of, timeline_of
 from placer.whatif.document import WhatIf
 from tests.placer.pages import BROWSER, data_of, needs_browser, opened
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "chat-llama-32.yaml"
 QUICK = ("--solver", "bfd", "--max-evaluations", "500", "--horizon", "120", "--warmup", "20")
 SAFE = StepCheck(basis="unchanged", is_safe=True)
+UNSAFE = StepCheck(basis="simulated", is_safe=False, newly_starved=("x",))
 
 
 def _run(*arguments: str | Path) -> None:
@@ -210,6 +212,58 @@ def test_steps_of_a_group_begin_together(drawn: list[tuple[bool, float]]) -> Non
                 assert one.start_s == other.start_s
             elif one.step.group < other.step.group:
                 assert one.start_s + one.step.seconds <= other.start_s + 1e-9
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["load", "unload", "stop", "restart"]),
+            st.integers(0, 3),
+            st.floats(0.0, 50.0),
+            st.booleans(),
+        ),
+        max_size=30,
+    )
+)
+def test_marks_of_short_steps_never_cover_each_other(drawn: list[tuple[str, int, float, bool]]) -> None:
+    """However many steps there are: each short one has a mark, and no two marks of a GPU are at the same place."""
+    steps = [
+        _step(number, kind, f"r{lane}", seconds, number, check=SAFE if is_safe else UNSAFE)
+        for number, (kind, lane, seconds, is_safe) in enumerate(drawn, start=1)
+        if kind != "stop" or seconds == 0.0
+    ]
+    timeline = timeline_of(steps)
+    marks = marks_of(timeline)
+    short = [timed.step for timed in timeline.steps if is_short(timed, timeline)]
+    assert sorted(number for mark in marks for number in mark.numbers) == [step.number for step in short]
+    unsafe = [step.number for step in short if not step.check.is_safe]
+    assert sorted(number for mark in marks for number in mark.unsafe) == unsafe
+    for one, other in itertools.combinations(marks, 2):
+        if one.lane == other.lane:
+            is_apart = abs(one.at_s - other.at_s) > MARK_SHARE * timeline.total_s
+            assert is_apart or abs(one.offset - other.offset) > 0.99 * MARK_STEP
+
+
+def test_steps_that_are_not_safe_are_told_everywhere(migration: tuple[Path, Replan], tmp_path: Path) -> None:
+    """The page, its figures and its table say which step is not safe, who starves, and why."""
+    _, made = migration
+    number = next(step.number for step in made.migration.steps if step.kind == "shift")
+    bad = StepCheck(basis="simulated", is_safe=False, newly_starved=("b0",), reasons=("gpu-0: too much load",))
+    steps = tuple(
+        step.model_copy(update={"check": bad}) if step.number == number else step for step in made.migration.steps
+    )
+    way = made.migration.model_copy(update={"steps": steps, "is_safe": False})
+    unsafe = made.model_copy(update={"verdict": "unsafe", "migration": way})
+    (tmp_path / "r.json").write_text(unsafe.model_dump_json())
+    _run("report", tmp_path / "r.json", "-o", tmp_path / "r.html", "--figures", tmp_path / "figures")
+    data = data_of(tmp_path / "r.html")
+    (told,) = [step for step in data["steps"] if not step["safe"]]
+    assert told["number"] == number
+    assert told["check"] == "not safe: gpu-0: too much load; b0 starves"
+    assert ["verdict of the twin", "unsafe", "some step is not safe"] in data["cards"]
+    (row,) = [row for row in _rows(tmp_path / "figures" / "timeline.csv") if row["is_safe"] == "no"]
+    assert row["step"] == str(number)
+    assert f"{number}!" in (tmp_path / "figures" / "timeline.svg").read_text(encoding="utf-8")
 
 
 @needs_browser
