@@ -18,6 +18,10 @@ DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 SUPPORTED_ARCHITECTURES = {"LlamaForCausalLM": 2, "MistralForCausalLM": 2, "Qwen2ForCausalLM": 0}
 
 
+# About a pebibyte: what is larger was given in another unit, and its bytes may not fit an int64.
+MOST_GIB = 1e6
+
+
 class GpuType(BaseModel):
     """A kind of GPU that can be rented.
 
@@ -40,11 +44,11 @@ class GpuType(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(min_length=1)
-    memory_gib: float = Field(gt=0, allow_inf_nan=False)
+    memory_gib: float = Field(gt=0, le=MOST_GIB, allow_inf_nan=False)
     cost_per_hour: float = Field(default=1.0, ge=0, allow_inf_nan=False)
     profile: str | None = None
     max_count: int | None = Field(default=None, ge=1)
-    cpu_memory_gib: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    cpu_memory_gib: float | None = Field(default=None, gt=0, le=MOST_GIB, allow_inf_nan=False)
 
 
 class ModelArchitecture(BaseModel):

@@ -23,6 +23,30 @@ from twin.profile import shipped_profiles
 
 # With one of these before it, a popularity is no file.
 _FILE_PREFIX = "file:"
+# Rates, lengths, prices, GiB and seconds are far smaller; products of a few of them are finite.
+_LARGEST = 1e12
+_LARGEST_WHOLE = 2**53
+
+
+def check_numbers(data: object) -> None:
+    """Raise InputError for a number that no quantity of a problem has: what follows would overflow.
+
+    Parameters
+    ----------
+    data
+        Plain values of a request. Whole numbers may be as large as seeds may be.
+    """
+    waiting: list[tuple[str, object]] = [("", data)]
+    while waiting:
+        field, value = waiting.pop()
+        if isinstance(value, dict):
+            waiting += [(f"{field}.{key}", entry) for key, entry in value.items()]
+        elif isinstance(value, list):
+            waiting += [(f"{field}.{position}", entry) for position, entry in enumerate(value)]
+        elif isinstance(value, float):
+            _at_most(field.removeprefix("."), abs(value), _LARGEST, "in size")
+        elif isinstance(value, int):
+            _at_most(field.removeprefix("."), abs(value), _LARGEST_WHOLE, "in size")
 
 
 def check_request(request: AnyRequest, limits: JobLimits) -> None:
@@ -163,9 +187,11 @@ def _check_plan(field: str, horizon_s: float, num_gpus: int, limits: JobLimits) 
 def _at_most(field: str, value: float, most: float, unit: str) -> None:
     # Not a number is not at most anything.
     if not value <= most:
+        # Whole numbers of JSON may be longer than what a float holds.
+        is_shown = value < 1e300
         raise InputError(
-            f"`{field}` must be at most {most:,g} {unit} on this server. Got {value:,g}.",
+            f"`{field}` must be at most {most:,g} {unit} on this server. Got {f'{value:,g}' if is_shown else 'more'}.",
             field=field,
-            value=value if math.isfinite(value) else None,
+            value=value if is_shown else None,
             hint="ask for less, or have the server's limit raised (docs/service.md)",
         )

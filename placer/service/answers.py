@@ -7,12 +7,13 @@ import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import anyio.to_thread
 from starlette.requests import Request
 from starlette.responses import Response
 
-from placer.service.admission import check_request
+from placer.service.admission import check_numbers, check_request
 from placer.service.documents import FINISHED, AnyRequest, ErrorDetails, Operation
 from placer.service.error_details import MEDIA_TYPE, encoded, error_details, refused
 from placer.service.job_documents import job_document
@@ -46,7 +47,7 @@ async def answer(
             value=deadline_s,
             hint="submit a job with deadline_s=0, and ask for its result later",
         )
-    content, digest = await anyio.to_thread.run_sync(_prepared, operation, body, limits)
+    content, digest = await anyio.to_thread.run_sync(_prepared, operation, body, await request.json(), limits)
     solver_s = deadline_s * _SOLVER_SHARE if deadline_s else None
     job = await service.jobs.submit(operation, content, digest=digest, key=key, solver_s=solver_s)
     if deadline_s and job.state not in FINISHED:
@@ -116,9 +117,12 @@ async def _waited(
     return await service.jobs.get(job.id)
 
 
-def _prepared(operation: Operation, body: AnyRequest, limits: JobLimits) -> tuple[bytes, str]:
-    """Return a request as it is kept, and what tells whether another one is the same (InputError)."""
+def _prepared(operation: Operation, body: AnyRequest, data: Any, limits: JobLimits) -> tuple[bytes, str]:
+    """Return a request as it is kept, and what tells whether another one is the same (InputError).
+
+    Kept is what was sent: documents that validation made of it need not be valid input again.
+    """
+    check_numbers(data)
     check_request(body, limits)
-    data = body.model_dump(mode="json", exclude_unset=True)
     content = json.dumps(data, sort_keys=True, separators=(",", ":")).encode("ascii")
     return content, hashlib.sha256(operation.encode("ascii") + b"\n" + content).hexdigest()

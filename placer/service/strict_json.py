@@ -36,14 +36,19 @@ def parse_strictly(content: bytes) -> Any:
 
 
 class StrictRequest(Request):
-    """A request whose body is parsed strictly."""
+    """A request whose body is parsed strictly, once."""
+
+    _values: Any = None
+    _is_parsed = False
 
     async def json(self) -> Any:
         """Return the plain values of the body."""
-        body = await self.body()
-        if len(body) <= _SMALL_BYTES:
-            return parse_strictly(body)
-        return await anyio.to_thread.run_sync(parse_strictly, body)
+        if not self._is_parsed:
+            body = await self.body()
+            is_small = len(body) <= _SMALL_BYTES
+            self._values = parse_strictly(body) if is_small else await anyio.to_thread.run_sync(parse_strictly, body)
+            self._is_parsed = True
+        return self._values
 
 
 class StrictRoute(APIRoute):

@@ -142,9 +142,15 @@ class Worker:
                 )
         except PlacerError as error:
             return _failure(job, details_of(error))
+        except OverflowError as error:
+            details = error_details("bad-input", 422, f"a problem's numbers must be of this world. {error}.")
+            return _failure(job, details)
         except MemoryError:
             return _failure(job, self._memory_details(), is_spent=True)
         except Exception as error:  # noqa: BLE001 - a bug fails its job, not the worker
+            if isinstance(error, ValueError) and "array is too big" in str(error):
+                # What NumPy says where not even the size of an array fits an int64.
+                return _failure(job, self._memory_details(), is_spent=True)
             traceback.print_exc()
             details = error_details("bug", 500, f"this is a bug of placer: {type(error).__name__}: {error}")
             return _failure(job, details, is_spent=True)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from placer.service.admission import check_request
+from placer.service.admission import check_numbers, check_request
 from placer.service.documents import SolveRequest, WhatIfRequest
 from placer.service.settings import JobLimits
 from tests.placer.small_fleets import PROFILE, small_data
@@ -100,3 +100,19 @@ def test_ranges_that_are_no_numbers_of_this_world_are_refused(text: str) -> None
     """With a message, and at once."""
     with pytest.raises(ValueError, match="values must be"):
         WhatIfRequest.model_validate({"problem": small_data(), "scenarios": {"grid": {"scale_rates": text}}})
+
+
+@pytest.mark.parametrize(
+    ("data", "field"),
+    [
+        ({"problem": {"adapters": [{"rate_rps": 1e13}]}}, "problem.adapters.0.rate_rps"),
+        ({"options": {"margin": -1e300}}, "options.margin"),
+        ({"options": {"seed": 10**400}}, "options.seed"),
+    ],
+)
+def test_numbers_that_would_overflow_are_refused(data: dict[str, Any], field: str) -> None:
+    """Wherever they are; seeds of 53 bits are none of them."""
+    with pytest.raises(InputError) as raised:
+        check_numbers(data)
+    assert raised.value.field == field
+    check_numbers({"seed": 2**53 - 1, "rate_rps": 1e9, "is": True, "name": "a"})

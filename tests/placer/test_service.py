@@ -67,6 +67,15 @@ def test_verify_replan_and_whatif_answer_with_their_documents(client: httpx.Clie
     assert [cell.label for cell in WhatIf.model_validate(study.json()).cells] == ["scale_rates 0.5", "as it is"]
 
 
+def test_problems_are_kept_as_they_were_sent(client: httpx.Client) -> None:
+    """Validation turns some values into others that would not be valid again."""
+    request = _request()
+    request["problem"]["engine"]["max_num_seqs"] = "auto"
+    answer = client.post("/v1/solve", json=request)
+    assert answer.status_code == 200, answer.text
+    assert len(Plan.model_validate(answer.json()).configuration.max_num_seqs_options) > 1
+
+
 def test_a_job_is_accepted_followed_and_read(client: httpx.Client) -> None:
     """Submitted jobs answer at once; their events end with the job, and start again after any of them."""
     accepted = client.post("/v1/solve", params={"deadline_s": 0}, json=_request(seed=1))

@@ -375,6 +375,11 @@ MORE: list[tuple[str, str, str]] = [
         "`memory_gib` must be above 0. Got -1 (GPU type 'h100-64gb', workload.yaml:4).",
     ),
     (
+        "memory_gib: 63.43",
+        "memory_gib: 2000000",
+        "`memory_gib` must be at most 1e+06. Got 2000000 (GPU type 'h100-64gb', workload.yaml:4).",
+    ),
+    (
         "starvation_tolerance: 0.1",
         "starvation_tolerance: 1",
         "`starvation_tolerance` must be below 1. Got 1 (workload.yaml:7).",
