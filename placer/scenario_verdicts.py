@@ -18,6 +18,13 @@ def traffics_of(problem: Problem, adapters: Sequence[int]) -> list[Workload]:
     return [problem.traffic_of(adapters, scenario=index) for index in range(len(problem.scenarios.cases))]
 
 
+def shown_traffic(problem: Problem, adapters: Sequence[int], verdict: Verification) -> Workload:
+    """Return the traffic of a GPU with `adapters` that its verdict is about."""
+    names = [] if problem.scenarios is None else [case.name for case in problem.scenarios.cases]
+    scenario = names.index(verdict.scenario) if verdict.scenario in names else None
+    return problem.traffic_of(adapters, scenario=scenario)
+
+
 def shown_scenario(problem: Problem, verdicts: Sequence[Verification]) -> int:
     """Return the position of the verdict that stands for all: the worst of those that say the same as all together.
 

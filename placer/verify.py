@@ -11,7 +11,7 @@ from placer.events import GpuVerified, PlanObserver, announce_compilation, ignor
 from placer.judge import judge_report
 from placer.plan_document import Verification
 from placer.recording import GpuRecorder
-from placer.scenario_verdicts import joint_verdict, shown_scenario, traffics_of
+from placer.scenario_verdicts import joint_verdict, shown_scenario, shown_traffic, traffics_of
 from placer.stability import confirm_verdicts
 from placer.verify_agreement import EngineAgreement, compare_with_fast
 from placer.verify_progress import SimulatedTime
@@ -143,10 +143,7 @@ class TwinVerifier:
 
     def _shown(self, gpu: GpuAssignment) -> tuple[Workload, Replica]:
         """Return a GPU that was simulated, with the traffic that its verdict is about."""
-        scenarios, shown = self.problem.scenarios, self._verdicts[gpu].scenario
-        names = [] if scenarios is None else [case.name for case in scenarios.cases]
-        scenario = names.index(shown) if shown in names else None
-        return self.problem.traffic_of(gpu.adapters, scenario=scenario), self._replica(gpu)
+        return shown_traffic(self.problem, gpu.adapters, self._verdicts[gpu]), self._replica(gpu)
 
     def _replica(self, gpu: GpuAssignment) -> Replica:
         return replica_of_gpu(self.problem, gpu)

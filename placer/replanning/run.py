@@ -187,6 +187,8 @@ def replan(
     planner = planned_migration(running, search.before, names, twin, rules=rules, times=times)
     planner.log.simulate_handovers(horizon_s=handover_horizon_s, workers=workers)
     migration = as_migration(planner)
+    tell(PhaseStarted("verify", "GPUs near a limit, with further seeds"))
+    twin.confirm([berth.station for berth in names.values()])
     target = plan_of(names, draft, running, _parts(search, solving, method, is_interrupted=is_interrupted), twin)
     found = tuple(candidates.values())
     return Replan(

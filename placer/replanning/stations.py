@@ -9,7 +9,8 @@ import numpy as np
 
 from placer.events import PlanObserver, ignore
 from placer.plan_document import Verification
-from placer.scenario_verdicts import joint_verdict, traffics_of
+from placer.scenario_verdicts import joint_verdict, shown_traffic, traffics_of
+from placer.stability import confirm_verdicts
 from placer.verify import TwinSettings, simulate_replicas
 from solvers.problem import Problem
 from twin.drawn_traffic import DrawnTraffic
@@ -121,6 +122,27 @@ class FleetTwin:
                 own_verdicts = [found[index * per_station + offset] for offset in range(per_station)]
                 self._verdicts[station] = joint_verdict(self.problem, own_verdicts)
         return [self._verdicts[station] for station in stations]
+
+    def confirm(self, stations: Sequence[Station]) -> None:
+        """Look twice at stations near a limit: their verdicts say from now on what other seeds and a backlog do."""
+        asked = list(dict.fromkeys(stations))
+        verdicts = self.verdicts(asked)
+
+        def keep(index: int, verdict: Verification) -> None:
+            self._verdicts[asked[index]] = verdict
+
+        confirm_verdicts(
+            [
+                (shown_traffic(self.problem, station.adapters, verdict), self.replica(station))
+                for station, verdict in zip(asked, verdicts, strict=True)
+            ],
+            dict(enumerate(verdicts)),
+            [self.problem.limits_of(station.adapters) for station in asked],
+            workers=self.settings.workers,
+            observer=self._observer,
+            keep=keep,
+            traffic=self._traffic,
+        )
 
     def accepts(self, station: Station) -> bool:
         """Return whether a replica can and may serve its adapters; one without any can."""

@@ -348,6 +348,18 @@ def test_a_divided_plan_is_not_made_anew(divided: tuple[dict[str, Any], Plan], t
         assert caught.value.field == "replication"
 
 
+def test_gpus_near_a_limit_are_looked_at_twice(in_place: tuple[dict[str, Any], Plan], tmp_path: Path) -> None:
+    """As those of a new plan: with other seeds and after a backlog, with the settings that they run with."""
+    data, before = in_place
+    made = again(before, drifted(tmp_path, data, 4), strategy="repair")
+    verdicts = [gpu.verification for gpu in made.plan.gpus if gpu.verification is not None]
+    near = [verdict for verdict in verdicts if verdict.is_accepted and verdict.near_limits]
+    assert near
+    assert [verdict for verdict in verdicts if verdict.stability is not None] == near
+    is_told = any("is metastable" in warning for warning in made.plan.warnings)
+    assert is_told == any(verdict.stability is not None and verdict.stability.is_metastable for verdict in near)
+
+
 def test_an_idle_fleet_restarts_without_a_spare_gpu(tmp_path: Path) -> None:
     """Two GPUs at a third of their load: each is served by the other one while it restarts, and gets its own back."""
     data = small_data(num_adapters=8, total_rps=14.0)
