@@ -1,7 +1,7 @@
 """How far solvers are from proven bounds under a function of sums, asked as a user's own is: by `placer compare`.
 
-``python -m benchmarks.known_bounds [--adapters 400 2000 10000] [--families NAME ...] [--solvers NAME ...] [--budget 60]
-[--proof-seconds 300] [--update docs/solvers.md] [--smoke]``
+``python -m benchmarks.known_bounds [--surrogate FILE] [--adapters 400 2000 10000] [--families NAME ...]
+[--solvers NAME ...] [--budget 60] [--proof-seconds 300] [--update docs/solvers.md] [--smoke]``
 
 The families are those of the solver study: ten rates from 1.6 requests/s, halved nine times; a cold tail of ten rates
 from 0.1 to 0.003; Zipf's law; three classes of lengths; and planted GPUs, filled until nothing fits and shuffled.
@@ -9,6 +9,9 @@ from 0.1 to 0.003; Zipf's law; three classes of lengths; and planted GPUs, fille
 Farley's bound. The instances with these bounds are written as files, and
 ``placer compare --instances DIR --surrogate benchmarks/closed_form_oracle.py:Oracle --no-verify`` does the rest. A
 bound is the larger one of the file's and of those that the compared solvers prove.
+
+With ``--surrogate FILE`` an ONNX surrogate is asked, with the slots and the memory that plans have; bounds are then of
+its problem, and there are no planted GPUs.
 """
 
 from __future__ import annotations
@@ -29,6 +32,8 @@ from benchmarks.closed_form_oracle import Oracle
 from benchmarks.document_tables import print_or_update, table
 from placer.foreign_surrogate import load_object, without_physics
 from placer.instances.user_files import read_instances
+from predictors.onnx_surrogate import OnnxSurrogate
+from predictors.surrogate import Surrogate
 from solvers.budget import Budget
 from solvers.patterns.solver import PatternsSolver
 from twin.popularity import ZipfPopularity
@@ -97,19 +102,20 @@ def content(ranks: NDArray[np.int64], rates: NDArray[np.float64], lengths: NDArr
     }
 
 
-def proven(file: Path, *, seconds: float) -> int:
+def proven(file: Path, surrogate: str, *, seconds: float) -> int:
     """Return the bound that `patterns` proves of an instance's file within some seconds; at least 1."""
-    problem = without_physics(read_instances(file).instances[0].problem)
+    problem = read_instances(file).instances[0].problem
+    asked: Surrogate = load_object(ORACLE) if surrogate == ORACLE else OnnxSurrogate.load(surrogate)
     result = PatternsSolver(num_dives=0, rate_levels=PROOF_LEVELS).solve(
-        problem, load_object(ORACLE), budget=Budget(seconds=seconds)
+        without_physics(problem) if surrogate == ORACLE else problem, asked, budget=Budget(seconds=seconds)
     )
     return result.bound.value if result.bound is not None and result.bound.model == "surrogate" else 1
 
 
-def compared(folder: Path, solvers: Sequence[str], *, budget: float) -> list[dict[str, Any]]:
+def compared(folder: Path, surrogate: str, solvers: Sequence[str], *, budget: float) -> list[dict[str, Any]]:
     """Run `placer compare` on a folder of instances and return its runs."""
     chosen = [part for solver in solvers for part in ("--solver", solver)]
-    command = [sys.executable, "-m", "placer", "compare", "--instances", str(folder), "--surrogate", ORACLE]
+    command = [sys.executable, "-m", "placer", "compare", "--instances", str(folder), "--surrogate", surrogate]
     options = ["--no-verify", "--budget", str(budget), "--reference", solvers[0], *chosen, "--json"]
     run = subprocess.run([*command, *options], check=True, capture_output=True, text=True)
     runs: list[dict[str, Any]] = json.loads(run.stdout)["runs"]
@@ -142,6 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--solvers", nargs="+", default=SOLVERS)
     parser.add_argument("--budget", type=float, default=60.0, help="seconds of each run")
     parser.add_argument("--proof-seconds", type=float, default=300.0, help="for the bound of each instance; 0: none")
+    parser.add_argument("--surrogate", default=ORACLE, help="ONNX file; default: the closed form")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--update", type=Path, metavar="DOCUMENT", help="write the table into this document")
     parser.add_argument("--smoke", action="store_true", help="60 adapters and short budgets, to see that it runs")
@@ -150,21 +157,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.smoke:
         sizes, budget, proof = [60], 2.0, 2.0
     rows: list[tuple[str, ...]] = []
+    is_closed_form = options.surrogate == ORACLE
+    families = [family for family in options.families if is_closed_form or family != "planted"]
     for size in sizes:
-        for family in options.families:
+        for family in families:
             name = f"{family}-{size}"
             data = instance(family, size, seed=options.seed)
             with tempfile.TemporaryDirectory() as folder:
                 file = Path(folder) / f"{name}.json"
                 file.write_text(json.dumps(data), encoding="utf-8")
                 if proof > 0.0:
-                    data["lower_bound"] = proven(file, seconds=proof)
+                    data["lower_bound"] = proven(file, options.surrogate, seconds=proof)
                     file.write_text(json.dumps(data), encoding="utf-8")
-                runs = compared(Path(folder), options.solvers, budget=budget)
+                runs = compared(Path(folder), options.surrogate, options.solvers, budget=budget)
             rows += rows_of(name, data, runs)
             for row in rows[-len(runs) :]:
                 print(" | ".join(row), flush=True)
-    print_or_update({"known bounds": table(HEADER, rows)}, options.update)
+    name = "known bounds" if is_closed_form else "known bounds of polyhedra"
+    print_or_update({name: table(HEADER, rows)}, options.update)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,14 @@ from pathlib import Path
 from benchmarks.document_tables import print_or_update, table
 from benchmarks.packed_sets import DEFAULT_PROFILE
 from predictors.dataset import ROWS_PER_SHARD, sample_dataset
-from predictors.training import FAMILY_NAMES, FamilyReport, TrainingReport, TrainingSettings, train_surrogate
+from predictors.training import (
+    ALL_FAMILY_NAMES,
+    FAMILY_NAMES,
+    FamilyReport,
+    TrainingReport,
+    TrainingSettings,
+    train_surrogate,
+)
 from twin.profile import PerformanceProfile, load_profile
 
 HEADER = (
@@ -73,7 +80,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--trials", type=int, default=1, help="fits of each family")
     parser.add_argument("--time-limit", type=float, default=600.0, help="seconds for each family")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--family", action="append", choices=FAMILY_NAMES, help="default: all; neural needs PyTorch")
+    parser.add_argument("--family", action="append", choices=ALL_FAMILY_NAMES, help="default: all but polyhedra")
     parser.add_argument("--smoke", action="store_true", help="on a few rows of short simulations that are made here")
     parser.add_argument("--update", type=Path, help="document whose table is replaced")
     options = parser.parse_args(arguments)

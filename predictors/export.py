@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from predictors.domain import Domain
-from predictors.families import FittedModel
 from predictors.features import FEATURE_SCHEMA, offered_tps
+from predictors.fitted_model import FittedModel, HasMetadata
 from predictors.onnx_graph import GraphBuilder, make_model
 from predictors.risk import Calibration
 from predictors.surrogate import OUTPUT_NAMES, SurrogateOutput
@@ -67,7 +67,10 @@ def export_model(
         builder.initializers,
     )
     exported = make_model(graph)
-    helper.set_model_props(exported, surrogate_metadata(profile, domain, training=training, producer=producer))
+    metadata = surrogate_metadata(profile, domain, training=training, producer=producer)
+    if isinstance(model, HasMetadata):
+        metadata.update(model.metadata(calibration))
+    helper.set_model_props(exported, metadata)
     return exported
 
 

@@ -24,11 +24,14 @@ from threadpoolctl import threadpool_limits
 
 from predictors.derived import DERIVED_COLUMNS, DERIVED_NAMES, add_derived_columns, derived_model
 from predictors.features import FEATURE_SCHEMA
+from predictors.fitted_model import FittedModel, Raw, RawNames
 from predictors.neural import MOST, NeuralNetwork
 from predictors.neural_fit import fit_network
 from predictors.neural_training import NeuralSettings
 from predictors.onnx_graph import ML_OPSET, OPSET, GraphBuilder
 from predictors.onnx_surrogate import INPUT_NAME
+from predictors.polyhedra_model import CHOICES as POLYHEDRA_CHOICES
+from predictors.polyhedra_model import fit_polyhedra_model
 from predictors.risk import Calibration
 from predictors.targets import KinRows, TrainingRows, columns_to_fit
 from twin.profile import PerformanceProfile
@@ -40,54 +43,6 @@ _OFFERED = np.isin(FEATURE_SCHEMA.names, ("sum_prompt_tps", "sum_output_tps")).a
 _LOAD_SIGNS = np.array([sign for _, sign in DERIVED_COLUMNS])
 
 Settings = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Raw:
-    """What a fitted model says about N rows; all float64 [N].
-
-    Attributes
-    ----------
-    ratio
-        Throughput over offered load.
-    log_odds
-        Of starvation, before calibration.
-    log_itl, log_ttft, log_itl_mean
-        Natural logarithms of the 95th percentiles, and of the mean inter-token latency, in seconds.
-    """
-
-    ratio: NDArray[np.float64]
-    log_odds: NDArray[np.float64]
-    log_itl: NDArray[np.float64]
-    log_ttft: NDArray[np.float64]
-    log_itl_mean: NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class RawNames:
-    """The same as names of float32 [N] in an ONNX graph: log-odds are calibrated, latencies in seconds.
-
-    Beside them, the offered load in tokens/s.
-    """
-
-    offered_tps: str
-    ratio: str
-    log_odds: str
-    itl_s: str
-    ttft_s: str
-    itl_mean_s: str
-
-
-class FittedModel(Protocol):
-    """A fitted model of any family."""
-
-    def raw(self, features: NDArray[np.float32]) -> Raw:
-        """Return what it says about `features`, float32 [N, F]."""
-        ...
-
-    def add_to(self, builder: GraphBuilder, calibration: Calibration, *, features: str) -> RawNames:
-        """Add it to an ONNX graph with the input `features` [N, F]."""
-        ...
 
 
 class Fit(Protocol):
@@ -293,8 +248,13 @@ def _fit_neural(
     return _NetworkModel(network)
 
 
-def continued_family(start: NeuralNetwork) -> Family:
-    """Return the family of networks that begin as one that was fitted before, and stay near it."""
+def continued_family(name: str, start: NeuralNetwork) -> Family:
+    """Return a family that begins with a network that was fitted before.
+
+    Networks begin as it and stay near it; polyhedra learn from it as it is.
+    """
+    if name == "polyhedra":
+        return Family(name, FAMILIES[name].what, partial(fit_polyhedra_model, start=start), POLYHEDRA_CHOICES)
     choices = {"learning_rate": (1e-3, 5e-4, 2e-4), "epochs": (20, 10), "teachers": (2, 0)}
     return Family("neural", "network that goes on from another", partial(_fit_neural, start=start), choices)
 
@@ -378,5 +338,6 @@ FAMILIES: Mapping[str, Family] = {
             },
         ),
         Family("tree", "one small tree", _fit_tree, {"max_depth": (10, 8, 12), "min_samples_leaf": (20, 10, 50)}),
+        Family("polyhedra", "polyhedra in the sums, for proofs", fit_polyhedra_model, POLYHEDRA_CHOICES),
     )
 }

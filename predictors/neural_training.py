@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -170,7 +170,6 @@ def _train(
     pairs: NDArray[np.float32] | None,
 ) -> None:
     """Fit linear layers, with rectifiers between them, to standardised columns."""
-    started_s = time.monotonic()
     parts = [part for module in modules[:-1] for part in (module, torch.nn.ReLU())]
     network = torch.nn.Sequential(*parts, modules[-1])
     optimizer = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
@@ -178,29 +177,58 @@ def _train(
     values = torch.tensor(np.nan_to_num(targets.values).astype(np.float32))
     known = torch.tensor((np.isfinite(targets.values) * targets.weight[:, np.newaxis]).astype(np.float32))
     ordered = None if pairs is None else torch.tensor(np.asarray(pairs, dtype=np.float32))
+    for progress, batch in batches(len(columns), settings, time_limit_s=time_limit_s):
+        for group in optimizer.param_groups:
+            group["lr"] = settings.learning_rate * one_cycle(progress)
+        chosen = torch.tensor(batch)
+        loss = _loss(torch, network(inputs[chosen]), values[chosen], known[chosen])
+        if ordered is not None:
+            # Half as many pairs as rows.
+            lighter, heavier = ordered[:, chosen[::2] % ordered.shape[1]]
+            loss = loss + _PAIR_WEIGHT * _disorder(network(lighter), network(heavier))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+class Passes(Protocol):
+    """How often rows are gone through: settings of a fit."""
+
+    @property
+    def epochs(self) -> int:
+        """Passes over the rows, unless the time is up."""
+        ...
+
+    @property
+    def batch_rows(self) -> int:
+        """Rows of a step."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """Of the order of the rows."""
+        ...
+
+
+def batches(num_rows: int, settings: Passes, *, time_limit_s: float) -> Iterator[tuple[float, NDArray[np.int64]]]:
+    """Yield the rows of each step of a fit, int64, and before them its progress: 0 at first, and below 1.
+
+    The progress is that of the passes or of the time since the first step, whichever is further.
+    """
+    started_s = time.monotonic()
     generator = np.random.default_rng(settings.seed)
-    batches = max(1, len(columns) // settings.batch_rows)
+    count = max(1, num_rows // settings.batch_rows)
     for epoch in range(settings.epochs):
-        order = torch.tensor(generator.permutation(len(columns)))
-        for batch in range(batches):
+        order = generator.permutation(num_rows)
+        for batch in range(count):
             spent = (time.monotonic() - started_s) / time_limit_s
-            progress = max((epoch + batch / batches) / settings.epochs, spent)
+            progress = max((epoch + batch / count) / settings.epochs, spent)
             if progress >= 1.0:
                 return
-            for group in optimizer.param_groups:
-                group["lr"] = settings.learning_rate * _one_cycle(progress)
-            chosen = order[batch::batches]
-            loss = _loss(torch, network(inputs[chosen]), values[chosen], known[chosen])
-            if ordered is not None:
-                # Half as many pairs as rows.
-                lighter, heavier = ordered[:, chosen[::2] % ordered.shape[1]]
-                loss = loss + _PAIR_WEIGHT * _disorder(network(lighter), network(heavier))
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+            yield progress, order[batch::count]
 
 
-def _one_cycle(progress: float) -> float:
+def one_cycle(progress: float) -> float:
     """Return the share of the largest learning rate: up in the first fifth, then down to 0 like a cosine."""
     warm_up = 0.2
     if progress < warm_up:

@@ -18,6 +18,7 @@ from predictors.bound_row import BoundRow
 from predictors.domain import Domain
 from predictors.features import FEATURE_SCHEMA, FeatureSchema, describe_row
 from predictors.neural import RATIO, STARVATION, NeuralNetwork
+from predictors.polyhedra import METADATA_KEY, Polyhedra, parse_polyhedra, require_answers
 from predictors.surrogate import OUTPUT_NAMES, STARVED_PROBABILITY, SurrogateOutput, empty_output, require_domain
 from predictors.surrogate_file import CHECK_HINT, INPUT_NAME, METADATA_KEYS, SurrogateFile
 from twin.errors import SurrogateError
@@ -46,6 +47,7 @@ class OnnxSurrogate:
     def __init__(self, source: SurrogateFile, domain: Domain) -> None:
         self._source = source
         self._row: BoundRow | None = None
+        self._polyhedra: Polyhedra | None = None
         self.file = source.path
         self.metadata = dict(source.metadata)
         self.domain = domain
@@ -59,12 +61,16 @@ class OnnxSurrogate:
         SurrogateError
             When the file is missing or is no ONNX model; when a metadata key is missing (named), was written for
             another feature schema, or is malformed; when its input or outputs have other names, types or shapes than
-            `features` float32 [N, F] and `OUTPUT_NAMES` float32 [N]; when ONNX Runtime is not installed.
+            `features` float32 [N, F] and `OUTPUT_NAMES` float32 [N]; when it says that it accepts polyhedra and
+            answers otherwise; when ONNX Runtime is not installed.
         """
         source = SurrogateFile.open(path)
         source.require_rules()
         surrogate = cls(source, source.domain())
         surrogate._probe()
+        if METADATA_KEY in source.metadata:
+            surrogate._polyhedra = parse_polyhedra(source.metadata[METADATA_KEY], file=source.path)
+            require_answers(surrogate._polyhedra, surrogate._ask, source.domain(), file=source.path)
         return surrogate
 
     @property
@@ -92,6 +98,25 @@ class OnnxSurrogate:
             [np.exp(np.minimum(raw[:, RATIO], 0.0)), 1.0 / (1.0 + np.exp(-np.clip(raw[:, STARVATION], -50.0, 50.0)))]
         )
         return network if np.allclose(self._ask(rows)[:2], expected, atol=1e-2) else None
+
+    @cached_property
+    def polyhedra(self) -> Polyhedra | None:
+        """The polyhedra that decide what is accepted; None where there are none, or `onnx` is not installed.
+
+        Raises
+        ------
+        SurrogateError
+            When the graph does not compute those of the metadata, node for node and number for number.
+        """
+        if self._polyhedra is None:
+            return None
+        try:
+            # The library reads graphs; only asking needs ONNX Runtime alone.
+            graphs = importlib.import_module("predictors.polyhedra_graph")
+        except ImportError:
+            return None
+        graphs.require_computed(self.file, self._polyhedra)
+        return self._polyhedra
 
     @cached_property
     def answer_bounds(self) -> AnswerBounds | None:

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from predictors.errors import PACKED
-from predictors.families import Family, FittedModel, Raw
+from predictors.families import Family
+from predictors.fitted_model import FittedModel, Raw
 from predictors.risk import Calibration, fit_calibration
 from predictors.targets import KinRows, TrainingRows
 from twin.profile import PerformanceProfile

@@ -34,7 +34,11 @@ if TYPE_CHECKING:
 
     from predictors.selection import Searched
 
+# Families that are searched unless others are asked for, and all.
 FAMILY_NAMES = ("neural", "boosting", "forest", "tree")
+ALL_FAMILY_NAMES = (*FAMILY_NAMES, "polyhedra")
+# Those that can begin with a network that was fitted before.
+CONTINUED_NAMES = ("neural", "polyhedra")
 # Rows in the questions whose time is measured, and how often each is asked.
 _QUESTIONS = {1: 2000, 100: 200, 10_000: 10}
 
@@ -46,7 +50,7 @@ class TrainingSettings:
     Attributes
     ----------
     families
-        Of `FAMILY_NAMES`; all are searched, and the best is exported.
+        Of `ALL_FAMILY_NAMES`; all that are named are searched, and the best is exported.
     time_limit_s
         Wall time of the search of each family.
     max_trials
@@ -178,7 +182,7 @@ def train_surrogate(
         on one side of the split, and the data sets are split as they are without them.
     start
         A surrogate of the same profile that this function wrote: its network is fitted further, and what it learned
-        from other rows is kept. Only for the family `neural`.
+        from other rows is kept; `polyhedra` learn from it as it is. No other family takes it.
     workers
         Processes that label recorded GPUs, and threads that pack GPUs; ``None``: one per core. Fits use one.
 
@@ -208,7 +212,7 @@ def train_surrogate(
     outcomes: list[tuple[Searched, FamilyReport]] = []
     for name in settings.families:
         searched = selection.search_family(
-            families.FAMILIES[name] if begun is None else families.continued_family(begun.network),
+            families.FAMILIES[name] if begun is None else families.continued_family(name, begun.network),
             fitted,
             validation,
             profile,
@@ -249,7 +253,7 @@ def train_surrogate(
 
 def _require_families(names: Sequence[str], *, of_start: bool) -> None:
     """Raise InputError about families that there are not, or that cannot go on from a network."""
-    known = FAMILY_NAMES[:1] if of_start else FAMILY_NAMES
+    known = CONTINUED_NAMES if of_start else ALL_FAMILY_NAMES
     unknown = [name for name in names if name not in known]
     if unknown or not names:
         raise InputError(

@@ -45,7 +45,10 @@ def train(
     ] = None,
     family: Annotated[
         list[str] | None,
-        typer.Option("--family", help="Only these: neural, boosting, forest, tree; repeatable. Default: all."),
+        typer.Option(
+            "--family",
+            help="Only these: neural, boosting, forest, tree, polyhedra; repeatable. Default: all but polyhedra.",
+        ),
     ] = None,
     time_limit: Annotated[
         float, typer.Option("--time-limit", min=1.0, help="Seconds for the search of each family.")

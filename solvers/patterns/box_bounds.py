@@ -10,6 +10,7 @@ How a surrogate gets certificates:
 - it is a function of sums whose author says what it accepts (`predictors.aggregate_oracle.CertifiesSums`);
 - it declares that more is never better (`DeclaresMonotone`, which other proofs use as well), or only which features
   never help (`MonotoneFeasibility`): then a box is empty when its best corner is refused;
+- it accepts polyhedra in the sums, as `predictors.polyhedra` has them, and shows them (`HasPolyhedra`);
 - it is a network behind physics, as `predictors.neural` makes them, and shows it (`HasNetwork`);
 - it is a graph of trees and arithmetic through which intervals can be sent, and shows it (`HasAnswerBounds`).
 
@@ -18,7 +19,7 @@ Otherwise nothing is certified.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -31,6 +32,7 @@ from solvers.feasibility import NUM_ADAPTERS_COLUMN, FeasibilityModel
 from solvers.patterns.cuts import Cuts
 from solvers.patterns.interval_cuts import interval_bound
 from solvers.patterns.network_cuts import network_bound
+from solvers.patterns.polyhedra_cuts import polyhedra_bound
 from solvers.patterns.sum_cuts import sums_bound
 from solvers.problem_file import Limits
 
@@ -45,7 +47,7 @@ class BoxBound(Protocol):
 
     @property
     def certificate(self) -> str:
-        """What the certificates rest on, in a word: ``monotone``, ``closed form``, ``network`` or ``intervals``."""
+        """What they rest on: ``closed form``, ``sums``, ``polyhedra``, ``monotone``, ``network`` or ``intervals``."""
         ...
 
     @property
@@ -75,6 +77,16 @@ class BoxBound(Protocol):
         is_tied
             In which boxes rows have as many slots as adapters, bool [B].
         """
+        ...
+
+
+@runtime_checkable
+class HasPieces(Protocol):
+    """Certificates of a union, of whose pieces each has better ones."""
+
+    @property
+    def pieces(self) -> Sequence[BoxBound]:
+        """Certificates of each piece; every accepted row is in some piece."""
         ...
 
 
@@ -205,6 +217,7 @@ def _monotone(model: FeasibilityModel, gpu_type: int) -> BoxBound | None:
 _MAKERS: tuple[Callable[[FeasibilityModel, int], BoxBound | None], ...] = (
     _own,
     sums_bound,
+    polyhedra_bound,
     _monotone,
     network_bound,
     interval_bound,

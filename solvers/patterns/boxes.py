@@ -45,6 +45,8 @@ class Box:
         Whether the slots follow the number of adapters.
     lower, upper
         Of the aggregates, float64 [K].
+    piece
+        Of the union that is accepted; see `solvers.patterns.box_bounds.HasPieces`.
     """
 
     gpu_type: int
@@ -53,6 +55,7 @@ class Box:
     is_tied: bool
     lower: NDArray[np.float64]
     upper: NDArray[np.float64]
+    piece: int = 0
 
     def halves(self, column: int, at: float) -> tuple[Box, Box]:
         """Return the box below and above ``at`` in a column of the aggregates; between whole numbers of adapters."""

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from solvers.adapter_types import AdapterTypes, exact_types
 from solvers.feasibility import NUM_ADAPTERS_COLUMN, FeasibilityModel
-from solvers.patterns.box_bounds import BoxBound, box_bound_for
+from solvers.patterns.box_bounds import BoxBound, HasPieces, box_bound_for
 from solvers.patterns.boxes import (
     NUM_AGGREGATES,
     Box,
@@ -140,7 +140,7 @@ class FarleySearch:
 
     def __init__(self, model: PatternModel, bounds: tuple[BoxBound, ...], costs: NDArray[np.float64]) -> None:
         self._model = model
-        self._bounds = bounds
+        self._pieces = [tuple(bound.pieces) if isinstance(bound, HasPieces) else (bound,) for bound in bounds]
         self._costs = costs
         self._feasibility: FeasibilityModel = model.run.model
         self._types: AdapterTypes = model.types
@@ -163,7 +163,10 @@ class FarleySearch:
         """
         search = _Tree(self, values, enough)
         roots = [
-            box for gpu_type in range(len(self._bounds)) for box in root_boxes(self._feasibility, self._types, gpu_type)
+            replace(box, piece=piece)
+            for gpu_type, pieces in enumerate(self._pieces)
+            for box in root_boxes(self._feasibility, self._types, gpu_type)
+            for piece in range(len(pieces))
         ]
         search.look_at(search.shrunken(roots), parent=np.inf)
         best, looked_at = search.top, search.num_boxes
@@ -180,13 +183,13 @@ class FarleySearch:
         budget = self._model.run.budget
         if most_seconds is not None and budget.elapsed_s >= most_seconds:
             return True
-        if any(bound.asks_surrogate for bound in self._bounds):
+        if any(bound.asks_surrogate for pieces in self._pieces for bound in pieces):
             return self._model.run.exhausted() is not None
         return budget.remaining_s == 0.0
 
     def is_curved(self, box: Box) -> bool:
         """Return whether cuts of a box are planes beside something curved."""
-        return self._bounds[box.gpu_type].is_curved
+        return self._pieces[box.gpu_type][box.piece].is_curved
 
     @property
     def types(self) -> AdapterTypes:
@@ -199,17 +202,17 @@ class FarleySearch:
 
     def matters(self, box: Box) -> NDArray[np.bool_]:
         """Return in which aggregates a narrower box may have better certificates, bool [K]."""
-        return self._bounds[box.gpu_type].matters[:NUM_AGGREGATES]
+        return self._pieces[box.gpu_type][box.piece].matters[:NUM_AGGREGATES]
 
     def cuts(self, boxes: list[Box]) -> list[Cuts]:
         """Return the cuts of each box, [1, M, F] each."""
         lower, upper = feature_corners(self._feasibility, boxes)
         found: list[Cuts | None] = [None] * len(boxes)
-        gpu_types = np.array([box.gpu_type for box in boxes])
+        owners = np.array([(box.gpu_type, box.piece) for box in boxes])
         is_tied = np.array([box.is_tied for box in boxes])
-        for gpu_type in np.unique(gpu_types):
-            mine = np.flatnonzero(gpu_types == gpu_type)
-            cuts = self._bounds[int(gpu_type)].cuts(lower[mine], upper[mine], is_tied[mine])
+        for gpu_type, piece in np.unique(owners, axis=0):
+            mine = np.flatnonzero((owners == (gpu_type, piece)).all(axis=1))
+            cuts = self._pieces[int(gpu_type)][int(piece)].cuts(lower[mine], upper[mine], is_tied[mine])
             for position, index in enumerate(mine):
                 part = slice(position, position + 1)
                 found[int(index)] = Cuts(cuts.gradients[part], cuts.slack[part])

@@ -11,8 +11,9 @@ from predictors import neural_training
 from predictors.contract import check_surrogate
 from predictors.domain import Domain
 from predictors.export import check_parity, export_model, predict
-from predictors.families import FAMILIES, FittedModel, Raw, RawNames, derive
+from predictors.families import FAMILIES, derive
 from predictors.features import inflate
+from predictors.fitted_model import FittedModel, Raw, RawNames
 from predictors.neural import ITL, STARVATION
 from predictors.neural_fit import fit_network
 from predictors.neural_training import NeuralSettings

@@ -11,8 +11,9 @@ from predictors.catalog import shipped_surrogate
 from predictors.contract import probe_features
 from predictors.domain import Domain
 from predictors.export import export_model
-from predictors.families import FAMILIES, FittedModel
+from predictors.families import FAMILIES
 from predictors.features import inflate
+from predictors.fitted_model import FittedModel
 from predictors.neural import ITL, RATIO, NeuralNetwork
 from predictors.neural_file import read_network, read_start
 from predictors.neural_fit import fit_network
