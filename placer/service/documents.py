@@ -74,9 +74,16 @@ class SolveOptions(PlanningOptions):
 
 
 class ReplanOptions(PlanningOptions):
-    """Options of `placer replan`."""
+    """Options of `placer replan`.
+
+    Attributes
+    ----------
+    moves_per_gpu
+        What one GPU fewer may cost in moves; a very large number: the fewest GPUs first.
+    """
 
     lose_gpus: tuple[Text, ...] = ()
+    moves_per_gpu: Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)] | Literal["auto"] = "auto"
     max_moves: Number | None = None
     max_loads: Number | None = None
     max_restarts: Number | None = None

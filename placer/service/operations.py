@@ -114,6 +114,7 @@ def _replan(work: Work) -> Outcome:
         request.plan,
         _problem(work),
         lose_gpus=options.lose_gpus,
+        moves_per_gpu=options.moves_per_gpu,
         max_moves=options.max_moves,
         max_loads=options.max_loads,
         max_restarts=options.max_restarts,
