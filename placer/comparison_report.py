@@ -17,6 +17,7 @@ from placer.comparison_tables import (
 )
 from placer.html_page import render_page, require_report_libraries
 from twin.atomic_write import write_atomically
+from twin.bounded_read import parse_json, read_bounded
 from twin.errors import InputError
 
 TEMPLATE = "comparison.html"
@@ -114,7 +115,7 @@ def read_previous(file: Path) -> tuple[tuple[int, ...], ...]:
         When the file is no such JSON.
     """
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))
+        data = parse_json(read_bounded(file))
         gpus = tuple(tuple(gpu) for gpu in (data["gpus"] if isinstance(data, dict) else data))
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise _no_placement(file, f"{type(error).__name__}: {error}") from error

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Hashable
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -16,8 +15,10 @@ from pydantic import ValidationError
 
 from placer.garbage import without_collection
 from placer.plan_document import InputFile, Plan
+from placer.yaml_reader import DocumentError, DuplicateKeyError, inner_values, parse_yaml, require_values
 from solvers.problem import Problem, parse_problem
 from twin.atomic_write import require_writable, write_atomically
+from twin.bounded_read import read_bounded
 from twin.errors import InputError
 from twin.profile import shipped_profiles
 
@@ -33,10 +34,6 @@ __all__ = [
     "sha256_of",
     "write_atomically",
 ]
-
-# The C parser is ten times faster; PyYAML is also built without it.
-_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_MERGE_TAG = "tag:yaml.org,2002:merge"
 
 
 @dataclass(frozen=True)
@@ -55,50 +52,6 @@ class ProblemFromFile(Problem):
     def told_positions(self) -> dict[str, int]:
         """Where each adapter that users know is among them, by name."""
         return {adapter.name: position for position, adapter in enumerate(self.told.adapters)}
-
-
-class _UniqueKeyLoader(_Loader):  # type: ignore[misc]  # the loader is chosen at run time
-    """PyYAML's safe loader, except that a repeated key is an error instead of a silent loss.
-
-    Each scalar is constructed once: thousands of adapters share keys and most values.
-    """
-
-    def __init__(self, stream: str) -> None:
-        super().__init__(stream)
-        self._scalars: dict[tuple[str, str], Any] = {}
-
-    def construct_object(self, node: yaml.Node, *, deep: bool = False) -> Any:
-        """Build the value of `node`; scalars are immutable, so that those of one tag and text may be one object."""
-        if type(node) is not yaml.ScalarNode:
-            return super().construct_object(node, deep=deep)
-        key = node.tag, node.value
-        if key not in self._scalars:
-            self._scalars[key] = super().construct_object(node, deep=deep)
-        return self._scalars[key]
-
-    def construct_mapping(self, node: yaml.MappingNode, *, deep: bool = False) -> dict[Hashable, Any]:
-        """Build the mapping of `node` after looking for keys that stand in it twice."""
-        first_line: dict[object, int] = {}
-        for key_node, _ in node.value:
-            if key_node.tag == _MERGE_TAG:
-                continue
-            key = key_node.value if isinstance(key_node, yaml.ScalarNode) else id(key_node)
-            line = key_node.start_mark.line + 1
-            if key in first_line:
-                raise _DuplicateKeyError(str(key), line, first_line[key])
-            first_line[key] = line
-        mapping: dict[Hashable, Any] = super().construct_mapping(node, deep=deep)
-        return mapping
-
-
-class _DuplicateKeyError(Exception):
-    """A key stands twice in one mapping; lines count from 1, 0 is unknown."""
-
-    def __init__(self, key: str, line: int, first_line: int) -> None:
-        super().__init__(key)
-        self.key = key
-        self.line = line
-        self.first_line = first_line
 
 
 def load_problem(path: str | Path, *, profile: str | None = None) -> ProblemFromFile:
@@ -226,7 +179,7 @@ def sha256_of(content: bytes) -> str:
 
 def _read_bytes(file: Path, what: str) -> bytes:
     try:
-        return file.read_bytes()
+        return read_bounded(file)
     except OSError as error:
         raise InputError(
             f"{what} must be a readable file. {file}: {error.strerror}.", file=str(file), hint="check the path"
@@ -243,9 +196,10 @@ def _parse(content: bytes, file: Path) -> Any:
             file=str(file),
             hint="save it as UTF-8",
         ) from error
+    language = "JSON" if file.suffix == ".json" else "YAML"
     try:
-        return _parse_json(text) if file.suffix == ".json" else _parse_yaml(text)
-    except _DuplicateKeyError as error:
+        return _parse_json(text) if file.suffix == ".json" else parse_yaml(text)
+    except DuplicateKeyError as error:
         where = f"{file}:{error.line}" if error.line else str(file)
         first = f" It is given in line {error.first_line} already." if error.first_line else ""
         raise InputError(
@@ -260,8 +214,11 @@ def _parse(content: bytes, file: Path) -> Any:
         mark = getattr(error, "problem_mark", None)
         line = mark.line + 1 if mark is not None else 1
         raise _syntax_error("YAML", file, line, getattr(error, "problem", None) or str(error)) from error
-    except RecursionError as error:
-        raise _syntax_error("YAML" if file.suffix != ".json" else "JSON", file, 1, "it is nested too deep") from error
+    except DocumentError as error:
+        raise _syntax_error(language, file, error.line, error.problem) from error
+    except (RecursionError, ValueError) as error:
+        reason = "it is nested too deep" if isinstance(error, RecursionError) else str(error)
+        raise _syntax_error(language, file, 1, reason) from error
 
 
 def _syntax_error(language: str, file: Path, line: int, problem: str) -> InputError:
@@ -273,25 +230,23 @@ def _syntax_error(language: str, file: Path, line: int, problem: str) -> InputEr
     )
 
 
-def _parse_yaml(text: str) -> Any:
-    return yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 - a subclass of the safe loader
-
-
 def _parse_json(text: str) -> Any:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         mapping = dict(pairs)
         if len(mapping) < len(pairs):
             keys = [key for key, _ in pairs]
-            raise _DuplicateKeyError(next(key for key in keys if keys.count(key) > 1), 0, 0)
+            raise DuplicateKeyError(next(key for key in keys if keys.count(key) > 1), 0, 0)
         return mapping
 
     try:
-        return json.loads(text, object_pairs_hook=unique)
-    except _DuplicateKeyError:
+        data = json.loads(text, object_pairs_hook=unique)
+    except DuplicateKeyError:
         # JSON's reader knows no lines; JSON is YAML as well, up to oddities such as tabs.
-        with contextlib.suppress(yaml.YAMLError):
-            _parse_yaml(text)
+        with contextlib.suppress(yaml.YAMLError, DocumentError):
+            parse_yaml(text)
         raise
+    require_values(data, inner_values, most=len(text) + 1)
+    return data
 
 
 def _with_profile(data: dict[str, Any], profile: str) -> dict[str, Any]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from placer.files import read_document
 from twin.atomic_write import is_standard_output, require_writable
+from twin.bounded_read import parse_json, read_bounded
 from twin.errors import InputError
 
 # A folder of measurements may hold what was made of them: these may be written again.
@@ -116,7 +116,7 @@ def _is_made_by_placer(path: Path) -> bool:
     if path.suffix in _REPORT_SUFFIXES:
         return True
     try:
-        content = json.loads(path.read_bytes()) if path.suffix == ".json" else None
+        content = parse_json(read_bounded(path)) if path.suffix == ".json" else None
     except (OSError, ValueError):
         return False
     return isinstance(content, dict) and content.keys() >= _PROFILE_KEYS

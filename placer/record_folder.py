@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from placer.comparison_document import as_json
 from twin.atomic_write import write_atomically
+from twin.bounded_read import parse_json, read_bounded
 from twin.errors import InputError
 
 CONFIGURATION_NAME = "configuration.json"
@@ -77,7 +78,7 @@ class RecordFolder(Generic[RecordT]):
         records = []
         for file in sorted(self._records.glob("*.json")):
             try:
-                records.append(self.kind.record.model_validate_json(file.read_bytes()))
+                records.append(self.kind.record.model_validate_json(read_bounded(file)))
             except (OSError, ValidationError) as error:
                 raise InputError(
                     f"every file of {self._records} must be a {self.kind.part} of this version. {file.name} is not: "
@@ -97,7 +98,7 @@ class RecordFolder(Generic[RecordT]):
             self._begin(file)
             return
         try:
-            before = json.loads(file.read_text(encoding="utf-8"))
+            before = parse_json(read_bounded(file))
         except (OSError, ValueError) as error:
             raise InputError(
                 f"{file} must be the configuration of a {self.kind.whole}. {error}.", file=str(file), hint=_ANEW

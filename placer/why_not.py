@@ -40,6 +40,7 @@ from solvers.feasibility import FeasibilityModel
 from solvers.problem import Problem
 from solvers.result import Incumbent
 from solvers.sufficiency import Answer, Findings, is_enough
+from twin.bounded_read import parse_json, read_bounded
 from twin.errors import InputError
 from twin.parallel import available_cores
 
@@ -260,8 +261,8 @@ def _is_plan(path: Path) -> bool:
     if path.suffix != ".json":
         return False
     try:
-        data: Any = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
+        data: Any = parse_json(read_bounded(path))
+    except (OSError, ValueError):
         # Whoever reads the file next says what is wrong with it.
         return False
     return isinstance(data, dict) and "configuration" in data and "verdict" in data

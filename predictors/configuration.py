@@ -23,6 +23,7 @@ from predictors.configuration_features import FEATURE_NAMES, FEATURE_UNITS, FEAT
 from predictors.optimum import STARVATION_TESTS, SearchSettings, StarvationTest
 from predictors.provenance import profile_fingerprint
 from twin.atomic_write import write_atomically
+from twin.bounded_read import read_bounded
 from twin.errors import SurrogateError
 from twin.profile import PerformanceProfile
 from twin.replica import Replica
@@ -196,7 +197,7 @@ class ConfigurationModel(_Document):
         """
         file = str(path)
         try:
-            return cls.model_validate_json(Path(path).read_bytes())
+            return cls.model_validate_json(read_bounded(path))
         except OSError as error:
             raise SurrogateError(
                 f"a configuration model must be a readable file. {file}: {error.strerror}.", file=file, hint=_RETRAIN

@@ -219,7 +219,8 @@ def load_dataset(folder: str | Path, *, with_unstartable: bool = False) -> tuple
                 value=list(manifest.settings.families),
                 hint="make one with `placer dataset`",
             )
-        table = table[table["memory_verdict"] == STARTS].reset_index(drop=True)
+        # As text: a damaged file may have anything in the column.
+        table = table[table["memory_verdict"].astype(str) == STARTS].reset_index(drop=True)
     return table, manifest
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import operator
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,14 +13,16 @@ from pathlib import Path
 from typing import Self
 
 import pandas as pd
-import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from twin.atomic_write import write_atomically
+from twin.bounded_read import read_bounded
 from twin.errors import InputError
+from twin.tables import READ_ERRORS
 
 MANIFEST_NAME = "manifest.json"
 SCENARIOS_PER_SHARD = 8
+MOST_SHARDS = 1_000_000
 _SHARD_FILE = re.compile(r"shard-(\d{5,})\.parquet")
 
 
@@ -38,7 +41,7 @@ class ShardEntry(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    shard: int = Field(ge=0)
+    shard: int = Field(ge=0, lt=MOST_SHARDS)
     rows: int = Field(ge=0)
     unstartable_rows: int = Field(ge=0)
     sha256: str
@@ -79,7 +82,7 @@ class Manifest(BaseModel):
 
     schema_version: int = 2
     settings: Settings
-    num_shards: int = Field(ge=1)
+    num_shards: int = Field(ge=1, le=MOST_SHARDS)
     versions: tuple[dict[str, str], ...]
     shards: tuple[ShardEntry, ...] = ()
 
@@ -101,7 +104,7 @@ class Manifest(BaseModel):
         if not path.is_file():
             return None
         try:
-            return cls.model_validate_json(path.read_bytes())
+            return cls.model_validate_json(read_bounded(path))
         except (OSError, ValidationError) as error:
             reason = _first_problem(error) if isinstance(error, ValidationError) else error.strerror
             raise InputError(
@@ -203,7 +206,7 @@ def read_shards(folder: Path, manifest: Manifest) -> pd.DataFrame:
         path = folder / shard_name(entry.shard)
         try:
             tables.append(pd.read_parquet(path))
-        except (OSError, pa.ArrowException) as error:
+        except READ_ERRORS as error:
             raise InputError(
                 f"every shard in the manifest must be a readable Parquet file. {path}: {error}.",
                 file=str(path),
@@ -255,12 +258,12 @@ def _check_shard(folder: Path, entry: ShardEntry, scenarios_per_shard: int) -> t
         changed = f"{name} is not the file that was written: its SHA-256 differs"
     try:
         column = pd.read_parquet(io.BytesIO(content), columns=["scenario"])["scenario"]
-    except (OSError, ValueError, pa.ArrowException):
-        return (0, []), f"{name} is damaged: it is no Parquet file with the column `scenario`"
-    scenarios = [int(number) for number in column.unique()]
+        scenarios = [operator.index(number) for number in dict.fromkeys(column.tolist())]
+    except READ_ERRORS + (TypeError,):  # noqa: RUF005 - a type checker follows no star here
+        return (0, []), f"{name} is damaged: it is no Parquet file with whole numbers in the column `scenario`"
     found = (len(column), scenarios)
     first = entry.shard * scenarios_per_shard
-    if sorted(scenarios) != list(range(first, first + scenarios_per_shard)):
+    if len(scenarios) != scenarios_per_shard or sorted(scenarios) != list(range(first, first + len(scenarios))):
         return found, f"{name} must hold the scenarios {first} to {first + scenarios_per_shard - 1}, and does not"
     if len(column) != entry.rows:
         return found, f"{name} must have {entry.rows} rows, and has {len(column)}"

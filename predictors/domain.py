@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from predictors.features import ENGINE_NAMES, FEATURE_SCHEMA, FeatureSchema
+from twin.bounded_read import parse_json
 from twin.errors import SurrogateError
 
 # A feature that never varied in the training data (a rank that nobody has, say) has a box without width: rounding to
@@ -121,7 +121,7 @@ class Domain(BaseModel):
     def parse(cls, text: str, *, schema: FeatureSchema, file: str) -> Domain:
         """Read the domain from a model's metadata; SurrogateError unless it covers exactly the features of `schema`."""
         try:
-            content: Any = json.loads(text)
+            content: Any = parse_json(text)
             domain = cls.model_validate(content)
         except (ValueError, ValidationError) as error:
             raise SurrogateError(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from predictors.answer_bounds import Quotients
 from predictors.interval_trees import TreeIntervals, UnsupportedTreesError
 from predictors.intervals import Intervals, exponential, largest, logarithm, sigmoid, smallest
 from predictors.surrogate_file import INPUT_NAME
+from twin.bounded_read import MOST_MODEL_BYTES, read_bounded
 
 Array = NDArray[np.float64]
 Labels = NDArray[np.int64]
@@ -123,7 +123,7 @@ class IntervalGraph:
 def intervals_in(path: str, outputs: Sequence[str]) -> IntervalGraph | None:
     """Return the graph in an ONNX file; None when there is no such file, or a node in it is not understood."""
     try:
-        model = onnx.load_model_from_string(Path(path).read_bytes())
+        model = onnx.load_model_from_string(read_bounded(path, most_bytes=MOST_MODEL_BYTES))
     except (OSError, ValueError):
         return None
     except Exception as error:

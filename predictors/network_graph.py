@@ -5,8 +5,6 @@ Proofs about a surrogate rest on it: what is not exactly such a graph is not rec
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import onnx
 from numpy.typing import NDArray
@@ -15,6 +13,7 @@ from onnx import numpy_helper
 from predictors.neural import ITL, ITL_MEAN, MOST, RATIO, STARVATION, TTFT, NeuralNetwork
 from predictors.physics import PhysicsLayer
 from predictors.surrogate_file import INPUT_NAME
+from twin.bounded_read import MOST_MODEL_BYTES, read_bounded
 
 Array = NDArray[np.float32]
 
@@ -71,7 +70,7 @@ class _Reader:
 def network_in(path: str) -> NeuralNetwork | None:
     """Return the network in an ONNX file; None when there is no such file, or it computes anything else."""
     try:
-        model = onnx.load_model_from_string(Path(path).read_bytes())
+        model = onnx.load_model_from_string(read_bounded(path, most_bytes=MOST_MODEL_BYTES))
     except (OSError, ValueError):
         return None
     except Exception as error:

@@ -16,6 +16,7 @@ from predictors.domain import Domain
 from predictors.neural import NeuralNetwork
 from predictors.physics import PhysicsLayer, smooth_physics_layer
 from predictors.surrogate_file import SurrogateFile
+from twin.bounded_read import MOST_MODEL_BYTES, read_bounded
 from twin.errors import SurrogateError
 from twin.profile import PerformanceProfile
 
@@ -47,9 +48,17 @@ def read_start(path: str | Path, profile: PerformanceProfile) -> Start:
     network, file = read_network(path, profile), SurrogateFile.open(path)
     training = file.parsed("training") or {}
     made_of = {name: training[name] for name in _MADE_OF if name in training}
-    made_of["families"] = [
-        {"name": family["name"], "trials": family["trials"]} for family in training.get("families", [])
-    ]
+    try:
+        families = [{"name": family["name"], "trials": family["trials"]} for family in training.get("families", [])]
+    except (LookupError, TypeError) as error:
+        raise SurrogateError(
+            f"the metadata key `training` must name each of its `families` and their `trials`. {path} does not: "
+            f"{error!r}.",
+            file=str(path),
+            field="training.families",
+            hint="leave --start out, or make the surrogate again",
+        ) from error
+    made_of["families"] = families
     content = Path(path).read_bytes()
     facts = {"file": Path(path).name, "sha256": hashlib.sha256(content).hexdigest(), "training": made_of}
     return Start(network, file.domain(), facts)
@@ -65,7 +74,7 @@ def read_network(path: str | Path, profile: PerformanceProfile) -> NeuralNetwork
         than the profile's.
     """
     SurrogateFile.open(path).require_rules()
-    graph = onnx.load(str(path)).graph
+    graph = onnx.load_model_from_string(read_bounded(path, most_bytes=MOST_MODEL_BYTES)).graph
     arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     layer = smooth_physics_layer(profile)
     products = [

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from predictors.provenance import profile_identity
 from twin.atomic_write import write_atomically
+from twin.bounded_read import read_bounded
 from twin.engine import EngineConfig, LoraRank
 from twin.errors import InputError
 from twin.lengths import LengthDistribution
@@ -189,7 +190,7 @@ def read_recorded(folder: Path) -> Mapping[str, RecordedGpu]:
 
 def _read(path: Path) -> RecordedGpu:
     try:
-        return RecordedGpu.model_validate_json(path.read_bytes())
+        return RecordedGpu.model_validate_json(read_bounded(path))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         field = ".".join(map(str, first["loc"])) or None

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pyarrow as pa
 
 from predictors.dataset import SAMPLER_VERSION, rows_table
 from predictors.features import FEATURE_SCHEMA
@@ -27,6 +26,7 @@ from twin.hardware import GpuType, load_model
 from twin.parallel import each_in_parallel
 from twin.profile import PerformanceProfile
 from twin.replica import Replica
+from twin.tables import READ_ERRORS
 from twin.workload import Adapter
 
 # GPUs that are labelled by one process and written as one file: what an interruption loses at most.
@@ -165,7 +165,7 @@ def _read_labels(folder: Path, prefix: str) -> Iterator[tuple[str, pd.DataFrame]
     for path in sorted(folder.glob(f"{prefix}*.parquet")):
         try:
             table = pd.read_parquet(path)
-        except (OSError, pa.ArrowException) as error:
+        except READ_ERRORS as error:
             raise InputError(
                 f"labels of recorded GPUs must be a readable Parquet file. {path}: {error}.",
                 file=str(path),

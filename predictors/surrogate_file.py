@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 
 from predictors.domain import Domain
 from predictors.features import FEATURE_SCHEMA
+from predictors.onnx_limits import forbidden_part
 from predictors.provenance import profile_fingerprint
 from predictors.surrogate import OUTPUT_NAMES
+from twin.bounded_read import MOST_MODEL_BYTES, parse_json, read_bounded
 from twin.errors import SurrogateError
 from twin.profile import PerformanceProfile
 
@@ -67,7 +69,15 @@ class SurrogateFile:
             When it cannot be read, when ONNX Runtime cannot run it, or is not installed (then caused by ImportError).
         """
         session = _open_session(Path(path))
-        return cls(str(path), dict(session.get_modelmeta().custom_metadata_map), session)
+        try:
+            metadata = dict(session.get_modelmeta().custom_metadata_map)
+        except UnicodeDecodeError as error:
+            raise SurrogateError(
+                f"the metadata of a surrogate's ONNX file must be UTF-8 text. {path}: {error}.",
+                file=str(path),
+                hint="the file is damaged: get or make it again",
+            ) from error
+        return cls(str(path), metadata, session)
 
     def require_rules(self) -> None:
         """Raise SurrogateError about the first of `RULES` that the file breaks."""
@@ -82,7 +92,7 @@ class SurrogateFile:
     def parsed(self, key: str) -> dict[str, Any] | None:
         """Return the JSON object under a metadata key; None if there is none."""
         try:
-            value = json.loads(self.metadata.get(key, ""))
+            value = parse_json(self.metadata.get(key, ""))
         except ValueError:
             return None
         return value if isinstance(value, dict) else None
@@ -141,13 +151,20 @@ def surrogate_metadata(
 def _open_session(path: Path) -> Any:
     """Return an ONNX Runtime session of the file on one thread."""
     try:
-        content = path.read_bytes()
+        content = read_bounded(path, most_bytes=MOST_MODEL_BYTES)
     except OSError as error:
         raise SurrogateError(
             f"a surrogate must be a readable ONNX file. {path}: {error.strerror}.",
             file=str(path),
             hint="give the path of an ONNX file, or one of `auto` and `exact`",
         ) from error
+    reason = forbidden_part(content)
+    if reason is not None:
+        raise SurrogateError(
+            f"a surrogate must be one ONNX file of ONNX's own operators, without loops and branches. {path}: {reason}.",
+            file=str(path),
+            hint="export it again with its weights inside, and with standard operators only",
+        )
     try:
         # Imported here because it takes a fifth of a second, which a plan with the exact surrogate need not pay.
         runtime = importlib.import_module("onnxruntime")
@@ -188,7 +205,7 @@ def _texts_that_are_no_objects(file: SurrogateFile) -> Iterator[SurrogateError]:
     for key in METADATA_KEYS:
         text = file.metadata.get(key, "{}")
         try:
-            problem = "" if isinstance(json.loads(text), dict) else f"Got {text}"
+            problem = "" if isinstance(parse_json(text), dict) else f"Got {text}"
         except ValueError as error:
             problem = f"{error}"
         if problem:

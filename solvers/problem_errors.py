@@ -110,7 +110,10 @@ def _root_cause(errors: Sequence[Any]) -> Any:
 
 def shown(value: object) -> str:
     """Return `value` as it is shown in a message: short."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except RecursionError:
+        text = f"a {type(value).__name__} that is nested too deep"
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

@@ -32,6 +32,9 @@ VERSION_PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 
+# vLLM keeps counts of tokens, requests and adapters in int32.
+MOST_COUNT = 2**31 - 1
+
 
 class EngineConfig(BaseModel):
     """Arguments of one vLLM engine.
@@ -85,15 +88,15 @@ class EngineConfig(BaseModel):
 
     vllm_version: Literal["0.32", "0.8.5"] = "0.32"
     enable_lora: bool = True
-    max_loras: int = Field(default=1, ge=1)
+    max_loras: int = Field(default=1, ge=1, le=MOST_COUNT)
     max_lora_rank: LoraRank = 16
-    max_cpu_loras: int | None = Field(default=None, ge=1)
-    max_num_seqs: int = Field(default=256, ge=1)
-    max_num_batched_tokens: int = Field(default=2048, ge=1)
-    max_model_len: int | None = Field(default=None, ge=2)
-    block_size: int = Field(default=16, ge=1)
+    max_cpu_loras: int | None = Field(default=None, ge=1, le=MOST_COUNT)
+    max_num_seqs: int = Field(default=256, ge=1, le=MOST_COUNT)
+    max_num_batched_tokens: int = Field(default=2048, ge=1, le=MOST_COUNT)
+    max_model_len: int | None = Field(default=None, ge=2, le=MOST_COUNT)
+    block_size: int = Field(default=16, ge=1, le=MOST_COUNT)
     gpu_memory_utilization: float = Field(default=0.92, gt=0, le=1, allow_inf_nan=False)
-    long_prefill_token_threshold: int = Field(default=0, ge=0)
+    long_prefill_token_threshold: int = Field(default=0, ge=0, le=MOST_COUNT)
     watermark: float = Field(default=0.0, ge=0, lt=1, allow_inf_nan=False)
     scheduler_reserve_full_isl: bool = True
     keep_last_token_free: bool = True

@@ -6,6 +6,9 @@ attributes, so that a caller (the command line, an HTTP service) can present the
 
 from __future__ import annotations
 
+# Of a message: values in files from outside can be of any length.
+MOST_CHARACTERS = 2000
+
 
 class PlacerError(Exception):
     """Base of every error that placer raises on purpose.
@@ -13,7 +16,7 @@ class PlacerError(Exception):
     Parameters
     ----------
     message
-        What must hold, what was given, what to do.
+        What must hold, what was given, what to do. The middle of one of more than `MOST_CHARACTERS` is left out.
     file, field, value
         Where the offence is: path of the file, dotted name of the field, offending value. ``None`` when it does not
         apply.
@@ -30,6 +33,9 @@ class PlacerError(Exception):
         value: object = None,
         hint: str | None = None,
     ) -> None:
+        if len(message) > MOST_CHARACTERS:
+            half = MOST_CHARACTERS // 2
+            message = f"{message[:half]} [...] {message[-half:]}"
         super().__init__(message)
         self.message = message
         self.file = file

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from twin.bounded_read import parse_json, read_bounded
 from twin.errors import InputError
 
 DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
@@ -20,6 +20,8 @@ SUPPORTED_ARCHITECTURES = {"LlamaForCausalLM": 2, "MistralForCausalLM": 2, "Qwen
 
 # About a pebibyte: what is larger was given in another unit, and its bytes may not fit an int64.
 MOST_GIB = 1e6
+# Products of a few dimensions are bytes.
+MOST_DIMENSION = 2**31 - 1
 
 
 class GpuType(BaseModel):
@@ -125,8 +127,8 @@ class ModelArchitecture(BaseModel):
         """
         source = Path(path)
         config = _read_json(source)
-        names = config.get("architectures") or ["(none)"]
-        architecture = str(names[0])
+        names = config.get("architectures")
+        architecture = str(names[0]) if isinstance(names, list) and names else "(none)"
         if architecture not in SUPPORTED_ARCHITECTURES:
             raise InputError(
                 f"`architectures` must name one of {', '.join(SUPPORTED_ARCHITECTURES)}. "
@@ -192,9 +194,9 @@ def _read_size(config: dict[str, Any], field: str, source: Path, *, default: int
             field=field,
             hint="give the config.json that lies beside the model's weights",
         )
-    if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= MOST_DIMENSION:
         raise InputError(
-            f"`{field}` must be a positive integer. Got {value!r} ({source}).",
+            f"`{field}` must be a positive integer of at most {MOST_DIMENSION:,}. Got {value!r} ({source}).",
             file=str(source),
             field=field,
             value=value,
@@ -205,7 +207,7 @@ def _read_size(config: dict[str, Any], field: str, source: Path, *, default: int
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(read_bounded(path))
     except OSError as error:
         raise InputError(
             f"the model's config.json must be readable. {path}: {error.strerror}.", file=str(path)

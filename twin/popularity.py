@@ -166,7 +166,7 @@ def parse_popularity(text: str, *, base_directory: Path | None = None) -> Popula
                 value=text,
             ) from error
         return ZipfPopularity(number) if kind == "zipf" else DirichletPopularity(number)
-    if (folder / text).is_file():
+    if _is_file(folder / text):
         return read_popularity(folder / text)
     nearest = difflib.get_close_matches(kind, ("uniform", "zipf", "dirichlet", "file"), n=1, cutoff=0.5)
     examples = {"uniform": "uniform", "zipf": "zipf:0.9", "dirichlet": "dirichlet:0.5", "file": "file:requests.csv"}
@@ -176,6 +176,14 @@ def parse_popularity(text: str, *, base_directory: Path | None = None) -> Popula
         value=text,
         hint=f"did you mean {examples[nearest[0]]!r}?" if nearest else None,
     )
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        # Such as of a name that is longer than the system's, or has a byte that is none of a name.
+        return False
 
 
 @dataclass(frozen=True, eq=False)

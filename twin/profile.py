@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from twin.atomic_write import write_atomically
+from twin.bounded_read import parse_json, read_bounded_text
 from twin.errors import ProfileError
 from twin.step_time import COEFFICIENT_NAMES
 
@@ -263,7 +264,7 @@ def load_profile(name: str, *, base_directory: Path | None = None) -> Performanc
         return parse_profile(text, file=f"{name}.json")
     path = (base_directory or Path()) / name
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_bounded_text(path)
     except (OSError, UnicodeDecodeError) as error:
         nearest = difflib.get_close_matches(name, shipped_profiles(), n=1, cutoff=0.5)
         guess = f"did you mean {nearest[0]!r}? Otherwise " if nearest else ""
@@ -285,7 +286,7 @@ def save_profile(profile: PerformanceProfile, path: Path) -> None:
 def parse_profile(text: str, *, file: str) -> PerformanceProfile:
     """Parse and validate a profile's JSON `text`; `file` is named in errors (ProfileError)."""
     try:
-        return PerformanceProfile.model_validate(json.loads(text))
+        return PerformanceProfile.model_validate(parse_json(text))
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
 import difflib
-import json
+import errno
+import gzip
 import lzma
 import tarfile
 import warnings
@@ -18,9 +20,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from twin.bounded_read import MIB, parse_json
 from twin.errors import InputError
 
 SHOWN_CHARACTERS = 60
+# Forty million requests take some 1,200 MiB as CSV.
+MOST_TABLE_BYTES = 2048 * MIB
+_UNPACKERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 _OTHER_SEPARATORS = {";": "';'", "\t": "a tab", "|": "'|'"}
 # How the markers of an absent value (None, NaN, NaT, NA) print.
 ABSENT_VALUES = frozenset({"None", "nan", "NaT", "<NA>"})
@@ -99,7 +105,7 @@ class Table:
 
     def numbers(self, column: str) -> NDArray[np.float64]:
         """Return `column` as float64 [N]: finite and not negative, or InputError."""
-        values = np.asarray(pd.to_numeric(self.frame[column], errors="coerce"), dtype=np.float64)
+        values = as_floats(self.frame[column])
         self.fail(column, "be a finite number", ~np.isfinite(values), hint="correct or remove such rows")
         self.fail(column, "not be negative", values < 0, hint="correct or remove such rows")
         return values
@@ -122,6 +128,16 @@ class Table:
             column, "not be empty", empty, hint="name an adapter in each row, or leave the column out of the mapping"
         )
         return texts
+
+
+def as_floats(cells: pd.Series) -> NDArray[np.float64]:
+    """Return cells as float64 [N]: NaN for what is no number, infinity for what is beyond float64."""
+    try:
+        numbers = pd.to_numeric(cells, errors="coerce")
+    except OverflowError:
+        # Whole numbers of any length, as JSON has them; as text, they are converted one by one.
+        numbers = pd.to_numeric(cells.astype(str), errors="coerce")
+    return np.asarray(numbers, dtype=np.float64)
 
 
 def read_csv_table(path: Path) -> Table:
@@ -151,7 +167,7 @@ def read_json_lines_table(path: Path) -> Table:
             for number, line in enumerate(lines, start=1):
                 if not line.strip():
                     continue
-                record = json.loads(line)
+                record = parse_json(line)
                 if not isinstance(record, dict):
                     raise ValueError(f"line {number} is no object")  # noqa: TRY004 - malformed content, like bad JSON
                 records.append(record)
@@ -170,7 +186,9 @@ def read_parquet_table(path: Path) -> Table:
         try:
             with pq.ParquetFile(path) as file:
                 # What pandas noted about its index in the file says nothing about the table.
+                _require_cells(file.metadata)
                 content = file.read()
+                _require_no_bytes(content.schema)
                 require_plain_header(content.column_names, str(path))
                 frame: pd.DataFrame = content.to_pandas(ignore_metadata=True)
         except pa.ArrowException as error:
@@ -178,6 +196,36 @@ def read_parquet_table(path: Path) -> Table:
         return frame
 
     return _read(path, "Parquet", read)
+
+
+def _require_file_size(path: Path) -> None:
+    """Raise OSError for a file that is too large to be read as a table, unpacked."""
+    unpack = _UNPACKERS.get(path.suffix.lower())
+    size = path.stat().st_size
+    if unpack is not None and size <= MOST_TABLE_BYTES:
+        size = 0
+        with unpack(path, "rb") as stream:
+            while size <= MOST_TABLE_BYTES and (part := stream.read(4 * MIB)):
+                size += len(part)
+    elif path.suffix.lower() == ".zip":
+        with zipfile.ZipFile(path) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+    if size > MOST_TABLE_BYTES:
+        raise OSError(errno.EFBIG, f"it is larger than the {MOST_TABLE_BYTES // MIB:,} MiB that are read, unpacked")
+
+
+def _require_cells(metadata: Any) -> None:
+    """Raise ValueError for a Parquet file of too many cells: repeated values take next to no room in it."""
+    cells = metadata.num_rows * max(metadata.num_columns, 1)
+    if cells * 8 > MOST_TABLE_BYTES:
+        raise ValueError(f"it has {cells:,} cells, of which {MOST_TABLE_BYTES // 8:,} are read")
+
+
+def _require_no_bytes(schema: Any) -> None:
+    """Raise ValueError for a column of a Parquet file that is no text, number, time or list of them."""
+    for field in schema:
+        if "binary" in str(field.type):
+            raise ValueError(f"the column {field.name!r} has bytes")
 
 
 def require_plain_header(columns: Sequence[str], file: str) -> None:
@@ -211,6 +259,7 @@ def _read(path: Path, kind: str, read: Callable[[], pd.DataFrame]) -> Table:
     try:
         if path.stat().st_size == 0:
             raise InputError(f"{file} must be {kind}. It is empty.", file=file)
+        _require_file_size(path)
         frame = read()
     except OSError as error:
         reason = error.strerror or str(error)

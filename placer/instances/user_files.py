@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from placer.instances.instance import PROFILE, Instance, safe_name
 from solvers.problem import Problem, parse_problem
 from solvers.problem_file import Limits, ObjectiveName
+from twin.bounded_read import parse_json, read_bounded
 from twin.engine import EngineConfig, LoraRank
 from twin.errors import InputError
 from twin.hardware import GpuType
@@ -133,12 +133,12 @@ def read_instance(file: Path) -> tuple[Instance, tuple[str, ...]]:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))
+        data = parse_json(read_bounded(file))
     except OSError as error:
         raise InputError(
             f"an instance must be a readable file. {file}: {error.strerror}.", file=str(file), hint="check the path"
         ) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise InputError(f"an instance must be JSON. {file}: {error}.", file=str(file)) from error
     if not isinstance(data, dict):
         raise InputError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from placer.comparison_report import COMPARISON_NAME
 from placer.whatif.output import WHATIF_NAME
+from twin.bounded_read import parse_json, read_bounded
 from twin.errors import InputError
 
 Document = TypeVar("Document", bound=BaseModel)
@@ -45,10 +45,10 @@ def kind_of(path: Path) -> tuple[str, dict[str, Any]]:
     """
     file = _in_folder(path) if path.is_dir() else path
     try:
-        data = json.loads(file.read_bytes())
+        data = parse_json(read_bounded(file))
     except OSError as error:
         raise _no_document(file, error.strerror or str(error)) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise _no_document(file, f"It is no complete JSON: {error}") from error
     if isinstance(data, dict):
         for kind in KINDS:

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, field_validator, model_validator
 
+from twin.bounded_read import MOST_MEASUREMENT_BYTES, read_bounded_text
 from twin.errors import InputError
 
 # By these a result is known.
@@ -119,7 +120,7 @@ def parse_results(contents: list[Any], *, file: str) -> tuple[BenchResult, ...]:
 def read_json_values(path: Path) -> list[Any]:
     """Return the JSON values of a file, one after the other (InputError: unreadable, damaged, or cut off)."""
     try:
-        text = path.read_text(encoding="utf-8-sig").strip()
+        text = read_bounded_text(path, most_bytes=MOST_MEASUREMENT_BYTES).strip()
     except OSError as error:
         raise InputError(
             f"measurements must be readable. {path}: {error.strerror}.", file=str(path), hint="check the path"

@@ -6,7 +6,6 @@ Every reader takes the samples to a `SampleSink`. Times are unix seconds, or any
 from __future__ import annotations
 
 import datetime as dt
-import json
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 
+from twin.bounded_read import MOST_MEASUREMENT_BYTES, parse_json, read_bounded_text
 from twin.calibration.metrics_names import KNOWN_METRICS, vllm_name
 from twin.errors import InputError, TwinError
 from twin.tables import read_parquet_table
@@ -112,7 +112,7 @@ def read_text_pages(
         When prometheus_client is not installed.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_bounded_text(path, most_bytes=MOST_MEASUREMENT_BYTES).splitlines()
         modified_s = path.stat().st_mtime
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
@@ -206,8 +206,12 @@ def read_page(
         ) from error
     for number, line in _lines_read(lines, is_read):
         try:
-            samples = [sample for family in text_string_to_metric_families(line + "\n") for sample in family.samples]
-        except (ValueError, LookupError, TypeError) as error:
+            samples = [
+                (sample.name, sample.labels, float(sample.value))
+                for family in text_string_to_metric_families(line + "\n")
+                for sample in family.samples
+            ]
+        except (ValueError, LookupError, TypeError, OverflowError) as error:
             # The parser has no error of its own.
             raise InputError(
                 f"a line must be a sample in Prometheus' text format. Got {line[:80]!r} ({file}:{first + number}).",
@@ -216,8 +220,8 @@ def read_page(
                 value=line[:80],
                 hint="save what the server's /metrics shows, unchanged",
             ) from error
-        for sample in samples:
-            collector.add(origin, time_s, sample.name, sample.labels, float(sample.value))
+        for name, labels, value in samples:
+            collector.add(origin, time_s, name, labels, value)
 
 
 def _lines_read(lines: Sequence[str], is_read: Callable[[str], bool]) -> Iterator[tuple[int, str]]:
@@ -248,7 +252,7 @@ def _pair(pair: object, file: str, where: str) -> tuple[float, float]:
     if isinstance(pair, list) and len(pair) == 2:
         try:
             time_s, value = float(pair[0]), float(pair[1])
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             time_s = value = math.nan
         # A value may be NaN, such as that of a histogram without samples; a time may not.
         if math.isfinite(time_s):
@@ -258,7 +262,7 @@ def _pair(pair: object, file: str, where: str) -> tuple[float, float]:
 
 def _parse_labels(text: str, file: str) -> dict[str, str]:
     try:
-        labels = json.loads(text)
+        labels = parse_json(text)
     except ValueError:
         labels = None
     if not isinstance(labels, dict):

@@ -116,27 +116,29 @@ def _read_engine(series: EngineSeries, settings: ServingSettings, reading: Metri
         busy = float(delta["steps"][index]) * float(time_ms[index]) / 1000.0 / seconds if has_gaps else 1.0
         is_busy = (running[ends] > 0).astype(np.float64)
         adapters = lora.adapters[ends]
-        reading.windows.append(
-            ServingWindow(
-                source=SOURCE,
-                group=f"{series.name} {index // GROUP_WINDOWS}",
-                steps=float(delta["steps"][index]),
-                decode_tokens=float(delta["generated"][index] - delta["first_tokens"][index]),
-                first_tokens=float(delta["first_tokens"][index]),
-                prompt_tokens=float(prompt_tokens[index]),
-                finished=float(finished[index]),
-                time_ms=float(time_ms[index]),
-                is_token_mean=has_gaps,
-                busy_share=min(busy, 1.0),
-                context_per_request=float(context[index]),
-                waiting=float(np.average(waiting[ends], weights=is_busy)),
-                adapters=float(np.average(adapters, weights=is_busy)),
-                slots=lora.slots,
-                max_rank=lora.max_rank,
-                cached_adapters=max(lora.cached, float(adapters.max())),
-                max_num_batched_tokens=budget,
-            )
+        window = ServingWindow(
+            source=SOURCE,
+            group=f"{series.name} {index // GROUP_WINDOWS}",
+            steps=float(delta["steps"][index]),
+            decode_tokens=float(delta["generated"][index] - delta["first_tokens"][index]),
+            first_tokens=float(delta["first_tokens"][index]),
+            prompt_tokens=float(prompt_tokens[index]),
+            finished=float(finished[index]),
+            time_ms=float(time_ms[index]),
+            is_token_mean=has_gaps,
+            busy_share=min(busy, 1.0),
+            context_per_request=float(context[index]),
+            waiting=float(np.average(waiting[ends], weights=is_busy)),
+            adapters=float(np.average(adapters, weights=is_busy)),
+            slots=lora.slots,
+            max_rank=lora.max_rank,
+            cached_adapters=max(lora.cached, float(adapters.max())),
+            max_num_batched_tokens=budget,
         )
+        if window.is_sound:
+            reading.windows.append(window)
+        else:
+            reading.dropped[NO_VALUE] = reading.dropped.get(NO_VALUE, 0) + 1
 
 
 def _without_repeats(series: EngineSeries) -> EngineSeries:
@@ -168,6 +170,8 @@ def _step_times(
     needed += [running[:-1], running[1:], *([delta["gap_s"], delta["gaps"]] if has_gaps else [])]
     if "adapters" in frame:
         needed += [column(frame, "adapters")[:-1], column(frame, "adapters")[1:]]
+    waiting = column(frame, "waiting", 0.0)
+    needed += [np.where(values >= 0, values, np.nan) for values in (waiting[:-1], waiting[1:])]
     slots = np.diff(column(frame, "max_loras", 0.0))
     is_idle = running <= 0
     # Idle time is no step time, but gaps between tokens have none of it.
@@ -175,7 +179,7 @@ def _step_times(
     reasons: list[tuple[str, Flags]] = [
         (RESTART, np.any([values < 0 for values in counters], axis=0) | (started > 0) | (np.abs(slots) > 0)),
         (GAP, seconds > LONGEST_GAP * np.median(seconds)),
-        (NO_VALUE, np.any([np.isnan(values) for values in needed], axis=0)),
+        (NO_VALUE, np.any([~np.isfinite(values) for values in needed], axis=0)),
         (IDLE, idle),
         (PREEMPTED, delta.get("preemptions", np.zeros_like(seconds)) > 0),
         (SPECULATIVE, delta.get("drafts", np.zeros_like(seconds)) > 0),

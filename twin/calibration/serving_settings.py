@@ -16,6 +16,8 @@ from twin.errors import InputError
 # Where the settings may stand, for messages.
 WHERE = "a YAML file with `engine:` and `adapters:`, such as a workload file, by --settings or as settings.yaml beside"
 
+MOST_ADAPTERS = 1_000_000
+
 
 @dataclass(frozen=True)
 class ServingSettings:
@@ -124,12 +126,12 @@ def _parse_adapters(content: object, file: str) -> tuple[tuple[float, ...], tupl
     """Return shares and ranks; no ranks where only a number is given."""
     if content is None:
         return (), ()
-    if isinstance(content, int) and not isinstance(content, bool) and content >= 1:
+    if isinstance(content, int) and not isinstance(content, bool) and 1 <= content <= MOST_ADAPTERS:
         return (1.0 / content,) * content, ()
     if not isinstance(content, list) or not content:
         raise InputError(
-            f"`adapters` must be how many there are, or a list of them with `rank` and `rate_rps`. "
-            f"Got {content!r} ({file}).",
+            f"`adapters` must be how many there are, up to {MOST_ADAPTERS:,}, or a list of them with `rank` and "
+            f"`rate_rps`. Got {content!r} ({file}).",
             file=file,
             field="adapters",
             value=content,

@@ -95,6 +95,13 @@ class ServingWindow:
     max_num_batched_tokens: int | None = None
 
     @property
+    def is_sound(self) -> bool:
+        """Whether every number is finite and not negative, as damaged samples do not make them."""
+        counts = (self.steps, self.decode_tokens, self.first_tokens, self.prompt_tokens, self.finished, self.time_ms)
+        levels = (self.busy_share, self.context_per_request, self.waiting, self.adapters, self.cached_adapters)
+        return self.steps > 0 and all(0.0 <= value < math.inf for value in (*counts, *levels, self.decodes_per_step))
+
+    @property
     def decodes_per_step(self) -> float:
         """Decodes of the steps that decode at all."""
         return self.decode_tokens / max(self.steps - self.lone_prompts, 1e-9)

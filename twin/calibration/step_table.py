@@ -48,7 +48,7 @@ from twin.calibration.observations import StepObservations, Steps
 from twin.engine import SUPPORTED_RANKS
 from twin.errors import InputError
 from twin.measurement.folder import MANIFEST
-from twin.tables import read_csv_table, read_parquet_table
+from twin.tables import as_floats, read_csv_table, read_parquet_table
 
 TABLE_NAMES = ("steps", "loads", "memory", "startup")
 SUFFIXES = (".csv", ".csv.gz", ".parquet")
@@ -170,8 +170,7 @@ class Table:
     def _parsed(self, column: str) -> Floats:
         self.require(column)
         self._refuse_times(column)
-        values: Floats = np.asarray(pd.to_numeric(self.frame[column], errors="coerce"), dtype=np.float64)
-        return values
+        return as_floats(self.frame[column])
 
 
 def find_tables(data: Path) -> dict[str, Table]:

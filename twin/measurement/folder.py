@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any, TextIO
 from pydantic import ValidationError
 
 from twin.atomic_write import write_atomically
+from twin.bounded_read import parse_json, read_bounded
 from twin.errors import InputError
 from twin.measurement.manifest import Manifest, manifest_to_json
 from twin.measurement.tables import load_schedule, save_schedule
@@ -146,7 +146,7 @@ def open_folder(path: Path) -> MeasurementFolder:
     """
     file = path / MANIFEST
     try:
-        manifest = Manifest.model_validate(json.loads(file.read_text(encoding="utf-8")))
+        manifest = Manifest.model_validate(parse_json(read_bounded(file)))
     except OSError as error:
         raise InputError(
             f"a measurement must have a {MANIFEST}. {path} has none that can be read: {error.strerror}.",
@@ -163,7 +163,7 @@ def open_folder(path: Path) -> MeasurementFolder:
             value=first.get("input"),
             hint="it is of another version, or was edited; measure again",
         ) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise InputError(
             f"a measurement's manifest must be valid JSON. {file}: {str(error).rstrip('.')}.",
             file=str(file),

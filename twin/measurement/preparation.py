@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Collection, Mapping
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from twin.bounded_read import parse_json, read_bounded
 from twin.engine import EngineConfig
 from twin.errors import InputError
 from twin.workload import RequestTable, Workload
@@ -162,7 +162,7 @@ def require_adapters(folder: Path, workload: Workload) -> None:
                 hint="name the folder that holds one folder per adapter: --adapter-directory",
             )
         try:
-            rank = json.loads(config.read_text(encoding="utf-8"))["r"]
+            rank = parse_json(read_bounded(config))["r"]
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise InputError(
                 f"{ADAPTER_CONFIG} must be a JSON object with the rank `r`. {config} is not: {error!r}.",

@@ -76,7 +76,7 @@ def consolidate(shards: Path, folder: Path) -> tuple[dict[str, int], int]:
     for table in TABLES:
         try:
             count = _write_table(table, _records_of(table, reader), table_path(folder, table))
-        except (pa.ArrowException, KeyError) as error:
+        except (pa.ArrowException, KeyError, TypeError, OverflowError, UnicodeError) as error:
             raise InputError(
                 f"records must be as the measurement wrote them. {shards / table}-*.jsonl: {str(error).rstrip('.')}.",
                 file=str(shards),
