@@ -223,7 +223,7 @@ def test_a_fit_goes_on_from_a_shipped_surrogate(folder: Path, profile: Performan
 
 def test_only_networks_go_on_from_another(folder: Path, profile: PerformanceProfile, tmp_path: Path) -> None:
     """Trees are fitted anew each time."""
-    with pytest.raises(InputError, match="families must be of neural where a fit goes on from a network"):
+    with pytest.raises(InputError, match="families must be of neural, polyhedra where a fit goes on from a network"):
         train_surrogate([folder], profile, output=tmp_path / "m.onnx", start=shipped_surrogate(NAME), settings=TREES)
 
 
