@@ -79,7 +79,9 @@ def export(
 ) -> int:
     """Write PLAN as commands, units, cluster resources and routes that run it."""
     del verbose
+    from placer.export.doubts import doubts
     from placer.export.exporting import export_plan
+    from placer.export.fleet_table import fleet_table
     from placer.export.folder import check_folder, write_folder
     from placer.files import load_plan
 
@@ -101,6 +103,8 @@ def export(
     document = load_plan(plan)
     contents = export_plan(document, formats=[name.strip() for name in formats.split(",")], options=chosen)
     kept = write_folder(output, contents, is_forced=force)
+    for sentence in doubts(fleet_table(document, chosen), contents.keys()):
+        print_warning(sentence)
     if document.verdict != "accepted":
         print_warning(f"the plan is {document.verdict}: the twin does not approve of all of its GPUs.")
     if kept is not None:

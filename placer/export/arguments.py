@@ -7,6 +7,7 @@ gives them to vLLM's own parser.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,8 @@ from twin.measurement.preparation import ENGINE_ARGUMENTS
 _SWITCHES = ("enable_lora", "scheduler_reserve_full_isl", "async_scheduling")
 _VALUES = tuple(name for name in ENGINE_ARGUMENTS if name not in _SWITCHES)
 _NOT_IN_0_8_5 = frozenset({"watermark", "scheduler_reserve_full_isl", "async_scheduling"})
+# Long, or short as `-O3`; `-1` is a value.
+_OPTION = re.compile(r"--|-[A-Za-z]")
 _OF_LORA = frozenset({"max_loras", "max_lora_rank", "max_cpu_loras"})
 # The twin has no prefix caching: a server with it would be another one than the plan is about.
 _PREFIX_CACHING = "--no-enable-prefix-caching"
@@ -147,7 +150,7 @@ def _options(arguments: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
     """Yield each option with its values; values before the first option with an empty name."""
     option, given = "", list[str]()
     for argument in arguments:
-        if not argument.startswith("--"):
+        if not _OPTION.match(argument):
             given.append(argument)
             continue
         if option or given:

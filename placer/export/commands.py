@@ -25,9 +25,10 @@ def _write(table: FleetTable) -> dict[str, str]:
 
 
 def _script(table: FleetTable, row: ReplicaRow) -> str:
-    variables = table.environment(row, allows_loading=table.options.allow_runtime_loading)
-    if not table.options.in_cluster:
-        variables |= {"CUDA_VISIBLE_DEVICES": str(row.gpu)}
+    if table.options.in_cluster:
+        variables = table.environment(row, allows_loading=table.options.allow_runtime_loading)
+    else:
+        variables = table.host_environment(row)
     return "\n".join(
         [
             "#!/bin/sh",

@@ -45,8 +45,8 @@ def route_configuration(table: FleetTable) -> dict[str, Any]:
 
 def _route(header: str, adapter: str, routes: tuple[Route, ...]) -> dict[str, Any]:
     value = {"name": header.lower(), "string_match": {"exact": header_value(adapter)}}
-    # Streams end when the model does.
-    action: dict[str, Any] = {"timeout": "0s"}
+    # Answers end when the model does, and one that is not streamed is silent until then.
+    action: dict[str, Any] = {"timeout": "0s", "idle_timeout": "3600s"}
     if len(routes) == 1:
         action["cluster"] = routes[0].replica.resource
     else:

@@ -121,7 +121,7 @@ def import_folder(folder: Path, *, formats: Sequence[str] = (), plan: Plan | Non
     missing = [name for name in formats if name not in contents]
     if missing:
         raise InputError(
-            f"the export must have the format that is asked for. {folder} has {', '.join(contents)}.",
+            f"the export must have the format that is asked for. {folder} has {', '.join(contents)}. Got {missing[0]}.",
             field="format",
             value=missing[0],
         )

@@ -37,7 +37,7 @@ class ReplicaRow:
     host, port
         Where routers reach it.
     gpu
-        Number of its GPU on its host.
+        Number of its GPU on its host, in the order of the PCI bus, as ``nvidia-smi`` lists them.
     """
 
     name: str
@@ -120,6 +120,11 @@ class FleetTable:
         """Return vLLM's environment variables for a replica."""
         loading = {_RUNTIME_LOADING: "True"} if allows_loading else {}
         return engine_environment(row.engine) | loading
+
+    def host_environment(self, row: ReplicaRow) -> dict[str, str]:
+        """Return the variables for a replica on a host, whose GPUs are numbered as the driver lists them."""
+        loading = self.environment(row, allows_loading=self.options.allow_runtime_loading)
+        return loading | {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": str(row.gpu)}
 
     def annotation(self, row: ReplicaRow) -> Annotation:
         """Return what arguments do not say about a replica."""

@@ -85,6 +85,8 @@ def http_route(table: FleetTable, adapter: str, routes: tuple[Route, ...]) -> di
             "parentRefs": [{"group": _ROUTES, "kind": "Gateway", "name": table.options.gateway}],
             "rules": [
                 {
+                    # Answers end when the model does.
+                    "timeouts": {"request": "0s", "backendRequest": "0s"},
                     "matches": [{"path": {"type": "PathPrefix", "value": "/"}, "headers": [header]}],
                     "backendRefs": [
                         {"group": _POOLS, "kind": "InferencePool", "name": route.replica.resource, "weight": weight}

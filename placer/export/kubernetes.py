@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,6 +21,8 @@ _IMAGES = {"0.32": "vllm/vllm-openai:v0.32.0", "0.8.5": "vllm/vllm-openai:v0.8.5
 # vLLM loads weights and captures graphs before it answers.
 _STARTUP_S = 1800
 _PROBE_S = 10
+# A server that is busy with requests answers late.
+_ANSWER_S = 5
 
 
 def common_labels(table: FleetTable) -> dict[str, str]:
@@ -80,6 +81,8 @@ def deployment(
             "replicas": 1,
             # A second pod would need a second GPU for the time of an update.
             "strategy": {"type": "Recreate"},
+            # Later than the probe gives up, which then says why.
+            "progressDeadlineSeconds": _STARTUP_S + 600,
             "selector": {"matchLabels": own},
             "template": {"metadata": {"labels": {**common_labels(table), **labels}}, "spec": pod},
         },
@@ -185,7 +188,7 @@ def _container(table: FleetTable, row: ReplicaRow, *, has_modules: bool) -> dict
         key = {"name": options.hf_token_secret, "key": "token"}
         variables.append({"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": key}})
     arguments = table.serve_arguments(row, port=options.port, has_modules=has_modules)
-    health = {"httpGet": {"path": "/health", "port": "http"}, "periodSeconds": _PROBE_S}
+    health = {"httpGet": {"path": "/health", "port": "http"}, "periodSeconds": _PROBE_S, "timeoutSeconds": _ANSWER_S}
     return {
         "name": "vllm",
         "image": options.image or _IMAGES[row.engine.vllm_version],
@@ -207,10 +210,9 @@ def _claims(table: FleetTable) -> list[dict[str, Any]]:
 
 
 def _mounts(table: FleetTable) -> list[dict[str, Any]]:
-    folder = os.path.dirname(table.options.adapter_path)  # noqa: PTH120 - a path in the container, not here
     if table.options.adapters_claim is None:
         return []
-    return [{"name": "adapters", "mountPath": folder, "readOnly": True}]
+    return [{"name": "adapters", "mountPath": table.options.adapters_folder, "readOnly": True}]
 
 
 def _write(table: FleetTable) -> dict[str, str]:

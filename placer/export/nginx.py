@@ -119,6 +119,8 @@ def _server(table: FleetTable) -> str:
 # A server that routes by the header {header}: include this in `http`, after {MAPS}.
 server {{
     listen {table.options.router_port};
+    # Prompts with images or many texts are larger than nginx's own 1 MiB.
+    client_max_body_size 64m;
 
     location / {{
         if ({UPSTREAM} = "") {{

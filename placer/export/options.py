@@ -14,7 +14,13 @@ from twin.errors import InputError
 
 Program = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_./][A-Za-z0-9_./+-]*$")]
 Word = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x20\x7f]+$")]
-DnsLabel = Annotated[str, StringConstraints(pattern=r"^[a-z]([a-z0-9-]{0,28}[a-z0-9])?$")]
+# What names of resources begin with leaves room for the rest of them; namespaces are labels, the others subdomains.
+Prefix = Annotated[str, StringConstraints(pattern=r"^[a-z]([a-z0-9-]{0,28}[a-z0-9])?$")]
+DnsLabel = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+Subdomain = Annotated[
+    str,
+    StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$", max_length=253),
+]
 HeaderName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9-]*$")]
 Host = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$")]
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -22,6 +28,8 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 _LABEL_KEY = re.compile(r"([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
 _LABEL_VALUE = re.compile(r"([A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?")
 _NAME = "{name}"
+# A folder that can be mounted: an absolute path with a part of its own before that of the name.
+_MOUNTABLE = re.compile(r"/[^/{:][^{:]*/")
 
 
 class Endpoint(BaseModel):
@@ -66,8 +74,8 @@ class ExportOptions(BaseModel):
         What names of units and resources begin with.
     namespace, image, gpu_resource, node_selectors, labels, adapters_claim, hf_token_secret
         Of Kubernetes: image ``None``: vLLM's own of the plan's version; node labels by GPU type; labels of every
-        resource; a persistent volume claim that is mounted at the folder of `adapter_path`; a secret with the key
-        ``token``.
+        resource; a persistent volume claim that is mounted at the folder of `adapter_path`, which is then below the
+        root; a secret with the key ``token``.
     header, router_port
         HTTP header that names the adapter for routers which do not read bodies, and where those listen.
     model_header
@@ -94,18 +102,18 @@ class ExportOptions(BaseModel):
     port: Port = 8000
     endpoints: dict[str, Endpoint] = {}
     in_cluster: bool = False
-    name_prefix: DnsLabel = "vllm"
+    name_prefix: Prefix = "vllm"
     namespace: DnsLabel = "default"
     image: Word | None = None
     gpu_resource: Word = "nvidia.com/gpu"
     node_selectors: dict[str, dict[str, str]] = {}
     labels: dict[str, str] = {}
-    adapters_claim: DnsLabel | None = None
-    hf_token_secret: DnsLabel | None = None
+    adapters_claim: Subdomain | None = None
+    hf_token_secret: Subdomain | None = None
     header: HeaderName = "X-Model"
     router_port: Port = 8080
     model_header: HeaderName = "X-Gateway-Model-Name"
-    gateway: DnsLabel = "inference-gateway"
+    gateway: Subdomain = "inference-gateway"
     endpoint_picker: Word = "{name}-epp"
     priority: int | None = None
 
@@ -115,6 +123,10 @@ class ExportOptions(BaseModel):
             raise ValueError(f"`adapter_path` must have {_NAME}: adapters differ. Got {self.adapter_path!r}.")
         if self.model is not None and self.model.startswith("-"):
             raise ValueError(f"`model` must be a path or an id, not an option. Got {self.model!r}.")
+        if self.adapters_claim is not None and not _MOUNTABLE.match(self.adapter_path):
+            raise ValueError(
+                f"`adapter_path` must be in a folder below the root for `adapters_claim`. Got {self.adapter_path!r}."
+            )
         if not self.hosts or len(set(self.hosts)) < len(self.hosts):
             raise ValueError(f"`hosts` must name each host once. Got {list(self.hosts)}.")
         for labels in (self.labels, *self.node_selectors.values()):
@@ -122,6 +134,11 @@ class ExportOptions(BaseModel):
                 if not (_LABEL_KEY.fullmatch(key) and _LABEL_VALUE.fullmatch(value)):
                     raise ValueError(f"labels must be what Kubernetes allows as such. Got {key!r}: {value!r}.")
         return self
+
+    @property
+    def adapters_folder(self) -> str:
+        """The folder that has all adapters of `adapter_path`; of an id, no folder."""
+        return self.adapter_path.partition(_NAME)[0].rpartition("/")[0]
 
     def source_of(self, adapter: str) -> str:
         """Return the path or id of an adapter.

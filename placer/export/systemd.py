@@ -73,8 +73,6 @@ def _write(table: FleetTable) -> dict[str, str]:
 
 def _unit(table: FleetTable, row: ReplicaRow) -> str:
     options = table.options
-    variables = table.environment(row, allows_loading=options.allow_runtime_loading)
-    variables |= {"CUDA_VISIBLE_DEVICES": str(row.gpu)}
     command = quote_words((options.vllm, "serve", *table.serve_arguments(row, port=row.port)))
     return "\n".join(
         [
@@ -86,7 +84,7 @@ def _unit(table: FleetTable, row: ReplicaRow) -> str:
             "",
             "[Service]",
             "Type=exec",
-            *(f'Environment="{name}={value}"' for name, value in variables.items()),
+            *(f'Environment="{name}={value}"' for name, value in table.host_environment(row).items()),
             f"{_EXEC}{command}",
             "Restart=on-failure",
             "RestartSec=5",

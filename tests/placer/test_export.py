@@ -286,6 +286,14 @@ def test_a_format_that_there_is_not_is_bad_input(plan_file: Path, tmp_path: Path
     assert not (tmp_path / "out").exists()
 
 
+def test_a_format_that_a_folder_lacks_is_named(plan_file: Path, tmp_path: Path) -> None:
+    """With those that it has."""
+    _run("export", plan_file, "-o", tmp_path / "out", "-f", "routes")
+    code, _, errors = _run("import", tmp_path / "out", "-f", "routes,nginx")
+    assert code == 2
+    assert "has routes. Got nginx." in errors
+
+
 def test_a_folder_that_is_no_export_is_bad_input(tmp_path: Path) -> None:
     """An import reads what an export wrote."""
     code, _, errors = _run("import", tmp_path)

@@ -32,7 +32,8 @@ def _configure(folder: Path, plan: Plan, options: ExportOptions) -> Path:
     for name, text in export_plan(plan, formats=["nginx"], options=options)["nginx"].items():
         (folder / name).write_text(text, encoding="utf-8")
     replicas = "".join(
-        f'server {{ listen {row.host}:{row.port}; location / {{ return 200 "{row.resource}"; }} }}\n'
+        f"server {{ listen {row.host}:{row.port}; client_max_body_size 0;"
+        f' location / {{ return 200 "{row.resource}"; }} }}\n'
         for row in fleet_table(plan, options).rows
     )
     paths = "".join(f"{kind}_temp_path {folder / kind};\n" for kind in ("client_body", "proxy"))
@@ -117,6 +118,15 @@ def test_every_adapter_reaches_its_replica_whatever_it_is_called(tmp_path: Path)
     expected = {name: (200, f"vllm-gpu-{number % 2}") for number, name in enumerate(AWKWARD)}
     assert found == expected
     assert refused == [404] * 4
+
+
+def test_a_large_prompt_reaches_its_replica(tmp_path: Path) -> None:
+    """By itself, nginx refuses bodies of more than 1 MiB unless it is told otherwise."""
+    (router_port,) = _free_ports(1)
+    options = ExportOptions(port=_block_of_ports(1), router_port=router_port)
+    with _running(_configure(tmp_path, plan_of([planned("gpu-0", ["a"])]), options), router_port) as connection:
+        connection.request("POST", "/v1/completions", body=b"x" * (2 << 20), headers={"X-Model": "a"})
+        assert connection.getresponse().status == 200
 
 
 def test_a_divided_adapter_is_divided(tmp_path: Path) -> None:
