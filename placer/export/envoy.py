@@ -80,7 +80,7 @@ def _write(table: FleetTable) -> dict[str, str]:
         "route_config": route_configuration(table),
         "http_filters": [router],
     }
-    address = {"socket_address": {"address": "0.0.0.0", "port_value": table.options.router_port}}  # noqa: S104 - a router
+    address = {"socket_address": {"address": "0.0.0.0", "port_value": table.options.router_port}}  # noqa: S104 - a router  # nosec B104
     filters = [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]
     listener = {"name": table.options.name_prefix, "address": address, "filter_chains": [{"filters": filters}]}
     resources = {"listeners": [listener], "clusters": [_cluster(table, row) for row in table.rows]}

@@ -200,7 +200,7 @@ def _container(table: FleetTable, row: ReplicaRow, *, has_modules: bool) -> dict
         "startupProbe": {**health, "failureThreshold": _STARTUP_S // _PROBE_S},
         "readinessProbe": {**health, "failureThreshold": 3},
         "livenessProbe": {**health, "failureThreshold": 6},
-        "volumeMounts": [{"name": "shared-memory", "mountPath": "/dev/shm"}, *_mounts(table)],  # noqa: S108 - vLLM's
+        "volumeMounts": [{"name": "shared-memory", "mountPath": "/dev/shm"}, *_mounts(table)],  # noqa: S108 - vLLM's  # nosec B108
     }
 
 
