@@ -167,7 +167,8 @@ def build_problem_document(
 
 def dump_problem(document: ProblemDocument) -> str:
     """Return the problem file as YAML: its header, then one line per GPU type and per adapter."""
-    lines = [f"# {line}" for line in document.header]
+    # Names in it may have line breaks: what follows one must be a comment, too.
+    lines = ["# " + " ".join(line.splitlines()) for line in document.header]
     for key, value in document.content.items():
         if isinstance(value, list):
             lines.append(f"{key}:")

@@ -30,7 +30,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
 }
 _FIRST_ERROR = 400
 # Unix times beyond it are not in seconds.
-_LATEST_UNIX_S = 1e11
+LATEST_UNIX_S = 1e11
 _MOST_BYTES_PER_LINE = 4 * 1024 * 1024
 # A clock that is ahead of ours by more than that is worth a word.
 _SKEW_S = 60.0
@@ -169,6 +169,10 @@ def _read_line(line: bytes, where: str, wanted: Mapping[str, tuple[str, ...]], l
     if not isinstance(values["model"], str) or not values["model"]:
         lines.reject(f"{where} names no model in {' or '.join(wanted['model'])}")
         return
+    if not values["model"].isprintable():
+        # Whoever asks chooses the name: it goes into files and onto terminals.
+        lines.reject(f"{where} names a model with characters that cannot be printed")
+        return
     lines.time_s.append(time_s)
     lines.model.append(values["model"])
     lines.prompt.append(_tokens(values["prompt"]))
@@ -226,6 +230,10 @@ def _cut(
         if float(ordered[0]) > begin_s + 0.1 * duration_s:
             remarks.warnings.append(
                 f"the log begins {float(ordered[0]) - begin_s:,.0f} s after the window: nothing is taken to be before"
+            )
+        if float(ordered[-1]) < end_s - 0.1 * duration_s:
+            remarks.warnings.append(
+                f"the log ends {end_s - float(ordered[-1]):,.0f} s before the window does: nothing is taken to be after"
             )
     if duration_s <= 0.0:
         raise InputError(
@@ -298,9 +306,11 @@ def _at(record: Mapping[str, Any], name: str) -> Iterator[Any]:
 
 
 def _number(value: Any) -> float | None:
+    if isinstance(value, bool):
+        return None
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return number if math.isfinite(number) else None
 
@@ -313,7 +323,7 @@ def _tokens(value: Any) -> int:
 def _unix_seconds(value: Any, lines: _Lines) -> float | None:
     number = _number(value)
     if number is not None:
-        while number > _LATEST_UNIX_S:
+        while number > LATEST_UNIX_S:
             number /= 1000.0
         return number if number >= 0 else None
     try:
@@ -323,7 +333,8 @@ def _unix_seconds(value: Any, lines: _Lines) -> float | None:
     if date.tzinfo is None:
         lines.num_naive += 1
         date = date.replace(tzinfo=dt.UTC)
-    return date.timestamp()
+    # Before 1970: some loggers write the year 1 where they have no time.
+    return time_s if (time_s := date.timestamp()) >= 0 else None
 
 
 def _date(time_s: float) -> str:

@@ -243,7 +243,7 @@ def _by_presence(servers: list[_Server], remarks: Remarks) -> tuple[dict[str, Ad
     remarks.unknown += [f"requests of each adapter: {PER_ADAPTER}", LENGTHS_OF_ALL]
     expected: dict[str, float] = defaultdict(float)
     variance: dict[str, float] = defaultdict(float)
-    num_looks = 0.0
+    num_looks, missed = 0.0, []
     for server in servers:
         looks = _looks(server.samples)
         stays = server.growth.total(f"{LATENCY}_count")
@@ -251,7 +251,7 @@ def _by_presence(servers: list[_Server], remarks: Remarks) -> tuple[dict[str, Ad
         found = shares_from_presence(looks, span_s=server.growth.end_s - server.growth.begin_s, stay_s=stay_s)
         if not found.shares:
             if server.num_requests > 0.0:
-                remarks.warnings.append(
+                missed.append(
                     f"no scrape of {server.name or 'the server'} met an adapter with a request: whose its "
                     f"{server.num_requests:,.0f} requests are is not known, and they are left out"
                 )
@@ -262,7 +262,9 @@ def _by_presence(servers: list[_Server], remarks: Remarks) -> tuple[dict[str, Ad
             expected[name] += requests
             variance[name] += requests + (requests * found.variation[name]) ** 2
     if not expected:
+        # The total stands, and is divided otherwise.
         return {}, "shared evenly"
+    remarks.warnings += missed
     remarks.assumed += [
         (
             f"shares of the adapters follow from how often scrapes meet them with a request (about {num_looks:,.0f} "

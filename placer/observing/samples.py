@@ -84,6 +84,8 @@ class TrafficSamples:
         name = name if name == self.request_counter else vllm_name(name)
         if not math.isfinite(value) or not (name == self.request_counter or name in COUNTERS | GAUGES):
             return
+        if name.endswith("_bucket") and not _is_end(labels.get("le", "")):
+            return
         label = next((labels[key] for key in SERVER_LABELS if key in labels), "")
         server = self.servers[" ".join(part for part in (origin, label) if part)]
         time_s = round(time_s, 3)
@@ -186,6 +188,14 @@ def growth_of(server: ServerSamples, *, window_begin_s: float) -> Growth:
 def vllm_name(name: str) -> str:
     """Return a metric's name as vLLM writes it: some collectors allow no colon."""
     return f"vllm:{name.removeprefix('vllm_')}" if name.startswith("vllm_") else name
+
+
+def _is_end(text: str) -> bool:
+    """Return whether a label is the upper end of a bucket."""
+    try:
+        return not math.isnan(float(text))
+    except ValueError:
+        return False
 
 
 def _adapters(labels: Mapping[str, str]) -> frozenset[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -11,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from placer.observing.access_logs import FIELDS, LogWindow, read_access_logs
+from placer.observing.access_logs import FIELDS, LATEST_UNIX_S, LogWindow, read_access_logs
 from placer.observing.benchmarks import read_benchmarks
 from placer.observing.evidence import Observation
 from placer.observing.http_source import HttpAccess
@@ -138,19 +139,23 @@ def parse_end(text: str | None) -> float | None:
     if text is None:
         return None
     try:
-        return float(text)
+        end_s = float(text)
     except ValueError:
-        pass
-    try:
-        date = dt.datetime.fromisoformat(text)
-    except ValueError as error:
+        try:
+            date = dt.datetime.fromisoformat(text)
+        except ValueError:
+            end_s = math.nan
+        else:
+            end_s = (date if date.tzinfo else date.replace(tzinfo=dt.UTC)).timestamp()
+    # Not a number is not between anything.
+    if not 0.0 <= end_s <= LATEST_UNIX_S:
         raise InputError(
             f"`end` must be unix seconds, or a date and time (ISO 8601). Got {text!r}.",
             field="end",
             value=text,
             hint="for example --end 2026-05-01T12:00:00Z",
-        ) from error
-    return (date if date.tzinfo else date.replace(tzinfo=dt.UTC)).timestamp()
+        )
+    return end_s
 
 
 def read_token(variable: str | None, file: Path | None) -> str | None:

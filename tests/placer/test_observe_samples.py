@@ -13,7 +13,7 @@ from placer.observing.builder import count_interval
 from placer.observing.histograms import lengths_of_histogram
 from placer.observing.metrics import observe_metrics
 from placer.observing.presence import shares_from_presence
-from placer.observing.samples import LORA_INFO, REQUESTS, RUNNING, STARTED, TrafficSamples, growth_of
+from placer.observing.samples import LORA_INFO, PROMPTS, REQUESTS, RUNNING, STARTED, TrafficSamples, growth_of
 from placer.observing.variation import common_variation, pooled_variation
 from twin.errors import InputError
 
@@ -85,6 +85,36 @@ def test_the_spread_of_a_histogram_is_near_that_of_the_samples() -> None:
     found = lengths_of_histogram(buckets, float(lengths.sum()))
     assert found is not None
     assert found.std == pytest.approx(lengths.std(), rel=0.05)
+
+
+@pytest.mark.parametrize("labels", [{}, {"le": "many"}, {"le": "NaN"}])
+def test_a_bucket_without_an_end_is_not_counted(labels: dict[str, str]) -> None:
+    """A collector that lost or changed the label does not end the reading."""
+    samples = TrafficSamples()
+    for time_s, count in ((0.0, 0.0), (60.0, 10.0)):
+        samples.add("", time_s, REQUESTS, {}, count)
+        samples.add("", time_s, f"{PROMPTS}_bucket", {"le": "+Inf"}, count)
+        samples.add("", time_s, f"{PROMPTS}_bucket", labels, 7.0 * count)
+        samples.add("", time_s, f"{PROMPTS}_sum", {}, 20.0 * count)
+    seen = observe_metrics(samples, names=("page",))
+    assert seen.prompt_tokens is not None
+    assert seen.prompt_tokens.effective_mean == 20.0
+
+
+def test_a_total_that_is_divided_otherwise_is_not_called_left_out() -> None:
+    """Only requests of a server beside others that met adapters are lost."""
+    samples = TrafficSamples()
+    for time_s in range(0, 61, 15):
+        samples.add("one", time_s, REQUESTS, {}, float(time_s))
+    alone = observe_metrics(samples, names=("page",))
+    assert alone.num_requests == 60.0
+    assert not [text for text in alone.warnings if "left out" in text]
+    for time_s in range(0, 61, 15):
+        samples.add("two", time_s, REQUESTS, {}, float(time_s))
+        samples.add("two", time_s, LORA_INFO, {"running_lora_adapters": "a0"}, float(time_s))
+        samples.add("two", time_s, RUNNING, {}, 1.0)
+    both = observe_metrics(samples, names=("page",))
+    assert [text for text in both.warnings if "60 requests are is not known" in text and "left out" in text]
 
 
 def test_a_histogram_without_requests_has_no_lengths() -> None:

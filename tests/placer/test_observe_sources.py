@@ -190,6 +190,58 @@ def test_lines_that_cannot_be_used_and_clocks_from_the_future_are_told(tmp_path:
         assert words in told
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"timestamp": 1' + "0" * 400 + ', "model": "a0"}',
+        '{"timestamp": "0001-01-01T00:00:00Z", "model": "a0"}',
+        '{"timestamp": true, "model": "a0"}',
+        '{"timestamp": 1790000000, "model": "\\ud800"}',
+        '{"timestamp": 1790000000, "model": "x\\nadapters: []"}',
+    ],
+    ids=["huge", "year 1", "no number", "surrogate", "line break"],
+)
+def test_a_line_that_no_gateway_means_is_left_out(tmp_path: Path, line: str) -> None:
+    """It neither ends the reading, nor stretches the window, nor gets into the file that is written."""
+    log = _write(tmp_path / "log.jsonl", [_line(START_S + second, "a0") for second in range(100)])
+    with log.open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
+    code, _, stderr = _run(log, "--problem", EXAMPLE, "--rank", 8, "-o", tmp_path / "now.yaml")
+    assert code == 0
+    assert "1 lines are left out" in stderr
+    rates = {adapter.name: adapter.rate_rps for adapter in load_problem(tmp_path / "now.yaml").adapters}
+    assert rates["a0"] == pytest.approx(1.0)
+    assert len(rates) == 32
+
+
+def test_a_count_of_tokens_that_is_none_is_no_length(tmp_path: Path) -> None:
+    """The request counts, its length does not."""
+    lines = [_line(START_S + second, "a0") for second in range(100)]
+    seen = read_access_logs([_write(tmp_path / "log.jsonl", [*lines, _line(START_S + 50, "a0", 10**400)])])
+    assert seen.num_requests == 101
+    assert seen.prompt_tokens is not None
+    assert seen.prompt_tokens.max == 20
+
+
+def test_a_log_that_ends_before_its_window_is_told(tmp_path: Path) -> None:
+    """Rates of a log that nobody writes any more fall: that must not pass for less traffic."""
+    log = _write(tmp_path / "log.jsonl", [_line(START_S + second, "a0") for second in range(600)])
+    late, in_time = (
+        read_access_logs([log], window=LogWindow(600.0, START_S + end_s)).warnings for end_s in (800.0, 601.0)
+    )
+    assert [text for text in late if "ends 201 s before" in text]
+    assert not in_time
+
+
+@pytest.mark.parametrize("end", ["nan", "inf", "1e300", "1790000000000"])
+def test_an_end_that_is_no_time_is_refused(tmp_path: Path, end: str) -> None:
+    """Not a bug, and not a file."""
+    log = _write(tmp_path / "log.jsonl", [_line(START_S + second, "a0") for second in range(10)])
+    code, _, stderr = _run(log, "--problem", EXAMPLE, f"--end={end}")
+    assert code == 2
+    assert "`end` must be unix seconds" in stderr
+
+
 def test_a_benchmark_divides_its_requests_as_the_problem_does(tmp_path: Path) -> None:
     """A result tells how many requests there were, how fast and how long, and not whose."""
     result = {
