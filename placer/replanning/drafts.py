@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from placer.replan_document import Changes, ReplanLimits
 from placer.replanning.running import RunningFleet
@@ -54,6 +54,39 @@ def changes_of(draft: Draft, running: RunningFleet) -> Changes:
         num_restarts=sum(1 for berth in draft.berths if is_restarted(berth, running)),
         num_starts=sum(1 for berth in draft.berths if berth.home is None),
         num_stops=len(running.stations) - len(homes),
+    )
+
+
+def with_shares_at_home(draft: Draft, running: RunningFleet, problem: Problem) -> Draft:
+    """Return a plan in which equal shares of an adapter are named such that replicas that have one keep it.
+
+    Which of them a replica serves makes no difference, but to move one where another one is: that is no move at all,
+    and no replica can load both.
+    """
+    shares = problem.shares
+    if shares is None:
+        return draft
+    running_on = {name: set(station.adapters) for name, station in running.stations.items()}
+    new_name: dict[int, int] = {}
+    for first, own in zip(shares.first.tolist(), shares.of_adapter, strict=True):
+        for share in dict.fromkeys(own):
+            equal = [first + index for index, value in enumerate(own) if value == share]
+            host = {adapter: berth for berth in draft.berths for adapter in equal if adapter in berth.adapters}
+            kept = {
+                adapter: here
+                for adapter, berth in host.items()
+                for here in equal
+                if here in running_on.get(berth.home or "", ())
+            }
+            free = [adapter for adapter in equal if adapter not in kept.values()]
+            kept |= {adapter: adapter for adapter in equal if adapter not in kept and adapter in free}
+            free = [adapter for adapter in free if adapter not in kept.values()]
+            left = [adapter for adapter in equal if adapter not in kept]
+            new_name |= kept | dict(zip(left, free, strict=True))
+    return replace(
+        draft,
+        berths=tuple(berth.with_adapters(new_name[adapter] for adapter in berth.adapters) for berth in draft.berths),
+        unserved=tuple(sorted(new_name[adapter] for adapter in draft.unserved)),
     )
 
 

@@ -10,7 +10,7 @@ from placer.replan_document import Before, Migration
 from placer.replanning.drafts import by_load
 from placer.replanning.handovers import Handover
 from placer.replanning.running import RunningFleet
-from placer.replanning.stations import Berth, FleetTwin, Station
+from placer.replanning.stations import Berth, FleetTwin, Station, clashing_shares
 from placer.replanning.step_log import StepLog
 from placer.replanning.step_times import StepTimes
 
@@ -88,6 +88,7 @@ class MigrationPlanner:
         self.live = {name: Live(station, set(station.adapters)) for name, station in running.stations.items()}
         self.goal = {adapter: name for name, berth in target.items() for adapter in berth.adapters}
         self.num_temporary_loads = self.num_restarts = self.spares = 0
+        self._is_forced = False
         self._gone = running.gone
         self._outgrown = {name: adapters for name, adapters in running.outgrown.items() if adapters}
         self._rejected = frozenset(before.rejected_gpus)
@@ -119,9 +120,12 @@ class MigrationPlanner:
         return {adapter: name for name, live in self.live.items() for adapter in live.routed}
 
     def _incoming(self, name: str) -> list[int]:
-        """Return who must come to a replica, unserved ones first, then by load."""
+        """Return who must and can come to a replica, unserved ones first, then by load."""
         where, own = self.where(), set(self.live[name].routed)
         waiting = [adapter for adapter in self.target[name].adapters if adapter not in own]
+        if not self._is_forced:
+            clashing = clashing_shares(self.problem, self.live[name].loaded, waiting)
+            waiting = [adapter for adapter in waiting if adapter not in clashing]
         order = by_load(self.problem, waiting)
         return sorted(order, key=lambda adapter: adapter in where)
 
@@ -237,7 +241,8 @@ class MigrationPlanner:
         hosts: dict[str, list[int]] = {}
         for host in sorted(self.live, key=lambda other: (self._load_of(other), other)):
             if host != name and host not in self._rejected and remaining:
-                count = self.twin.longest_prefix(self.live[host].station, remaining)
+                is_free = not clashing_shares(self.problem, self.live[host].loaded, remaining)
+                count = self.twin.longest_prefix(self.live[host].station, remaining) if is_free else 0
                 if count:
                     hosts[host], remaining = remaining[:count], remaining[count:]
         if remaining:
@@ -268,6 +273,7 @@ class MigrationPlanner:
 
     def _force(self) -> None:
         """Make what is left without safety; the checks of these steps say so."""
+        self._is_forced = True
         for name in [name for name in self.target if name not in self.live]:
             is_free = self._has_room(self.target[name].station.gpu_type)
             self.start(name, self.target[name].station, lacks_gpu=not is_free)
@@ -297,6 +303,7 @@ class MigrationPlanner:
     def shift(self, moves: Mapping[str, Sequence[int]]) -> None:
         """Load adapters at their new replicas, send their requests there, then unload them at the old ones."""
         where = self.where()
+        clashing = [clashing_shares(self.problem, self.live[name].loaded, own) for name, own in moves.items()]
         for name, own in moves.items():
             live = self.live[name]
             self.log.load(name, live.station, [adapter for adapter in own if adapter not in live.loaded])
@@ -307,7 +314,7 @@ class MigrationPlanner:
             stations={name: self.live[name].station for name in after},
             moves=tuple((adapter, source, name) for adapter, source, name in sources if source is not None),
         )
-        self.log.shift(sources, after, handover)
+        self.log.shift(sources, after, handover, clashing=sorted(set().union(*clashing)))
         for name, station in after.items():
             self.live[name].station = station
         for name in after:

@@ -18,7 +18,7 @@ from placer.planning import plan as plan_anew
 from placer.replan_document import Before, Candidate, Migration, Replan, ReplanLimits
 from placer.replanning.anew import aligned, current_gpus, draft_of
 from placer.replanning.arguments import Strategy, check_numbers, check_worth, limits_of
-from placer.replanning.drafts import Draft, changes_of, is_within, num_rejected, rank_of
+from placer.replanning.drafts import Draft, changes_of, is_within, num_rejected, rank_of, with_shares_at_home
 from placer.replanning.emptying import Emptying
 from placer.replanning.migration import MigrationRules, as_migration, planned_migration
 from placer.replanning.repairing import Repairing
@@ -219,7 +219,9 @@ def _drafts(search: _Search, solving: _Solving, strategy: Strategy) -> tuple[dic
     is_interrupted = False
     try:
         for method, draft in _considered(search, solving, strategy):
-            drafts[method] = draft  # noqa: PERF403 - what was found stays when the next one is interrupted
+            # What was found stays when the next one is interrupted. Traffic of equal shares differs by chance alone.
+            homely = with_shares_at_home(draft, search.running, search.problem)
+            drafts[method] = min(homely, draft, key=search.standing)
     except KeyboardInterrupt:
         if not drafts:
             raise

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -167,3 +167,12 @@ class FleetTwin:
                 high = count
             count = (low + high) // 2
         return low
+
+
+def clashing_shares(problem: Problem, loaded: Collection[int], coming: Collection[int]) -> set[int]:
+    """Return those who come of whom another share is loaded: vLLM has one name for both."""
+    shares = problem.shares
+    if shares is None:
+        return set()
+    present = {int(shares.adapter_of[adapter]) for adapter in loaded if adapter not in coming}
+    return {adapter for adapter in coming if int(shares.adapter_of[adapter]) in present}

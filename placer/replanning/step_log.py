@@ -73,9 +73,17 @@ class StepLog:
             self._add("load", name, station, self._times.load_s(station, adapters), adapters=self._names(adapters))
 
     def shift(
-        self, moves: Sequence[tuple[int, str | None, str]], after: Mapping[str, Station], handover: Handover
+        self,
+        moves: Sequence[tuple[int, str | None, str]],
+        after: Mapping[str, Station],
+        handover: Handover,
+        *,
+        clashing: Sequence[int] = (),
     ) -> None:
-        """Send the requests of adapters from one replica, or from none, to another."""
+        """Send the requests of adapters from one replica, or from none, to another.
+
+        `clashing`: shares that come where another one of their adapter is loaded.
+        """
         groups: dict[tuple[str | None, str], list[int]] = {}
         for adapter, source, target in moves:
             groups.setdefault((source, target), []).append(adapter)
@@ -86,7 +94,12 @@ class StepLog:
             self._handovers[len(self.steps)] = handover
         first = moves[0][2]
         names = self._names([adapter for adapter, _, _ in moves])
-        self._add("shift", first, after[first], 0.0, adapters=names, shifts=shifts, check=self.check(after))
+        check = self.check(after)
+        if clashing:
+            told = sorted({self._twin.problem.told_name(adapter) for adapter in clashing})
+            reasons = tuple(f"a replica has two shares of {name} loaded, which have one name" for name in told)
+            check = check.model_copy(update={"is_safe": False, "reasons": (*check.reasons, *reasons)})
+        self._add("shift", first, after[first], 0.0, adapters=names, shifts=shifts, check=check)
 
     def unload(self, name: str, station: Station, adapters: Sequence[str]) -> None:
         """Unload adapters, by name, whose requests go elsewhere or come no more."""
