@@ -23,7 +23,7 @@ import yaml
 import placer
 from placer.export.options import ExportOptions
 from placer.files import load_plan, save_plan
-from placer.plan_document import Plan
+from placer.plan_document import AdapterShare, Plan
 
 ROOT = Path(__file__).resolve().parent.parent
 NOW_S = 1_790_000_000.0
@@ -306,6 +306,29 @@ def test_nginx_follows_the_map_after_a_reload(
     lines = (tmp_path / "nginx" / "access.jsonl").read_text("utf-8").splitlines()
     assert {json.loads(line)["model"] for line in lines} == {name}
     assert {json.loads(line)["status"] for line in lines} == {"200"}
+
+
+def test_a_plan_that_divides_an_adapter_is_refused(
+    example: ModuleType, planned: tuple[Path, Plan], fleet: Fleet, tmp_path: Path
+) -> None:
+    """Steps of `placer.replan` name shares, which no server knows: none is asked anything."""
+    controller, _ = _controller(example, planned, tmp_path, fleet)
+    first, second = planned[1].gpus
+    name = first.adapters[0]
+    gpus = (
+        first.model_copy(update={"shares": (AdapterShare(adapter=name, replica=1, share=0.5),)}),
+        second.model_copy(
+            update={
+                "adapters": (*second.adapters, name),
+                "shares": (AdapterShare(adapter=name, replica=2, share=0.5),),
+            }
+        ),
+    )
+    save_plan(planned[1].model_copy(update={"gpus": gpus}), tmp_path / "plan.json")
+    _log(tmp_path / "access.jsonl", planned[1], is_shifted=True)
+    decision = controller.round()
+    assert (decision["decision"], fleet.calls) == ("failed", [])
+    assert "divide no adapter" in decision["reason"]
 
 
 def test_an_empty_window_is_a_failed_round(

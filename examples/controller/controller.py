@@ -38,7 +38,7 @@ from placer.plan_document import Plan
 from placer.replan_document import MigrationStep, Replan
 from placer.workload_builder import dump_problem
 from twin.calibration.metrics_files import read_page
-from twin.errors import PlacerError
+from twin.errors import InputError, PlacerError
 
 # Steps that need a machine, which an operator or a cluster has to give.
 NEEDS_OPERATOR = frozenset({"start", "restart", "stop"})
@@ -175,6 +175,8 @@ class Controller:
 
     def _replan(self, current: Plan) -> Replan:
         """Return what to change: what runs stays where it can, and no replica starts anew."""
+        if any(gpu.shares for gpu in current.gpus):
+            raise InputError("plans must divide no adapter: vLLM has no names for shares.", field="shares")
         return placer.replan(
             current,
             placer.load_problem(self.settings.observed),
