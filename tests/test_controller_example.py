@@ -220,9 +220,33 @@ def test_a_shift_is_applied_in_a_safe_order_and_then_cools_down(
     assert sorted(maps.splitlines()) == sorted(now_in_place.splitlines()) != sorted(before.splitlines())
 
     assert controller.round()["decision"] == "wait"
-    now[0] = NOW_S + 700.0
-    _log(tmp_path / "access.jsonl", planned[1], is_shifted=True)
     assert len((tmp_path / "decisions.jsonl").read_text("utf-8").splitlines()) == 3
+    # A controller that is started anew has the change in its log; a line that was cut off does not hinder it.
+    with (tmp_path / "decisions.jsonl").open("a") as file:
+        file.write('{"decision": "appl')
+    again = example.Controller(controller.settings, clock=lambda: now[0])
+    assert again.round()["decision"] == "wait"
+    now[0] = NOW_S + 700.0
+    assert example.Controller(controller.settings, clock=lambda: now[0]).round()["decision"] != "wait"
+
+
+def test_unknown_names_are_the_base_model_or_have_the_rank_of_the_settings(
+    example: ModuleType, planned: tuple[Path, Plan], fleet: Fleet, tmp_path: Path
+) -> None:
+    """Without either, one strange name in the log would end every round."""
+    changes = {"base_models": ("tiny",), "rank": 8, "max_loads": 3}
+    controller, _ = _controller(example, planned, tmp_path, fleet, **changes)
+    _log(tmp_path / "access.jsonl", planned[1], is_shifted=False)
+    with (tmp_path / "access.jsonl").open("a") as file:
+        usage = {"prompt_tokens": 20, "completion_tokens": 20}
+        for index in range(18):
+            line = {"time": NOW_S - 5.0 * index - 1.0, "model": ("tiny", "newcomer")[index % 2], "usage": usage}
+            file.write(json.dumps(line) + "\n")
+    controller.is_dry = True
+    decision = controller.round()
+    assert decision["decision"] != "failed", decision
+    assert "newcomer" in decision["rates_rps"]
+    assert "tiny" not in decision["rates_rps"]
 
 
 def test_limits_of_a_round_hold(example: ModuleType, planned: tuple[Path, Plan], fleet: Fleet, tmp_path: Path) -> None:

@@ -57,6 +57,8 @@ class Settings(BaseModel):
         Files to write: the problem of now, and a JSON line for each decision.
     sources, window_s
         As `placer observe` takes them; seconds of traffic that count.
+    base_models, rank
+        Names in the sources that are no adapters; the rank of adapters that the problem does not know yet.
     maps, reload
         File that nginx includes, and the command that makes nginx read it.
     export
@@ -79,6 +81,8 @@ class Settings(BaseModel):
     decisions: Path
     sources: tuple[str, ...] = Field(min_length=1)
     window_s: float = Field(default=300.0, gt=0)
+    base_models: tuple[str, ...] = ()
+    rank: int | None = None
     maps: Path
     reload: tuple[str, ...] = ("nginx", "-s", "reload")
     export: ExportOptions = ExportOptions()
@@ -103,14 +107,14 @@ class Controller:
     clock, wait
         Unix seconds now, and a pause.
     changed_s
-        When routes were changed last.
+        When routes were changed last; by default as the log of decisions has it, also of a controller before this one.
     """
 
     settings: Settings
     is_dry: bool = False
     clock: Callable[[], float] = time.time
     wait: Callable[[float], None] = time.sleep
-    changed_s: float = float("-inf")
+    changed_s: float | None = None
     _done: list[dict[str, Any]] = field(default_factory=list)
 
     def round(self) -> dict[str, Any]:
@@ -127,6 +131,8 @@ class Controller:
         return record
 
     def _decide(self) -> dict[str, Any]:
+        if self.changed_s is None:
+            self.changed_s = last_change(self.settings.decisions)
         left_s = self.changed_s + self.settings.cool_down_s - self.clock()
         if left_s > 0:
             return {"decision": "wait", "reason": f"cool-down: {left_s:.0f} s are left after the last change"}
@@ -167,9 +173,11 @@ class Controller:
         """Return the problem of now, and write it."""
         settings = self.settings
         base = read_problem(settings.problem, folder=settings.observed.parent)
-        wanted = SourceSettings(window_s=settings.window_s, end_s=self.clock())
+        wanted = SourceSettings(window_s=settings.window_s, end_s=self.clock(), base_models=settings.base_models)
         seen = observe_sources(settings.sources, wanted, known_adapters=[adapter.name for adapter in base.adapters])
-        built = build_observed(seen, base, BuildSettings(), output=settings.observed, command="examples/controller")
+        built = build_observed(
+            seen, base, BuildSettings(rank=settings.rank), output=settings.observed, command="examples/controller"
+        )
         write_atomically(settings.observed, dump_problem(built.problem))
         return built
 
@@ -268,6 +276,21 @@ class Controller:
 
     def _note(self, step: MigrationStep) -> None:
         self._done.append({"step": step.kind, "replica": step.replica, "adapters": list(step.adapters)})
+
+
+def last_change(decisions: Path) -> float:
+    """Return when routes were changed last, by a log of decisions, as unix seconds; minus infinity: never."""
+    changed_s = float("-inf")
+    if not decisions.exists():
+        return changed_s
+    for line in decisions.read_text(encoding="utf-8").splitlines():
+        # The last line of a controller that was killed may be cut off.
+        with contextlib.suppress(json.JSONDecodeError):
+            record = json.loads(line)
+            # Those of a dry run are sentences.
+            if any(isinstance(step, dict) and step["step"] == "shift" for step in record.get("steps", ())):
+                changed_s = dt.datetime.fromisoformat(record["time"]).timestamp()
+    return changed_s
 
 
 def maps_of(plan: Plan, options: ExportOptions) -> str:
