@@ -134,6 +134,8 @@ def _replan(work: Work) -> Outcome:
         workers=work.threads,
         observer=work.observer,
     )
+    if made.plan.termination == "interrupted":
+        return Outcome(_as_json(made), 130, is_interrupted=True)
     failed = 4 if made.unserved_adapters else 5
     return Outcome(_as_json(made), 0 if made.verdict == "accepted" else failed)
 
