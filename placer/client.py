@@ -43,6 +43,10 @@ _DOCUMENTS: dict[Operation, type[Answer]] = {"solve": Plan, "replan": Replan, "v
 # Where it is worth to ask again: the queue is full, the service ends or starts, or its disk is full.
 _RETRIED = frozenset({429, 503})
 _LONGEST_PAUSE_S = 30.0
+# As the service says; what stands before it may say anything.
+_LONGEST_RETRY_AFTER_S = 120.0
+# Of what is asked, not of the way there: the same again would fail the same way.
+_NOT_RETRIED = (httpx.UnsupportedProtocol, httpx.LocalProtocolError)
 # Of a request beyond the time for which the service was asked to wait.
 _SLACK_S = 30.0
 
@@ -227,26 +231,29 @@ class Client:
         """Yield what a job does until it ends; when the connection breaks, it is made again."""
         failures = 0
         while True:
+            pause_s = min(1.0 * (failures + 1), _LONGEST_PAUSE_S)
             try:
                 with self._http.stream(
                     "GET", f"/v1/jobs/{job_id}/events", headers={"Last-Event-ID": str(after)}
                 ) as answer:
-                    if answer.status_code not in _RETRIED:
-                        if answer.is_error:
-                            answer.read()
+                    if answer.is_error:
+                        answer.read()
+                        if failures >= self._retries or answer.status_code not in _RETRIED:
                             self._checked(answer)
+                        pause_s = _retry_after_s(answer, pause_s)
+                    else:
                         for event in _events(answer.iter_lines()):
                             if event.kind == "end":
                                 return
                             after, failures = event.number, 0
                             yield event
-            except httpx.TransportError:
-                if failures >= self._retries:
+            except httpx.TransportError as error:
+                if failures >= self._retries or isinstance(error, _NOT_RETRIED):
                     raise
             failures += 1
             if failures > self._retries:
                 raise httpx.ReadError("the events of a job must come to an end. The service broke them off.")
-            self._sleep(min(1.0 * failures, _LONGEST_PAUSE_S))
+            self._sleep(pause_s)
 
     def result(self, job_id: str) -> Answer | None:
         """Return the document of a job; ``None`` while there is none.
@@ -287,7 +294,7 @@ class Client:
             params={"deadline_s": deadline_s},
             json=body,
             headers={"Idempotency-Key": key or uuid.uuid4().hex},
-            timeout=deadline_s + _SLACK_S,
+            timeout=httpx.Timeout(_SLACK_S, read=deadline_s + _SLACK_S),
         )
         return self._checked(answer)
 
@@ -298,8 +305,8 @@ class Client:
             pause_s = min(0.5 * 2.0**attempt, _LONGEST_PAUSE_S)
             try:
                 answer = self._http.request(method, path, **arguments)
-            except httpx.TransportError:
-                if is_last:
+            except httpx.TransportError as error:
+                if is_last or isinstance(error, _NOT_RETRIED):
                     raise
             else:
                 if is_last or answer.status_code not in _RETRIED:
@@ -328,7 +335,7 @@ class Client:
 
 def _retry_after_s(answer: httpx.Response, otherwise_s: float) -> float:
     text = answer.headers.get("retry-after", "")
-    return min(float(text), _LONGEST_PAUSE_S) if text.isdigit() else otherwise_s
+    return min(float(text), _LONGEST_RETRY_AFTER_S) if text.isdigit() else otherwise_s
 
 
 def _body(problem: ProblemContent, files: Mapping[str, str] | None, options: BaseModel | None) -> dict[str, Any]:

@@ -74,6 +74,42 @@ def test_events_go_on_where_the_connection_broke() -> None:
     assert asked == ["0", "2", "4"]
 
 
+@pytest.mark.parametrize("url", ["service:8080", "127.0.0.1:8080"])
+def test_what_would_fail_again_is_not_repeated(url: str) -> None:
+    """Such as an address without a scheme: nobody is asked, and nobody waits."""
+    waits: list[float] = []
+    with Client(url, sleep=waits.append) as client:
+        with pytest.raises(httpx.TransportError):
+            client.status("x")
+        with pytest.raises(httpx.TransportError):
+            list(client.events("x"))
+    assert waits == []
+
+
+def test_it_waits_as_long_as_the_service_says_also_for_events() -> None:
+    """The longest that a full queue says is a minute; and at the end the caller hears why."""
+    waits: list[float] = []
+    client = _client(lambda _: httpx.Response(429, json=ERROR, headers={"Retry-After": "60"}), waits, retries=2)
+    with client:
+        for ask in (client.status, client.wait):
+            with pytest.raises(ServiceError, match="full"):
+                ask("x")
+    assert waits == [60.0] * 4
+
+
+def test_only_the_answer_may_take_as_long_as_the_deadline() -> None:
+    """A service that cannot be reached is told within the usual time."""
+    seen: list[dict[str, float]] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen.append(request.extensions["timeout"])
+        return httpx.Response(422, json=ERROR | {"status": 422})
+
+    with _client(answer, []) as client, pytest.raises(ServiceError):
+        client.solve({}, deadline_s=600.0)
+    assert (seen[0]["connect"], seen[0]["read"]) == (30.0, 630.0)
+
+
 def test_the_token_goes_with_every_request() -> None:
     """In the header that the service looks at."""
     seen: list[str] = []
