@@ -221,6 +221,24 @@ def test_bodies_that_are_none(client: httpx.Client, content: bytes, status: int)
     assert answer.json()["status"] == status
 
 
+@pytest.mark.parametrize("path", ["healthz", "readyz", "metrics", "v1/jobs"])
+def test_head_is_get_without_a_body(client: httpx.Client, path: str) -> None:
+    """Checks of load balancers ask so."""
+    answer = client.head(f"/{path}")
+    assert (answer.status_code, answer.content) == (200, b"")
+    assert answer.headers["content-type"] == client.get(f"/{path}").headers["content-type"]
+
+
+@pytest.mark.parametrize("hollow", ['{"problem": {"adapters": [%s]}}', '{"plan": {"gpus": [%s]}}'])
+def test_errors_of_validation_are_not_many(client: httpx.Client, hollow: str) -> None:
+    """Each of many hollow entries would have several, all kept at a time."""
+    body = hollow % ",".join(["{}"] * 100_000)
+    answer = client.post("/v1/verify", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 422
+    assert answer.json()["field"] in {"problem.adapters", "plan.gpus"}
+    assert "entries" in answer.json()["detail"]
+
+
 def test_limits_name_the_field(client: httpx.Client) -> None:
     """More adapters, a larger budget, more scenarios, a longer wait than the server allows."""
     many = {"problem": small_data(num_adapters=51)}
