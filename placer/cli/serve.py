@@ -15,6 +15,8 @@ from placer.cli.options import VerboseOption
 if TYPE_CHECKING:
     from placer.service.settings import JobLimits
 
+# One message between the service and a worker has at most as much.
+_MOST_BODY_MIB = 1024.0
 _TOKEN_VARIABLE = "PLACER_TOKENS"  # noqa: S105 - the name of a variable
 
 
@@ -62,9 +64,16 @@ def serve(
     del verbose
     from placer.service.published import require_extra
     from placer.service.settings import MIB, JobLimits, ServiceSettings
+    from twin.errors import InputError
     from twin.parallel import available_cores
 
     require_extra()
+    if not 0.0 < max_body_mib <= _MOST_BODY_MIB:
+        raise InputError(
+            f"`--max-body-mib` must be above 0 and at most {_MOST_BODY_MIB:g}. Got {max_body_mib:g}.",
+            field="max_body_mib",
+            value=max_body_mib,
+        )
     limits = JobLimits(
         body_bytes=int(max_body_mib * MIB),
         adapters=max_adapters,
@@ -108,9 +117,9 @@ def _check(limits: JobLimits, grace_s: float, log_level: str) -> None:
     from twin.errors import InputError
 
     for name, value in asdict(limits).items():
-        # Not a number is not above 0, either.
-        if not value > 0.0:
-            raise InputError(f"limits must be above 0. Got {value:g} ({name}).", field=name, value=value)
+        # Not a number is not above 0, either; nor does the kernel know infinite seconds.
+        if not 0.0 < value < 1e15:
+            raise InputError(f"limits must be above 0 and finite. Got {value:g} ({name}).", field=name, value=value)
     if not 0.0 <= grace_s <= 3600.0:
         raise InputError(f"`--grace` must be between 0 and 3600 s. Got {grace_s:g}.", field="grace", value=grace_s)
     levels = ("critical", "error", "warning", "info", "debug")

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import anyio.to_thread
@@ -49,9 +49,10 @@ async def answer(
         )
     content, digest = await anyio.to_thread.run_sync(_prepared, operation, body, await request.json(), limits)
     solver_s = deadline_s * _SOLVER_SHARE if deadline_s else None
-    job = await service.jobs.submit(operation, content, digest=digest, key=key, solver_s=solver_s)
-    if deadline_s and job.state not in FINISHED:
-        with open_stream(service):
+    # Who may not wait is refused before there is a job, which nobody would ask for.
+    with open_stream(service) if deadline_s else nullcontext():
+        job = await service.jobs.submit(operation, content, digest=digest, key=key, solver_s=solver_s)
+        if deadline_s and job.state not in FINISHED:
             job = await _waited(service, job, deadline_s, request, is_cancelled_without_client=key is None)
     return await answer_of(service, job) if job.state in FINISHED else accepted(service, job)
 

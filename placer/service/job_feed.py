@@ -10,8 +10,6 @@ from placer.service.documents import IncumbentSeen
 
 # Of one job; of those that are more, the latest.
 MOST_EVENTS = 1_000
-# Numbers of events of one start: those of the next one are larger, so that nobody waits for a number that was.
-_EVENTS_PER_START = 1_000_000
 
 
 class JobFeed:
@@ -33,9 +31,13 @@ class JobFeed:
         self.incumbent: IncumbentSeen | None = None
         self.has_ended = False
 
-    def begin(self, num_starts: int) -> None:
-        """Begin anew: the job starts for the `num_starts`-th time."""
-        self._number = max(self._number, num_starts * _EVENTS_PER_START)
+    def begin(self, started_s: float) -> None:
+        """Begin anew, at `started_s` seconds since the epoch.
+
+        Numbers go on from these milliseconds: above those of a start before, whichever service that was in, as there
+        are far fewer than a thousand events a second.
+        """
+        self._number = max(self._number, round(1000.0 * started_s))
         self.phase = self.incumbent = None
 
     def hear(self, record: dict[str, Any]) -> None:

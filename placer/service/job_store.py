@@ -184,9 +184,10 @@ class JobStore:
                 (end.state, self._clock(), end.exit_code, error, result, result is not None, events, job_id),
             )
             transaction.execute(
+                # Never this one, whose caller waits: the clock may have been set back.
                 "DELETE FROM jobs WHERE sequence IN (SELECT sequence FROM jobs WHERE finished_s IS NOT NULL "
-                "ORDER BY finished_s DESC LIMIT -1 OFFSET ?)",
-                (keep,),
+                "AND id != ? ORDER BY finished_s DESC LIMIT -1 OFFSET ?)",
+                (job_id, keep - 1),
             )
         return self._known(job_id)
 

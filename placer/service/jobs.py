@@ -7,6 +7,7 @@ import logging
 import secrets
 import sqlite3
 import time
+import zlib
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -187,13 +188,17 @@ class Jobs:
         self._interrupts[job_id] = interrupt
         self._count()
         job = await self._insist(partial(self._store.start, job_id))
-        request = await self._insist(partial(self._store.request_of, job_id))
+        try:
+            request = await self._insist(partial(self._store.request_of, job_id))
+        except zlib.error as error:
+            await self._finish(job, JobEnd("failed", 6, _unreadable(error).model_dump(mode="json")))
+            return None
         if job.is_cancelling or job_id in self._cancelled:
             await self._finish(job, JobEnd("cancelled"))
             return None
         self._metrics.waiting_s.observe(max(0.0, (job.started_s or job.submitted_s) - job.submitted_s))
         feed = self._feeds[job_id]
-        feed.begin(job.num_starts)
+        feed.begin(job.started_s or now_s())
         feed.hear({"kind": "state", "state": "running"})
         return Assignment(job_id, job.operation, request, job.solver_s)
 
@@ -349,6 +354,12 @@ def _often_started(job: StoredJob) -> Any:
         "often-started",
         500,
         f"a job must let the service live. This one was begun {job.num_starts} times, and never ended.",
+    )
+
+
+def _unreadable(error: zlib.error) -> Any:
+    return error_details(
+        "storage", 500, f"a job's request must be readable in the database. This one is damaged: {error}."
     )
 
 

@@ -108,6 +108,7 @@ async def _answer(operation: Operation, body: Any, deadline_s: float, key: str |
     return await answer(service_of(request), operation, body, key=key, deadline_s=deadline_s, request=request)
 
 
+@router.head("/v1/jobs", include_in_schema=False)
 @router.get("/v1/jobs", responses=_COMMON, tags=["jobs"])
 async def list_jobs(
     request: Request,
@@ -123,6 +124,7 @@ async def list_jobs(
     return JobList(jobs=tuple(job_document(job, service.jobs) for job in stored), next_before=following)
 
 
+@router.head("/v1/jobs/{job_id}", include_in_schema=False)
 @router.get("/v1/jobs/{job_id}", responses={**_COMMON, **_NOT_FOUND}, tags=["jobs"])
 async def get_job(request: Request, job_id: JobId) -> Job:
     """Say how far a job is."""
@@ -130,6 +132,7 @@ async def get_job(request: Request, job_id: JobId) -> Job:
     return job_document(await service.jobs.get(job_id), service.jobs)
 
 
+@router.head("/v1/jobs/{job_id}/result", include_in_schema=False)
 @router.get(
     "/v1/jobs/{job_id}/result",
     response_model=Plan | Replan | Recheck | WhatIf,
@@ -184,12 +187,14 @@ async def cancel_job(request: Request, job_id: JobId) -> Job:
     return job_document(await service.jobs.cancel(job_id), service.jobs)
 
 
+@router.head("/healthz", include_in_schema=False)
 @router.get("/healthz", tags=["service"])
 async def healthz() -> Health:
     """Say that the process is alive."""
     return Health(status="ok")
 
 
+@router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", responses={503: {"model": Health, "description": "Not now."}}, tags=["service"])
 async def readyz(request: Request) -> Response:
     """Say whether requests should be sent here, and why not."""
@@ -198,6 +203,7 @@ async def readyz(request: Request) -> Response:
     return Response(health.model_dump_json(), status_code=503 if reasons else 200, media_type=JSON)
 
 
+@router.head("/metrics", include_in_schema=False)
 @router.get(
     "/metrics",
     response_class=Response,

@@ -50,11 +50,15 @@ class _ImpatientProtocol(H11Protocol):
 
 
 class _Server(uvicorn.Server):
-    """Uvicorn, which at the first signal goes on answering until the service has stopped; the second one ends it."""
+    """Uvicorn, which at the first signal goes on answering until the service has stopped.
+
+    From the second one on no job is waited for.
+    """
 
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
         self._service = service
+        self._num_signals = 0
         self._draining: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -65,14 +69,14 @@ class _Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to end; called by the signals' handler."""
-        if self._draining is not None or self._loop is None or not self.started:
+        self._num_signals += 1
+        if self._num_signals > 2 or self._loop is None or not self.started:
             super().handle_exit(sig, frame)
             return
-        self._loop.call_soon_threadsafe(self._begin_to_drain)
+        self._loop.call_soon_threadsafe(self._begin_to_drain if self._num_signals == 1 else self._service.hurry)
 
     def _begin_to_drain(self) -> None:
-        if self._draining is None:
-            self._draining = asyncio.ensure_future(self._drain())
+        self._draining = asyncio.ensure_future(self._drain())
 
     async def _drain(self) -> None:
         try:

@@ -72,6 +72,10 @@ class Service:
             self._stopping = asyncio.create_task(self._stop())
         await asyncio.shield(self._stopping)
 
+    def hurry(self) -> None:
+        """Give running jobs no more time, once `stop` was called: they are put back at once."""
+        self.pool.hurry()
+
     async def close(self) -> None:
         """Close the database, after `stop`."""
         await self.jobs.close()

@@ -195,8 +195,10 @@ class Worker:
             try:
                 self._answers.write(frame.encoded())
                 self._answers.flush()
-            except OSError:
+            except BaseException:
+                # Whatever it is, such as no memory for a copy: one that cannot answer must not look as if it worked.
                 os.killpg(0, signal.SIGKILL)
+                raise
 
 
 def _failure(job: str, details: ErrorDetails, *, is_spent: bool = False) -> Frame:

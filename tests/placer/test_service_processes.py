@@ -3,11 +3,13 @@
 import os
 import resource
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
 import httpx
 
+from placer.service.job_store import JobStore
 from tests.placer.service_process import RunningService, running_service, wait_for
 from tests.placer.small_fleets import small_data
 
@@ -103,6 +105,22 @@ def test_services_that_are_killed_or_ended_keep_what_they_accepted(tmp_path: Pat
             assert _submit_again(client, seed) == location
         _wait_for_state(client, slow, "cancelled")
         assert len(client.get("/v1/jobs", params={"count": 100}).json()["jobs"]) == 2 + NUM_JOBS
+
+
+def test_a_second_signal_gives_running_jobs_no_more_time(tmp_path: Path) -> None:
+    """They are put back as at the end of the grace, and the service ends in order."""
+    with running_service(tmp_path / "data", "--workers", "1", "--grace", "600") as service, service.client() as client:
+        slow = _submit(client, _slow())
+        _wait_for_state(client, slow, "running")
+        service.process.send_signal(signal.SIGTERM)
+        wait_for(lambda: client.get("/readyz").status_code == 503)
+        assert _state(client, slow) == "running"
+        service.process.send_signal(signal.SIGTERM)
+        assert service.process.wait(timeout=8) == 0
+    store = JobStore(tmp_path / "data", time.time)
+    (job,) = store.unfinished()
+    store.close()
+    assert (job.state, job.num_starts) == ("accepted", 0)
 
 
 def _submit_again(client: httpx.Client, seed: int) -> str:
