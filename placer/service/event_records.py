@@ -53,6 +53,9 @@ def scenario_record(progress: StudyProgress) -> dict[str, Any]:
 class Thinning:
     """Pass events on, frequent ones at most ten times a second each; nothing is kept back that ends a series.
 
+    Nor an incumbent of other GPUs or cost: after it there may be none for as long as the solver has, and a job says
+    what its best placement is.
+
     Parameters
     ----------
     tell
@@ -66,12 +69,16 @@ class Thinning:
         self._clock = clock
         self._last_s: dict[str, float] = {}
         self._waiting: dict[str, dict[str, Any]] = {}
+        self._incumbent: tuple[int, float] | None = None
 
     def __call__(self, record: dict[str, Any]) -> None:
         """Pass a record on, or keep it until another kind comes."""
         kind, now_s = record["kind"], self._clock()
-        is_last = record.get("done") is not None and record["done"] == record.get("total")
-        if kind in _FREQUENT and not is_last and now_s - self._last_s.get(kind, now_s - 1.0) < _LEAST_GAP_S:
+        is_due = record.get("done") is not None and record["done"] == record.get("total")
+        if kind == "incumbent":
+            seen = record["num_gpus"], record["cost_per_hour"]
+            is_due, self._incumbent = seen != self._incumbent, seen
+        if kind in _FREQUENT and not is_due and now_s - self._last_s.get(kind, now_s - 1.0) < _LEAST_GAP_S:
             self._waiting[kind] = record
             return
         self._waiting.pop(kind, None)

@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from placer.cli.application import app
 from placer.events import PhaseStarted, PlanEvent
 from placer.files import plan_to_json
 from placer.planning import plan
 from placer.service.answers import answer
 from placer.service.documents import SolveRequest
 from placer.service.error_details import RequestRefusedError
+from placer.service.event_records import Thinning
 from placer.service.job_store import FILE_NAME, JobEnd, JobStore, NewJob
 from placer.service.jobs import Jobs
 from placer.service.metrics import Metrics
@@ -143,3 +146,24 @@ def test_bodies_of_too_many_values_are_refused(data: Any, field: str | None) -> 
     assert refused.value.details.status == 422
     assert (refused.value.details.field or "").startswith(field or "")
     check_numbers(data, 100_000)
+
+
+def test_the_best_placement_is_told_at_once() -> None:
+    """Two improvements within a tenth of a second are two; the same GPUs again are thinned out."""
+    told: list[tuple[int, int]] = []
+    thinning = Thinning(lambda record: told.append((record["num_gpus"], record["n"])), clock=lambda: 1.0)
+    for number, num_gpus in enumerate((5, 5, 4, 4, 4, 3)):
+        thinning({"kind": "incumbent", "num_gpus": num_gpus, "cost_per_hour": 3.0 * num_gpus, "n": number})
+    assert told == [(5, 0), (4, 2), (3, 5)]
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--job-cpu", "inf"), ("--job-wall", "nan"), ("--max-body-mib", "inf"), ("--max-body-mib", "nan")],
+)
+def test_limits_of_the_service_are_finite(tmp_path: Path, option: str, value: str) -> None:
+    """The kernel knows no infinite seconds: each job would end its worker."""
+    result = CliRunner().invoke(app, ["serve", "--data-dir", str(tmp_path / "data"), option, value], prog_name="placer")
+    assert result.exit_code == 2
+    assert f"Got {value}" in result.stderr
+    assert not (tmp_path / "data").exists()
