@@ -2,22 +2,25 @@
 
 import asyncio
 import contextlib
+import inspect
 import itertools
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 from typer.testing import CliRunner
 
 from placer.cli.application import app
 from placer.events import PhaseStarted, PlanEvent
 from placer.files import plan_to_json
 from placer.planning import plan
+from placer.replanning.run import replan
 from placer.service.answers import answer
-from placer.service.documents import SolveRequest
+from placer.service.documents import ReplanOptions, SolveOptions, SolveRequest
 from placer.service.error_details import RequestRefusedError
 from placer.service.event_records import Thinning
 from placer.service.job_store import FILE_NAME, JobEnd, JobStore, NewJob
@@ -167,3 +170,12 @@ def test_limits_of_the_service_are_finite(tmp_path: Path, option: str, value: st
     assert result.exit_code == 2
     assert f"Got {value}" in result.stderr
     assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize(("function", "options"), [(plan, SolveOptions), (replan, ReplanOptions)])
+def test_what_can_be_asked_in_python_can_be_asked_over_http(
+    function: Callable[..., Any], options: type[BaseModel]
+) -> None:
+    """But for what the service decides, or the request has elsewhere."""
+    elsewhere = {"problem", "plan", "budget", "workers", "observer", "repair_rounds", "engine", "record_rejections"}
+    assert set(inspect.signature(function).parameters) - elsewhere <= set(options.model_fields)
