@@ -206,7 +206,7 @@ def test_a_line_that_no_gateway_means_is_left_out(tmp_path: Path, line: str) -> 
     log = _write(tmp_path / "log.jsonl", [_line(START_S + second, "a0") for second in range(100)])
     with log.open("a", encoding="utf-8") as file:
         file.write(line + "\n")
-    code, _, stderr = _run(log, "--problem", EXAMPLE, "--rank", 8, "-o", tmp_path / "now.yaml")
+    code, _, stderr = _run(log, "--problem", EXAMPLE, "--rank", "8", "-o", tmp_path / "now.yaml")
     assert code == 0
     assert "1 lines are left out" in stderr
     rates = {adapter.name: adapter.rate_rps for adapter in load_problem(tmp_path / "now.yaml").adapters}

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.types import Message
 from typer.testing import CliRunner
 
 from placer.cli.application import app
@@ -73,8 +75,13 @@ def test_who_may_not_wait_leaves_no_job(tmp_path: Path) -> None:
     async def asked() -> None:
         service = Service(ServiceSettings(tmp_path, streams=0))
         service.jobs = _jobs(tmp_path, itertools.count())
-        body = SolveRequest.model_validate({"problem": small_data(num_adapters=2)})
-        request: Any = None
+        content = {"problem": small_data(num_adapters=2)}
+        body = SolveRequest.model_validate(content)
+
+        async def receive() -> Message:
+            return {"type": "http.request", "body": json.dumps(content).encode()}
+
+        request = Request({"type": "http", "headers": []}, receive)
         try:
             with pytest.raises(RequestRefusedError) as refused:
                 await answer(service, "solve", body, key=None, deadline_s=1.0, request=request)
