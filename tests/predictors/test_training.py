@@ -268,7 +268,7 @@ def test_the_command_line_trains(folder: Path, tmp_path: Path) -> None:
     assert "a data set must be a folder" in errors
     code, _, errors = run(folder, "--profile", NAME, "--family", "oracle", "--output", tmp_path / "n.onnx")
     assert code == 2
-    assert "families must be of neural, boosting, forest, tree. Got oracle." in errors
+    assert "families must be of neural, boosting, forest, tree, polyhedra. Got oracle." in errors
     code, _, errors = run(folder, *common, "--output", tmp_path / "n.onnx", "--risk-gpus", -1)
     assert code == 2
     assert "--risk-gpus" in errors
