@@ -93,7 +93,8 @@ def _send_traffic(server: VllmServer, log: Path) -> Counter[str]:
     for name, rate in RATES.items():
         at_s = generator.expovariate(rate) if rate else SENDING_S
         while at_s < SENDING_S:
-            arrivals.append((at_s, name, generator.randint(8, 60), generator.randint(2, 10)))
+            # So long that a scrape a second meets the rare adapter, too, where the machine does nothing else.
+            arrivals.append((at_s, name, generator.randint(8, 60), generator.randint(60, 120)))
             at_s += generator.expovariate(rate)
     answered: Counter[str] = Counter()
     lock, begin = threading.Lock(), time.monotonic()
