@@ -53,16 +53,21 @@ def test_all_policies_run_with_the_chosen_max_num_seqs(plan_path: Path, tmp_path
     assert expected.policies == actual.policies
 
 
-def test_the_wait_for_the_compiler_is_announced(plan_path: Path, tmp_path: Path) -> None:
+def test_the_wait_for_the_compiler_is_announced(
+    plan_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The router is compiled on its own: with an empty cache that takes long, and afterwards no time."""
     script = "from twin.kernel_fleet import router_is_cached; print(router_is_cached())"
     environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, env=environment)
     assert done.stdout.strip() == "False"
-    events: list[PlanEvent] = []
     routing(plan_path, slots=(4,), horizon_s=60.0)
-    routing(plan_path, slots=(4,), horizon_s=60.0, observer=events.append)
-    assert not any(isinstance(event, KernelCompiling) for event in events)
+    for is_cached in (True, False):
+        events: list[PlanEvent] = []
+        if not is_cached:
+            monkeypatch.setattr("twin.kernel_fleet.router_is_cached", lambda: False)
+        routing(plan_path, slots=(4,), horizon_s=60.0, observer=events.append)
+        assert any(isinstance(event, KernelCompiling) for event in events) is not is_cached
 
 
 @pytest.mark.parametrize("routing_name", ["least_loaded", "lora_affinity"])
