@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,7 +26,7 @@ from placer.settling import settle
 from placer.stopwatch import Stopwatch
 from placer.surrogates import SurrogateChoice, at_the_quantile, careful, threshold_for, uses_simulation
 from placer.type_by_type import solve_each_type
-from placer.verify import TwinSettings, TwinVerifier, effective_horizon_s
+from placer.verify import TwinSettings, TwinVerifier
 from predictors.surrogate import STARVED_PROBABILITY, Surrogate
 from solvers.alone import UnplaceableError
 from solvers.bounds import work_bound
@@ -181,8 +180,7 @@ class Planning:
         if bound is None or not is_proven_infeasible(self.problem, bound):
             self._begin("solve", self.solver.name)
             try:
-                with self._drawing_ahead(is_verified=is_verified):
-                    result = self._solve(surrogate)
+                result = self._solve(surrogate)
             except UnplaceableError as error:
                 require_agreement(error, self.problem, surrogate, self.verifier, risk=self.risk)
                 raise
@@ -240,15 +238,6 @@ class Planning:
         """Return surrogates that accept less than the careful one, each less than the one before."""
         steps = cautious_surrogates(surrogate, threshold=self.threshold, margin=self.margin)
         return tuple(at_the_quantile(step, self.problem) for step in steps)
-
-    def _drawing_ahead(self, *, is_verified: bool) -> contextlib.AbstractContextManager[None]:
-        """Draw what verification will simulate while the solver runs, where it runs in this process on another core."""
-        settings, problem = self.settings, self.problem
-        are_other_rates = problem.uncertainty is not None or problem.scenarios is not None
-        if not is_verified or settings.engine == "simpy" or are_other_rates or available_cores() == 1:
-            return contextlib.nullcontext()
-        horizon_s = effective_horizon_s(problem.workload, settings)
-        return self.verifier.traffic.drawing_ahead(problem.unmerged.workload, horizon_s=horizon_s)
 
     def _solve(self, surrogate: Surrogate) -> SolveResult:
         """Run the solver: on all GPU types if it can mix them, else on each of them."""

@@ -127,6 +127,14 @@ class OpenFleet:
         refused = self.refused_work[gpus]
         self.refused_work[gpus] = np.where(is_larger, np.minimum(refused, work[:, np.newaxis]), refused)
 
+    def learn_refusals(self, attempt: OpenFleet) -> None:
+        """Take over what GPUs refused in a copy of this fleet to which adapters were only added.
+
+        A GPU that took some is another one there: what it refused says nothing here.
+        """
+        same = [gpu for gpu in self.open_gpus.tolist() if len(attempt.members[gpu]) == len(self.members[gpu])]
+        self.refused_work[same] = np.minimum(self.refused_work[same], attempt.refused_work[same])
+
     def refused_for_work(self, gpus: NDArray[np.int64], adapter: int, *, leaving: int = -1) -> NDArray[np.int64]:
         """Return those of `gpus` that cannot have refused an adapter for constraints, or limits, of its own.
 

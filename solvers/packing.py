@@ -27,6 +27,8 @@ from solvers.run import SolverRun
 
 # Of the least loaded GPUs, how many are tried in vain before the last pass gives up.
 EMPTYING_ATTEMPTS = 100
+# The first ones forget what GPUs refused adapters with about as much work: they are the most promising.
+FRESH_ATTEMPTS = 8
 
 PackingName = Literal["ffd", "bfd"]
 
@@ -135,13 +137,13 @@ class Packing:
 
     def improve(self, fleet: OpenFleet) -> None:
         """Empty GPUs into others while that succeeds, recording each success; then use cheaper types."""
-        failures = 0
+        fleet, failures = fleet.copy(), 0
         while failures < EMPTYING_ATTEMPTS:
             gpus = fleet.open_gpus
             by_load = gpus[np.argsort(fleet.load[gpus], kind="stable")]
             if len(gpus) < 2 or failures >= len(gpus):
                 break
-            emptied = self._emptied(fleet, int(by_load[failures]))
+            emptied = self._emptied(fleet, int(by_load[failures]), asks_again=failures < FRESH_ATTEMPTS)
             if self.run.exhausted() is not None:
                 return
             if emptied is None or not self.run.record(emptied.placement()):
@@ -151,12 +153,18 @@ class Packing:
         if len(self.problem.gpu_types) > 1:
             self._use_cheaper_types(fleet)
 
-    def _emptied(self, fleet: OpenFleet, gpu: int) -> OpenFleet | None:
-        """Return a fleet with the adapters of `gpu` on other GPUs, or None."""
-        attempt = fleet.copy()
+    def _emptied(self, fleet: OpenFleet, gpu: int, *, asks_again: bool) -> OpenFleet | None:
+        """Return a fleet with the adapters of `gpu` on other GPUs, or None.
+
+        What the others refuse is remembered; if it `asks_again`, they are also asked what they refused before.
+        """
+        attempt = fleet.copy(keeps_refusals=not asks_again)
         adapters = np.array(attempt.close(gpu), dtype=np.int64)
         order = adapters[np.lexsort((adapters, -self.work[fleet.gpu_type[gpu], adapters]))]
-        return attempt if self.best_fit.insert(attempt, order) == len(order) else None
+        if self.best_fit.insert(attempt, order) == len(order):
+            return attempt
+        fleet.learn_refusals(attempt)
+        return None
 
     def _use_cheaper_types(self, fleet: OpenFleet) -> None:
         """Move the sets of whole GPUs to cheaper types that hold them."""

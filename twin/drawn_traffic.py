@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import threading
-from collections.abc import Iterator
-
 from twin.workload import Adapter, AdapterStream, Phase, RequestTable, Workload, draw_stream, merge_streams
 
 # Requests that are kept, of 16 bytes each: those of about 150 busy GPUs over half an hour.
@@ -36,32 +32,6 @@ class DrawnTraffic:
         if workload.trace is not None:
             return workload.requests(horizon_s=horizon_s, seed=self.seed)
         return merge_streams([self._stream(adapter, workload.phases, horizon_s) for adapter in workload.adapters])
-
-    @contextlib.contextmanager
-    def drawing_ahead(self, workload: Workload, *, horizon_s: float) -> Iterator[None]:
-        """Draw the requests of `workload` in a thread meanwhile, as many as can be kept and as there is time for.
-
-        For whoever waits for something else in the meantime: most of the drawing needs no interpreter lock.
-        """
-        is_over = threading.Event()
-
-        def draw() -> None:
-            largest_scale = max([1.0, *(phase.rate_scale for phase in workload.phases)])
-            for adapter in workload.adapters:
-                expected = adapter.rate_rps * largest_scale * horizon_s
-                if is_over.is_set() or self.num_kept + expected > self._most_kept:
-                    return
-                self._stream(adapter, workload.phases, horizon_s)
-
-        thread = threading.Thread(target=draw, name="draw-ahead", daemon=True)
-        if workload.trace is None:
-            thread.start()
-        try:
-            yield
-        finally:
-            is_over.set()
-            if workload.trace is None:
-                thread.join()
 
     def _stream(self, adapter: Adapter, phases: tuple[Phase, ...], horizon_s: float) -> AdapterStream:
         """Return the requests of one adapter; they are kept if there is room."""

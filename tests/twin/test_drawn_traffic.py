@@ -1,6 +1,5 @@
 """Traffic that is drawn once is the traffic that a workload draws each time."""
 
-import threading
 
 import numpy as np
 import pytest
@@ -57,39 +56,3 @@ def test_other_rates_are_other_requests() -> None:
     for factor in (1.0, 1.5, 1.0):
         scaled = WORKLOAD.scaled(factor)
         _assert_equal(scaled.requests(horizon_s=60.0), traffic.requests(scaled, horizon_s=60.0))
-
-
-def test_what_is_drawn_ahead_is_what_is_asked_for() -> None:
-    """A thread draws while somebody else works; whoever asks meanwhile gets the same."""
-    traffic = DrawnTraffic(3)
-    with traffic.drawing_ahead(WORKLOAD, horizon_s=60.0):
-        meanwhile = traffic.requests(WORKLOAD, horizon_s=60.0)
-    drawn = traffic.num_kept
-    _assert_equal(WORKLOAD.requests(horizon_s=60.0, seed=3), meanwhile)
-    _assert_equal(meanwhile, traffic.requests(WORKLOAD, horizon_s=60.0))
-    assert drawn == traffic.num_kept
-
-
-def test_no_more_is_drawn_ahead_than_is_kept() -> None:
-    """What finds no room would be drawn in vain."""
-    traffic = DrawnTraffic(3, most_kept=40)
-    with traffic.drawing_ahead(WORKLOAD, horizon_s=60.0):
-        pass
-    assert traffic.num_kept <= 40
-
-
-def test_a_trace_is_not_drawn_ahead() -> None:
-    """Its requests are there."""
-    traced = Workload(WORKLOAD.adapters, trace=WORKLOAD.requests(horizon_s=60.0))
-    traffic = DrawnTraffic(3)
-    with traffic.drawing_ahead(traced, horizon_s=60.0):
-        pass
-    assert traffic.num_kept == 0
-
-
-def test_an_error_meanwhile_ends_the_drawing() -> None:
-    """Nobody waits for what is not needed any more."""
-    traffic = DrawnTraffic(3)
-    with pytest.raises(KeyboardInterrupt), traffic.drawing_ahead(WORKLOAD.scaled(1e4), horizon_s=60.0):
-        raise KeyboardInterrupt
-    assert not [thread for thread in threading.enumerate() if thread.name == "draw-ahead"]
