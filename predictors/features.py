@@ -201,10 +201,11 @@ def planned_features(
         "max_cpu_loras": cpu_loras,
         "reserves_full_sequence": int(engine.scheduler_reserve_full_isl),
     }
-    rows = np.empty((len(aggregates), len(ENGINE_NAMES)), dtype=np.float64)
-    for column, name in enumerate(ENGINE_NAMES):
-        rows[:, column] = columns[name]
-    return build_features(aggregates, rows)
+    features = np.empty((len(aggregates), len(AGGREGATE_NAMES) + len(ENGINE_NAMES)), dtype=np.float32)
+    features[:, : len(AGGREGATE_NAMES)] = aggregates
+    for column, name in enumerate(ENGINE_NAMES, start=len(AGGREGATE_NAMES)):
+        features[:, column] = columns[name]
+    return features
 
 
 def inflate(features: NDArray[np.float32], factor: float | NDArray[np.float64]) -> NDArray[np.float32]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +31,13 @@ class Settings:
             self.kv_tokens[rows],
             None if self.max_num_seqs is None else self.max_num_seqs[rows],
         )
+
+
+def joined(parts: Sequence[Settings]) -> Settings:
+    """Return settings one after the other; all of them have the `engine`'s `max_num_seqs`."""
+    columns = [np.empty((4, 0), dtype=np.int64)]
+    columns += [np.array([part.gpu_type, part.max_loras, part.max_lora_rank, part.kv_tokens]) for part in parts]
+    return Settings(*np.concatenate(columns, axis=1))
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from predictors.surrogate import (
     unwrapped,
 )
 from solvers import acceptance
-from solvers.choices import Choices, Settings, no_choices
+from solvers.choices import Choices, Settings, joined, no_choices
 from solvers.limits import Limits, RowLimits
 from solvers.placement import GpuAssignment
 from solvers.problem import Problem
@@ -41,6 +41,7 @@ RANK_FACTOR = 4096
 # Adapters in CPU memory where nothing limits them.
 UNLIMITED = np.iinfo(np.int64).max
 Members = Sequence[tuple[int, ...]]
+_NOBODY = np.empty(0, dtype=np.int64)
 
 
 class FeasibilityModel:
@@ -250,9 +251,11 @@ class FeasibilityModel:
         features = self.features(rows, settings)
         if load is not None:
             features = inflate(features, load)
-        types = np.unique(settings.gpu_type)
-        if not isinstance(self.surrogate, SurrogatePerGpuType) or len(types) == 1:
-            return self.ask(int(types[0]), features, members) if len(types) else empty_output()
+        if not len(features):
+            return empty_output()
+        types = np.unique(settings.gpu_type) if isinstance(self.surrogate, SurrogatePerGpuType) else [0]
+        if len(types) == 1:
+            return self.ask(int(types[0]), features, members)
         columns = {name: np.empty(len(rows), dtype=np.float32) for name in OUTPUT_NAMES}
         for gpu_type in types:
             mine = np.flatnonzero(settings.gpu_type == gpu_type)
@@ -369,17 +372,20 @@ class FeasibilityModel:
     ) -> tuple[NDArray[np.int64], Settings]:
         """Return every (set, slot option): the position of the set, int64 [R], and the settings [R]."""
         sizes = rows[:, NUM_ADAPTERS_COLUMN].astype(np.int64)
-        owners: list[NDArray[np.int64]] = [np.empty(0, dtype=np.int64)]
-        columns: list[NDArray[np.int64]] = [np.empty((4, 0), dtype=np.int64)]
+        owners: list[NDArray[np.int64]] = []
+        settings: list[Settings] = []
         kinds = gpu_types * RANK_FACTOR + max_ranks
-        for kind in np.unique(kinds):
-            gpu_type, max_rank = divmod(int(kind), RANK_FACTOR)
-            sets = np.flatnonzero(kinds == kind)
+        distinct = sorted(set(kinds.tolist()))
+        for kind in distinct:
+            gpu_type, max_rank = divmod(kind, RANK_FACTOR)
+            sets = np.flatnonzero(kinds == kind) if len(distinct) > 1 else np.arange(len(kinds))
             owner, slots, kv_tokens = self.slots.all_options(gpu_type, max_rank, sizes[sets])
             owners.append(sets[owner])
             rank = self.slots.rank_of_slots(max_rank)
-            columns.append(np.stack([np.full_like(slots, gpu_type), slots, np.full_like(slots, rank), kv_tokens]))
-        return np.concatenate(owners), Settings(*np.concatenate(columns, axis=1))
+            settings.append(Settings(np.full_like(slots, gpu_type), slots, np.full_like(slots, rank), kv_tokens))
+        if len(distinct) == 1:
+            return owners[0], settings[0]
+        return np.concatenate([_NOBODY, *owners]), joined(settings)
 
 
 def _uses_members(surrogate: Surrogate) -> bool:

@@ -11,10 +11,11 @@ from solvers.budget import Budget
 from solvers.feasibility import FeasibilityModel
 from solvers.objective import evaluate
 from solvers.open_fleet import OpenFleet
-from solvers.packing import PackingName, PackingSolver
+from solvers.packing import FRESH_ATTEMPTS, Packing, PackingName, PackingSolver
 from solvers.placement import GpuAssignment, Placement
 from solvers.problem import Limits, ObjectiveName, Problem
 from solvers.result import Incumbent, Solution, SolveResult, Termination
+from solvers.run import SolverRun
 from solvers.surrogate_per_gpu_type import SurrogatePerGpuType
 from tests.solvers.analytic import AnalyticSurrogate
 from tests.solvers.oracle import least_objective
@@ -245,6 +246,41 @@ def test_a_refusal_is_remembered_until_the_gpu_changes() -> None:
     assert not fleet.ask(fleet.open_gpus, 1).feasible[0]
     assert fleet.may_hold(fleet.open_gpus, 2).tolist() == []
     assert fleet.copy().may_hold(fleet.open_gpus, 2).tolist() == [0]
+
+
+def test_what_others_refused_is_learned_where_they_are_unchanged() -> None:
+    """A copy to which adapters were added says nothing about the GPUs that took them."""
+    problem = make_problem([make_adapter(f"a{index}", rate_rps=rate) for index, rate in enumerate((9, 9, 9, 0.1, 9))])
+    model = FeasibilityModel(problem, AnalyticSurrogate())
+    fleet = OpenFleet(model, adapter_work(problem, unavoidable_costs(problem, 0))[None, :])
+    for adapter in range(3):
+        assert fleet.open(0, adapter) == adapter
+    attempt = fleet.copy()
+    adapters = attempt.close(2)
+    choices = attempt.ask(np.array([1]), 3)
+    attempt.add(1, 3, choices, 0)
+    assert not attempt.ask(attempt.open_gpus, adapters[0]).feasible.any()
+    fleet.learn_refusals(attempt)
+    # GPU 0 refused and is the same; GPU 1 had one more; GPU 2 was not asked.
+    assert fleet.may_hold(fleet.open_gpus, 4).tolist() == [1, 2]
+    # What was known is not forgotten.
+    fleet.learn_refusals(fleet.copy())
+    assert fleet.may_hold(fleet.open_gpus, 4).tolist() == [1, 2]
+
+
+def test_emptying_in_vain_asks_each_gpu_a_few_times_only() -> None:
+    """Where nothing fits anywhere, the attempts after the first ones know it without a question."""
+    num_gpus = 4 * FRESH_ATTEMPTS
+    problem = make_problem([make_adapter(f"a{index}", rate_rps=9.0) for index in range(num_gpus)])
+    run = SolverRun(problem, AnalyticSurrogate(), Budget(), None)
+    full = Placement(tuple(GpuAssignment(0, (index,), 1, 16) for index in range(num_gpus)))
+    packing = Packing(run, is_best_fit=True)
+    fleet = OpenFleet(run.model, packing.work)
+    fleet.load_placement(full)
+    packing.improve(fleet)
+    assert fleet.placement() == full
+    # A set of two has two options, 1 and 2 slots.
+    assert 0 < run.model.num_evaluations <= FRESH_ATTEMPTS * (num_gpus - 1) * 2 + 2 * num_gpus
 
 
 def test_every_type_is_asked_for_adapters_alone() -> None:

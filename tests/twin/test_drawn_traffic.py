@@ -1,6 +1,5 @@
 """Traffic that is drawn once is the traffic that a workload draws each time."""
 
-
 import numpy as np
 import pytest
 
