@@ -56,6 +56,7 @@ class Planning:
         risk: float | None,
         observer: PlanObserver,
         recorder: GpuRecorder | None,
+        is_confirmed: bool,
     ) -> None:
         self.told = problem
         self.solver = solver
@@ -66,6 +67,7 @@ class Planning:
         self.threshold = STARVED_PROBABILITY
         self.observer = observer
         self.recorder = recorder
+        self.is_confirmed = is_confirmed
         self.verifiers: list[TwinVerifier] = []
         self.num_evaluations = 0
         self.num_solver_calls = 0
@@ -196,8 +198,9 @@ class Planning:
             try:
                 self._finish(self.fleet, surrogate, result, bound, repair_rounds, is_improved=is_improved)
                 self._compare_with_own(surrogate, result, bound, repair_rounds, is_improved=is_improved)
-                self._begin("verify", "GPUs near a limit, with further seeds")
-                self.verifier.confirm(self.fleet.gpus)
+                if self.is_confirmed:
+                    self._begin("verify", "GPUs near a limit, with further seeds")
+                    self.verifier.confirm(self.fleet.gpus)
             except KeyboardInterrupt:
                 is_interrupted = True
         known = {self._told(gpu): self.verifier.known(gpu) for gpu in self.fleet.gpus}

@@ -40,6 +40,7 @@ def plan(
     seed: int = 0,
     verify: bool = True,
     improve: bool = True,
+    confirm: bool = True,
     margin: float = 0.0,
     risk: float | None = None,
     replicas: str = "given",
@@ -73,10 +74,13 @@ def plan(
     seed
         Of the solver and of the simulated traffic.
     verify
-        Simulate the GPUs, repair those that the twin rejects, and look twice at those near a limit.
+        Simulate the GPUs, and repair those that the twin rejects.
     improve
         Afterwards, empty GPUs into others where the twin approves; not with a `risk`, which its verdict about one
         traffic would pass over, nor for `lowest_latency`, which does not want fewer GPUs.
+    confirm
+        In the end, look twice at the GPUs near a limit: with further seeds and after a backlog. The verdicts stay what
+        they are; it says which of them are a matter of chance, and takes longer than all other simulations.
     margin
         Ask the surrogate to accept a GPU as if all rates were larger by this share, > -1.
     risk
@@ -133,6 +137,7 @@ def plan(
         risk=risk,
         observer=observer or ignore,
         recorder=recorder,
+        is_confirmed=confirm,
     )
     is_improved = improve and risk is None and problem.objective != "lowest_latency"
     made = planning.run(surrogate, is_verified=verify, is_improved=is_improved, repair_rounds=repair_rounds)

@@ -126,7 +126,7 @@ def confirm_verdicts(
 
 
 def instabilities(verdicts: Sequence[tuple[str, Verification | None]], *, margin: float) -> list[str]:
-    """Return a sentence about each metastable GPU of these names and verdicts, and one about what to do.
+    """Return a sentence about each metastable GPU of these names and verdicts, and what to do about those near limits.
 
     Parameters
     ----------
@@ -142,5 +142,13 @@ def instabilities(verdicts: Sequence[tuple[str, Verification | None]], *, margin
         found.append(
             "The verdict about a metastable GPU is that of the plan's seed, and a matter of chance. "
             f"`placer solve --margin {margin + MARGIN_STEP:g}` keeps further away from its limits."
+        )
+    unconfirmed = sum(
+        1 for _, verdict in verdicts if verdict is not None and verdict.near_limits and verdict.stability is None
+    )
+    if unconfirmed:
+        found.append(
+            f"{unconfirmed} of {len(verdicts)} GPUs are near a limit and were accepted with one seed only; "
+            "`placer verify` on the plan's file also looks at them with further seeds and after a backlog."
         )
     return found

@@ -81,6 +81,13 @@ def solve(
             "--improve/--no-improve", help="Afterwards, empty GPUs into others if the twin approves; not with --risk."
         ),
     ] = True,
+    confirm: Annotated[
+        bool,
+        typer.Option(
+            "--confirm/--no-confirm",
+            help="In the end, look at GPUs near a limit with further seeds, too.",
+        ),
+    ] = True,
     secondary: Annotated[
         str | None,
         typer.Option(
@@ -120,6 +127,7 @@ def solve(
             seed=seed,
             verify=verify,
             improve=improve,
+            confirm=confirm,
             margin=margin,
             risk=risk,
             replicas=replicas,

@@ -69,6 +69,7 @@ class SolveOptions(PlanningOptions):
     replicas: Literal["given", "auto"] = "given"
     verify: bool = True
     improve: bool = True
+    confirm: bool = True
     secondary: tuple[SecondaryName, ...] | None = None
     current: Plan | None = None
 

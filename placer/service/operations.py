@@ -94,6 +94,7 @@ def _solve(work: Work) -> Outcome:
         seed=options.seed,
         verify=options.verify,
         improve=options.improve,
+        confirm=options.confirm,
         margin=options.margin,
         risk=options.risk,
         replicas=options.replicas,

@@ -171,6 +171,34 @@ def test_a_metastable_plan_is_accepted_with_a_warning(metastable_plan: Plan) -> 
     assert metastable_plan.repair.twin_calls == 1
 
 
+def test_without_a_second_look_a_plan_is_the_same_and_says_so(problem: ProblemFromFile, metastable_plan: Plan) -> None:
+    """Only what the further seeds said is missing; the warning names what makes up for it."""
+    seen: list[PlanEvent] = []
+    quick = plan(problem, surrogate=HopefulSurrogate(), confirm=False, observer=seen.append, **WINDOW)
+    (gpu,), (looked_at,) = quick.gpus, metastable_plan.gpus
+    assert not [event for event in seen if isinstance(event, GpuAssessed)]
+    assert looked_at.verification is not None
+    assert gpu.verification == looked_at.verification.model_copy(update={"stability": None})
+    assert (gpu.adapters, gpu.engine, quick.verdict) == (looked_at.adapters, looked_at.engine, "accepted")
+    (told,) = [warning for warning in quick.warnings if "with one seed only" in warning]
+    assert told.startswith("1 of 1 GPUs are near a limit")
+    assert "`placer verify`" in told
+    assert not [warning for warning in metastable_plan.warnings if "with one seed only" in warning]
+
+
+def test_verify_makes_up_for_the_second_look(tmp_path: Path) -> None:
+    """A plan that was made without it, and then verified, knows as much as one that was made with it."""
+    path = write_problem(tmp_path, small_data(**METASTABLE))
+    quick = tmp_path / "plan.json"
+    code, _, _ = _run("solve", path, "--no-confirm", "--horizon", "600", "--warmup", "100", "-o", quick)
+    assert code == 0
+    verification = load_plan(quick).gpus[0].verification
+    assert verification is not None
+    assert (verification.near_limits, verification.stability) == (("queue", "slots"), None)
+    _, output, _ = _run("verify", quick, "--json")
+    assert json.loads(output)["gpus"][0]["verification"]["stability"] is not None
+
+
 def test_the_number_of_workers_does_not_change_what_is_flagged(problem: ProblemFromFile, metastable_plan: Plan) -> None:
     """Seeds are simulated in any order."""
     again = plan(problem, surrogate=HopefulSurrogate(), workers=1, **WINDOW)
