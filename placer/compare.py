@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from placer.comparison_document import BoundRecord, Comparison, InstanceRecord, RunRecord, run_name
-from placer.comparison_run import Run, RunSettings, do_run, problem_and_surrogate
+from placer.comparison_run import Run, RunSettings, do_run, problem_and_surrogate, twin_settings
 from placer.comparison_summary import best_bound, best_cost_bound, summarise
 from placer.instances.catalog import InstanceEntry
-from placer.instances.instance import Instance
+from placer.instances.instance import Instance, Judges
 from placer.planning import check_arguments
 from placer.record_folder import RecordFolder, RecordKind
 from placer.verify import TwinSettings
@@ -92,7 +92,7 @@ def compare(
     settings = settings or RunSettings()
     _check(seeds, workers, settings)
     entries = _entries(solvers)
-    made, warnings = make_instances(instances, settings)
+    made, warnings = make_instances(instances, settings, seeds=seeds)
     # What cannot be loaded is told before anything runs.
     problem_and_surrogate(made[0].problem, settings)
     configuration = _configuration(made, entries, seeds, settings, reference=reference, previous=previous)
@@ -123,15 +123,24 @@ def compare(
 
 
 def make_instances(
-    instances: Sequence[Instance | InstanceEntry], settings: RunSettings
+    instances: Sequence[Instance | InstanceEntry], settings: RunSettings, *, seeds: Sequence[int] = (0,)
 ) -> tuple[list[Instance], list[str]]:
     """Return the instances, made where they are entries, and sentences about those that cannot be made here.
+
+    Parameters
+    ----------
+    instances, settings, seeds
+        As for `compare`: whoever judges the runs says when a planted GPU is full.
 
     Raises
     ------
     InputError
         When none is left, or two have one name.
     """
+    judges = Judges(
+        lambda problem: problem_and_surrogate(problem, settings),
+        tuple(twin_settings(settings, seed) for seed in seeds) if settings.is_verified else (),
+    )
     made: list[Instance] = []
     warnings: list[str] = []
     for item in instances:
@@ -140,7 +149,7 @@ def make_instances(
         elif reason := item.unavailable():
             warnings.append(f"{item.name} is left out: {reason}")
         else:
-            made.append(item.make(lambda problem: problem_and_surrogate(problem, settings)))
+            made.append(item.make(judges))
     for instance in made:
         if instance.problem.objective == "lowest_latency":
             raise InputError(

@@ -243,7 +243,7 @@ def _judged(run: Run, record: RunRecord, asked: _Asked) -> RunRecord:
             updates["repaired"] = PlacementRecord.of(final)
         replay = run.instance.replay
         if replay is not None and twin.num_gpus is not None:
-            updates["replay"] = _replay(replay, final, _twin_settings(run))
+            updates["replay"] = _replay(replay, final, twin_settings(run.settings, run.seed))
     if run.previous is not None:
         updates["moves"] = count_moves(run.previous, [gpu.adapters for gpu in final])
     return record.model_copy(update=updates)
@@ -319,10 +319,10 @@ def _termination(termination: Termination) -> TerminationName:
     return known[termination.value]
 
 
-def _twin_settings(run: Run) -> TwinSettings:
-    settings = run.settings
+def twin_settings(settings: RunSettings, seed: int) -> TwinSettings:
+    """Return how the twin judges the runs with a seed."""
     return TwinSettings(
-        horizon_s=settings.horizon_s, warmup_s=settings.warmup_s, seed=run.seed, workers=settings.twin_workers
+        horizon_s=settings.horizon_s, warmup_s=settings.warmup_s, seed=seed, workers=settings.twin_workers
     )
 
 
@@ -331,7 +331,7 @@ def _ask_twin(
 ) -> tuple[TwinRecord, tuple[GpuAssignment, ...]]:
     """Simulate the solver's placement, repair it, and return what came out with the final GPUs."""
     real = run.instance.problem
-    verifier = TwinVerifier(real, _twin_settings(run))
+    verifier = TwinVerifier(real, twin_settings(run.settings, run.seed))
     fleet = Fleet(placed, RepairSummary())
     verdicts = verifier.verify(fleet.gpus)
     num_rejected = sum(1 for verdict in verdicts if not verdict.is_accepted)

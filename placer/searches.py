@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 
 from placer.plan_document import Verification
-from placer.verify import TwinVerifier
 from solvers.feasibility import FeasibilityModel
 from solvers.placement import GpuAssignment, replica_of_gpu
 from solvers.problem import Problem
@@ -56,7 +55,14 @@ R = TypeVar("R")
 Search = Generator[Question, Verdicts, R]
 
 
-def run_searches(verifier: TwinVerifier, searches: Sequence[Search[R]]) -> list[R]:
+class Verifier(Protocol):
+    """Whoever says which GPUs are accepted, such as `placer.verify.TwinVerifier`."""
+
+    def verify(self, assignments: Sequence[GpuAssignment]) -> tuple[Verification, ...]:
+        """Return the verdict of each."""
+
+
+def run_searches(verifier: Verifier, searches: Sequence[Search[R]]) -> list[R]:
     """Advance all searches in lock-step until each has returned; what they ask in a round is one parallel batch."""
     results: dict[int, R] = {}
     waiting: dict[int, Question] = {}

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from placer.instances.instance import Instance, SurrogateSource
+from placer.instances.instance import Instance, Judges
 from placer.instances.planted import planted_instance
 from placer.instances.recorded import azure_instance, missing_data, servegen_instance
 from placer.instances.synthetic import (
@@ -46,7 +46,7 @@ class InstanceEntry:
     name: str
     family: str
     num_adapters: int
-    make: Callable[[SurrogateSource], Instance]
+    make: Callable[[Judges], Instance]
     needs_data: bool = False
 
     def unavailable(self) -> str:
@@ -148,11 +148,11 @@ def _recorded() -> Iterator[InstanceEntry]:
         yield InstanceEntry(name, "servegen", count, make, needs_data=True)
 
 
-def _ignoring(make: Callable[[], Instance], source: SurrogateSource) -> Instance:
-    """Return an instance that does not depend on a surrogate."""
-    del source
+def _ignoring(make: Callable[[], Instance], judges: Judges) -> Instance:
+    """Return an instance that does not depend on who judges."""
+    del judges
     return make()
 
 
-def _planted_with(name: str, source: SurrogateSource, *, rates: str, num_gpus: int) -> Instance:
-    return planted_instance(name, source, rates=rates, num_gpus=num_gpus)
+def _planted_with(name: str, judges: Judges, *, rates: str, num_gpus: int) -> Instance:
+    return planted_instance(name, judges, rates=rates, num_gpus=num_gpus)

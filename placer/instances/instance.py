@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from placer.verify import TwinSettings
 from predictors.surrogate import Surrogate
 from solvers.problem import Limits, Problem
 from twin.engine import EngineConfig, LoraRank
@@ -32,6 +33,23 @@ SurrogateSource = Callable[[Problem], tuple[Problem, Surrogate]]
 
 
 @dataclass(frozen=True)
+class Judges:
+    """Who decides how much a GPU takes, where an instance is made of full ones.
+
+    Attributes
+    ----------
+    surrogate_of
+        Who is asked first, by problem.
+    twins
+        How the twin simulates, once for each traffic; what it rejects under any of them is too much. Empty: it is not
+        asked.
+    """
+
+    surrogate_of: SurrogateSource
+    twins: tuple[TwinSettings, ...] = ()
+
+
+@dataclass(frozen=True)
 class Instance:
     """A problem with a name and what is known about it.
 
@@ -46,7 +64,8 @@ class Instance:
     lower_bound
         Fewest GPUs, proven by whoever made the instance; ``None``: nothing is known.
     planted_gpus
-        A placement on so many GPUs is known that the surrogate at hand accepts.
+        A placement on so many GPUs is known that whoever judges accepts: the surrogate at hand and, where the twin is
+        asked, the twin.
     planted
         That placement, where it is kept: for each GPU its adapters, by index.
     replay

@@ -8,7 +8,7 @@ import pytest
 
 from placer.comparison_run import RunSettings, problem_and_surrogate
 from placer.instances.catalog import InstanceEntry, catalog, family_names, select
-from placer.instances.instance import Instance, safe_name
+from placer.instances.instance import Instance, Judges, safe_name
 from placer.instances.recorded import missing_data
 from placer.instances.synthetic import HIGH_RATES, LOW_RATES
 from predictors.surrogate import Surrogate
@@ -29,11 +29,14 @@ def analytic(problem: Problem) -> tuple[Problem, Surrogate]:
     return problem, AnalyticSurrogate(speed=2.0)
 
 
+ANALYTIC = Judges(analytic)
+
+
 @cache
 def made(name: str) -> Instance:
     """Make an instance once for all tests."""
     (entry,) = select(patterns=[name])
-    return entry.make(analytic)
+    return entry.make(ANALYTIC)
 
 
 @pytest.mark.parametrize("entry", MADE, ids=lambda entry: entry.name)
@@ -54,7 +57,7 @@ def test_an_instance_is_what_its_entry_says(entry: InstanceEntry) -> None:
 def test_an_instance_is_the_same_whenever_it_is_made(family: str) -> None:
     """A name stands for one problem, so that results can be compared; other names stand for others."""
     entries = [entry for entry in MADE if entry.family == family]
-    again = [entry.make(analytic).fingerprint() for entry in entries[:6]]
+    again = [entry.make(ANALYTIC).fingerprint() for entry in entries[:6]]
     assert again == [made(entry.name).fingerprint() for entry in entries[:6]]
     assert len({made(entry.name).fingerprint() for entry in entries}) == len(entries)
 
@@ -79,7 +82,7 @@ def test_best_fit_needs_hardly_more_gpus_than_were_filled(name: str) -> None:
     """With the shipped surrogate, at most 2 % more; patterns and the portfolio start from it and are never worse."""
     (entry,) = select(patterns=(name,))
     settings = RunSettings()
-    instance = entry.make(lambda problem: problem_and_surrogate(problem, settings))
+    instance = entry.make(Judges(lambda problem: problem_and_surrogate(problem, settings)))
     problem, surrogate = problem_and_surrogate(instance.problem, settings)
     placement = get_solver("bfd").solve(problem, surrogate, budget=Budget()).placement
     assert placement is not None
@@ -103,7 +106,7 @@ def test_the_papers_rates_are_dealt_in_equal_numbers() -> None:
 def test_traces_are_planned_from_one_part_and_replayed_from_the_next(entry: InstanceEntry, data_dir: Path) -> None:
     """The same adapters; the replayed requests are others than those that the rates were taken from."""
     assert (data_dir / "workloads").is_dir()
-    instance = entry.make(analytic)
+    instance = entry.make(ANALYTIC)
     assert instance.replay is not None
     assert [adapter.name for adapter in instance.replay.adapters] == [
         adapter.name for adapter in instance.problem.adapters
@@ -116,7 +119,7 @@ def test_traces_are_planned_from_one_part_and_replayed_from_the_next(entry: Inst
     planned_rps = np.array([adapter.rate_rps for adapter in instance.problem.adapters])
     assert not np.allclose(replayed_rps, planned_rps)
     assert replayed_rps.sum() == pytest.approx(planned_rps.sum(), rel=0.5)
-    assert entry.make(analytic).fingerprint() == instance.fingerprint()
+    assert entry.make(ANALYTIC).fingerprint() == instance.fingerprint()
 
 
 def test_without_the_traces_an_entry_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
