@@ -244,6 +244,7 @@ def _configuration(
         "horizon_s": settings.horizon_s,
         "warmup_s": settings.warmup_s,
         "repair_rounds": settings.repair_rounds,
+        "is_regaining": settings.is_regaining,
         "previous": None if previous is None else hashlib.sha256(repr(previous).encode()).hexdigest()[:16],
     }
 

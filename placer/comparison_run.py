@@ -69,6 +69,8 @@ class RunSettings:
         Of its simulations, in seconds.
     repair_rounds
         Most rounds of repair.
+    is_regaining
+        Whether a way is looked for without the GPUs that repair opened, as plans do when they are improved.
     twin_workers
         Threads for the simulations of one run; ``None``: one per core.
     """
@@ -81,6 +83,7 @@ class RunSettings:
     horizon_s: float = 1800.0
     warmup_s: float = 300.0
     repair_rounds: int = 8
+    is_regaining: bool = False
     twin_workers: int | None = None
 
 
@@ -341,6 +344,8 @@ def _ask_twin(
         repair = Repair(model, verifier, fleet, observer=ignore, cautious=asked.cautious)
         try:
             repair.repair(run.settings.repair_rounds)
+            if run.settings.is_regaining:
+                repair.regain()
         except InputError as error:
             # An adapter that the twin rejects alone: there is nothing to repair.
             reason = error.message

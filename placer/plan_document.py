@@ -325,7 +325,7 @@ class RepairSummary(_Document):
     given_back
         Adapters that were taken off rejected GPUs.
     gpus_added, gpus_dissolved
-        GPUs opened for adapters that were given back; GPUs emptied into others.
+        GPUs opened for adapters that were given back; GPUs emptied into others, or not opened in another repair.
     twin_calls
         GPUs simulated, over all phases.
     """

@@ -10,7 +10,7 @@ import numpy as np
 from placer.events import FleetChanged, PlanObserver, RepairRound
 from placer.plan_document import RepairSummary
 from placer.repacking import LEAST_REJECTED, MOST_LOAD_LEFT, STEPS_TRIED, Repacked, repack
-from placer.searches import Filled, Search, assign, fill, mend, run_searches
+from placer.searches import Filled, Mended, Search, assign, fill, mend, run_searches, shed
 from placer.surrogates import inflated
 from placer.verify import TwinVerifier
 from predictors.surrogate import Surrogate
@@ -18,6 +18,7 @@ from solvers.alone import UnplaceableError
 from solvers.feasibility import FeasibilityModel
 from solvers.placement import GpuAssignment
 from solvers.problem import Problem
+from solvers.secondary.search import fleet_value
 
 Gpus = tuple[GpuAssignment, ...]
 
@@ -80,6 +81,7 @@ class Repair:
         self._observer = observer
         self._cautious = list(cautious)
         self._has_repacked = False
+        self._packed = fleet.gpus
 
     def repair(self, max_rounds: int) -> None:
         """Repack or mend rejected GPUs until there are none, no round changes anything, or the rounds are over.
@@ -101,7 +103,10 @@ class Repair:
                 return
 
     def improve(self) -> None:
-        """Empty the least loaded GPUs into the others while the twin approves, within a number of its calls."""
+        """Empty the least loaded GPUs into the others while the twin approves, within a number of its calls.
+
+        Where that does not make up for the GPUs that repair has opened, `regain` them.
+        """
         calls_left = DISSOLVE_CALLS_PER_GPU * len(self.fleet.gpus)
         failures = 0
         while failures < min(DISSOLVE_ATTEMPTS, len(self.fleet.gpus)) and len(self.fleet.gpus) > 1 and calls_left > 0:
@@ -116,6 +121,27 @@ class Repair:
                 continue
             failures = 0
             self._commit(gpus, "emptied a GPU into the others", gpus_dissolved=1)
+        self.regain()
+
+    def regain(self) -> None:
+        """Where repair has opened GPUs, look for a way without: from the first placement, only who starves leaves."""
+        before = self.fleet.gpus
+        is_worse = fleet_value(self.problem, before) > fleet_value(self.problem, self._packed)
+        if not (is_worse and all(self.verifier.accepts(gpu) for gpu in before)):
+            return
+        rejected = [gpu for gpu in self._packed if not self.verifier.accepts(gpu)]
+        mended = run_searches(self.verifier, [shed(self.model, gpu) for gpu in rejected])
+        gpus, given_back = _with_mended(self._packed, rejected, mended)
+        gpus, left_over = self._absorb(gpus, given_back, self.model)
+        if left_over:
+            gpus, left_over = self._squeeze(gpus, left_over)
+        if not left_over and fleet_value(self.problem, gpus) < fleet_value(self.problem, before):
+            self._commit(
+                gpus,
+                f"placed {len(given_back)} adapters of the first placement anew",
+                given_back=len(given_back),
+                gpus_dissolved=max(0, len(before) - len(gpus)),
+            )
 
     def _repack(self, rejected: Sequence[GpuAssignment]) -> bool:
         """Pack many rejected GPUs anew with surrogates that accept less; return whether that helped."""
@@ -147,9 +173,7 @@ class Repair:
     def _round(self, rejected: Sequence[GpuAssignment]) -> None:
         """Mend all rejected GPUs, then place what they gave back."""
         mended = run_searches(self.verifier, [mend(self.model, gpu) for gpu in rejected])
-        given_back = [adapter for result in mended for adapter in result.given_back]
-        kept = {gpu: result.assignment for gpu, result in zip(rejected, mended, strict=True)}
-        gpus = tuple(after for before in self.fleet.gpus if (after := kept.get(before, before)) is not None)
+        gpus, given_back = _with_mended(self.fleet.gpus, rejected, mended)
         num_before = len(gpus)
         # What had to give back is full.
         full = {result.assignment for result in mended if result.given_back}
@@ -263,16 +287,18 @@ class Repair:
 
     def _dissolve(self, others: Gpus, emptied: GpuAssignment) -> Gpus | None:
         """Return `others` with all adapters of `emptied`, or None."""
-        relaxed = FeasibilityModel(self.problem, inflated(self.model.surrogate, OPTIMISM))
-        accepting = [index for index, gpu in enumerate(others) if self.verifier.accepts(gpu)]
-        if not accepting:
-            return None
-        # One look before the twin is asked: it is not worth its time when the surrogate sees no way at all.
-        _, without = self._propose(others, accepting, self._by_load(emptied.adapters), relaxed)
-        if without:
-            return None
-        gpus, left_over = self._absorb(others, emptied.adapters, relaxed)
+        gpus, left_over = self._squeeze(others, self._by_load(emptied.adapters))
         return None if left_over else gpus
+
+    def _squeeze(self, gpus: Gpus, adapters: Sequence[int]) -> tuple[Gpus, list[int]]:
+        """Put adapters (by load, descending) where an optimist sees room, if for all; return as `_absorb` does."""
+        relaxed = FeasibilityModel(self.problem, inflated(self.model.surrogate, OPTIMISM))
+        accepting = [index for index, gpu in enumerate(gpus) if self.verifier.accepts(gpu)]
+        if not accepting:
+            return gpus, list(adapters)
+        # One look before the twin is asked: it is not worth its time when the surrogate sees no way at all.
+        _, without = self._propose(gpus, accepting, adapters, relaxed)
+        return (gpus, list(adapters)) if without else self._absorb(gpus, adapters, relaxed)
 
     def _force(self, gpus: Gpus, adapters: Sequence[int], rejected: Sequence[GpuAssignment]) -> Gpus:
         """Put adapters that fit nowhere on the emptiest GPU, simulated: a complete plan that says that it fails."""
@@ -319,6 +345,13 @@ class Repair:
 
     def _by_load(self, adapters: Sequence[int]) -> list[int]:
         return sorted(adapters, key=lambda index: (-self.problem.adapters[index].offered_tps, index))
+
+
+def _with_mended(gpus: Gpus, rejected: Sequence[GpuAssignment], mended: Sequence[Mended]) -> tuple[Gpus, list[int]]:
+    """Return `gpus` with what became of the rejected ones, and the adapters that those gave back."""
+    kept = {gpu: result.assignment for gpu, result in zip(rejected, mended, strict=True)}
+    left = tuple(after for before in gpus if (after := kept.get(before, before)) is not None)
+    return left, [adapter for result in mended for adapter in result.given_back]
 
 
 def unplaceable(problem: Problem, adapter: int, verifier: TwinVerifier) -> UnplaceableError:

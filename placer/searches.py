@@ -22,6 +22,10 @@ Verdicts = tuple[Verification, ...]
 
 # Slot options of a rejected GPU that the twin is asked about.
 SLOT_TRIALS = 6
+# How often adapters that starve may leave a rejected GPU. When a larger share of them starves at once, it is not those
+# few that are too much.
+STARVING_ROUNDS = 12
+MOST_STARVING = 1 / 3
 # Output tokens of the answer whose time decides between numbers of slots that the twin accepts: few slots make steps
 # short and waiting long.
 ANSWER_TOKENS = 200
@@ -134,6 +138,25 @@ def mend(model: FeasibilityModel, gpu: GpuAssignment) -> Search[Mended]:
         else:
             beyond = middle
     return Mended(accepted, (*order[: high - 1], remaining[low]))
+
+
+def shed(model: FeasibilityModel, gpu: GpuAssignment) -> Search[Mended]:
+    """Make a rejected GPU acceptable: those that starve on it leave, as often as that takes, under its settings.
+
+    On a GPU that serves nearly all of its load these are a few adapters with few requests; without them it is as full
+    as it can be. Where a larger share than `MOST_STARVING` starves, or nobody does, it is mended (`mend`).
+    """
+    names = {model.problem.adapters[index].name: index for index in gpu.adapters}
+    kept = gpu
+    for _ in range(STARVING_ROUNDS):
+        (verdict,) = yield (kept,)
+        if verdict.is_accepted:
+            return Mended(kept, tuple(sorted(set(gpu.adapters) - set(kept.adapters))))
+        starved = {names[name] for name in verdict.starved_adapters if name in names}
+        if not 0 < len(starved) <= MOST_STARVING * len(kept.adapters):
+            break
+        kept = reassign(model, kept, [index for index in kept.adapters if index not in starved])
+    return (yield from mend(model, gpu))
 
 
 def fill(model: FeasibilityModel, base: GpuAssignment | None, gpu_type: int, offered: Sequence[int]) -> Search[Filled]:

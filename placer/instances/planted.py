@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from placer.instances.instance import Instance, Judges, SurrogateSource, chat_adapters, make_problem
 from placer.instances.synthetic import HIGH_RATES, LOW_RATES, generator_of
 from placer.plan_document import Verification
-from placer.searches import Search, run_searches
+from placer.searches import Search, run_searches, shed
 from placer.verify import TwinVerifier
 from solvers.feasibility import FeasibilityModel
 from solvers.placement import GpuAssignment
@@ -139,8 +139,11 @@ def _taken(name: str, problem: Problem, owner: NDArray[np.int64], judges: Judges
 
 
 def _fill(model: FeasibilityModel, offered: Sequence[int]) -> Search[tuple[int, ...]]:
-    """Return what a GPU takes: as many of `offered` in their order as it can, then the smallest of the others."""
-    kept = yield from _longest(model, (), offered)
+    """Return what a GPU takes of `offered`: those that do not starve on it, then the smallest of the others."""
+    full = _liked(model, offered)
+    mended = None if full is None else (yield from shed(model, full))
+    first = offered if mended is None or mended.assignment is None else mended.assignment.adapters
+    kept = yield from _longest(model, (), first)
     adapters = model.problem.adapters
     others = sorted(set(offered) - set(kept), key=lambda index: (adapters[index].rate_rps, index))
     return (yield from _longest(model, kept, others))

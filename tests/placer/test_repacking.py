@@ -118,6 +118,29 @@ def test_packing_anew_asks_the_twin_less_than_mending(
     assert made.num_gpus <= len(fleet.gpus) + 1
 
 
+def test_opened_gpus_are_regained_where_the_twin_allows(many: ProblemFromFile) -> None:
+    """What comes out is never more, complete and accepted as before; where nothing was opened, nobody is asked."""
+    packed = _packed(many)
+    verifier = TwinVerifier(many, TwinSettings(**WINDOW))
+    verifier.verify(packed)
+    fleet = Fleet(packed, RepairSummary())
+    repair = Repair(
+        FeasibilityModel(many, OPTIMISTIC), verifier, fleet, observer=ignore, cautious=[inflated(OPTIMISTIC, 1.2)]
+    )
+    repair.repair(8)
+    repaired, num_calls = fleet.gpus, verifier.num_calls
+    assert len(repaired) > len(packed)
+    repair.regain()
+    assert verifier.num_calls > num_calls
+    assert len(fleet.gpus) <= len(repaired)
+    assert all(verifier.accepts(gpu) for gpu in fleet.gpus)
+    validate_placement(many, Placement(fleet.gpus))
+    settled = Fleet(fleet.gpus, RepairSummary())
+    num_calls = verifier.num_calls
+    Repair(FeasibilityModel(many, OPTIMISTIC), verifier, settled, observer=ignore).regain()
+    assert (verifier.num_calls, settled.gpus) == (num_calls, fleet.gpus)
+
+
 def test_the_loop_repeats_exactly(many: ProblemFromFile, repaired: tuple[Plan, list[PlanEvent]]) -> None:
     """The same seed gives the same plan, however many threads simulate."""
     made, _ = repaired
