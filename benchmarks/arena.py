@@ -4,7 +4,8 @@
 
 All solvers of the registry run on the instances of ``placer compare --list-instances`` (those from public traces where
 PLACER_DATA names their folder), with the shipped surrogate; the twin judges and repairs each placement as it does for
-plans, and looks for a way without the GPUs that repair opened. A run is kept in the folder as soon as it is done, and the same command goes on there. Options: ``--family`` and
+plans, and looks for a way without the GPUs that repair opened. A run is kept in the folder as soon as it is done, and
+the same command goes on there. Options: ``--family`` and
 ``--solver`` (repeatable; default: all), ``--max-adapters``, ``--min-adapters`` (only larger instances, whose tables are
 "large arena, ..." in the document), ``--budget 10`` seconds for each run, ``--seeds 1``,
 ``--subject`` (the solver that the statement is about; default: the one that plans are made with), ``--workers 1``,
