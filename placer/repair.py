@@ -29,6 +29,9 @@ OPTIMISM = 0.93
 # GPUs that are tried to be emptied in a row without success, and what the twin may be asked for that, per GPU.
 DISSOLVE_ATTEMPTS = 2
 DISSOLVE_CALLS_PER_GPU = 6
+# Rejected GPUs of the first placement that are looked at once more where repair has opened others: each costs 10 to 30
+# simulations. With more of them, a GPU is a small part of the plan.
+MOST_REGAINED = 40
 
 
 @dataclass
@@ -130,6 +133,8 @@ class Repair:
         if not (is_worse and all(self.verifier.accepts(gpu) for gpu in before)):
             return
         rejected = [gpu for gpu in self._packed if not self.verifier.accepts(gpu)]
+        if len(rejected) > MOST_REGAINED:
+            return
         mended = run_searches(self.verifier, [shed(self.model, gpu) for gpu in rejected])
         gpus, given_back = _with_mended(self._packed, rejected, mended)
         gpus, left_over = self._absorb(gpus, given_back, self.model)

@@ -118,7 +118,7 @@ def test_packing_anew_asks_the_twin_less_than_mending(
     assert made.num_gpus <= len(fleet.gpus) + 1
 
 
-def test_opened_gpus_are_regained_where_the_twin_allows(many: ProblemFromFile) -> None:
+def test_opened_gpus_are_regained_where_the_twin_allows(many: ProblemFromFile, monkeypatch: pytest.MonkeyPatch) -> None:
     """What comes out is never more, complete and accepted as before; where nothing was opened, nobody is asked."""
     packed = _packed(many)
     verifier = TwinVerifier(many, TwinSettings(**WINDOW))
@@ -130,6 +130,10 @@ def test_opened_gpus_are_regained_where_the_twin_allows(many: ProblemFromFile) -
     repair.repair(8)
     repaired, num_calls = fleet.gpus, verifier.num_calls
     assert len(repaired) > len(packed)
+    with monkeypatch.context() as few:
+        few.setattr("placer.repair.MOST_REGAINED", 0)
+        repair.regain()
+    assert (verifier.num_calls, fleet.gpus) == (num_calls, repaired)
     repair.regain()
     assert verifier.num_calls > num_calls
     assert len(fleet.gpus) <= len(repaired)
