@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from solvers.patterns.exchanges import best_exchanges
+from solvers.patterns.filling import Filling
 from solvers.patterns.questions import PatternModel
 
 # Random orders for each rank and estimate.
@@ -29,8 +30,6 @@ NUM_CONTEXTS = 2
 CONTEXT_PART = 0.8
 # Types of each rank beside which shares are estimated from the start.
 NUM_EQUALS = 3
-# Counts of one type that a start asks about at once.
-NUM_CANDIDATES = 3
 # Patterns that are improved by exchanges, exchanges of each that are asked about at once, and how often.
 NUM_IMPROVED = 10
 NUM_MOVES = 21
@@ -87,6 +86,7 @@ class Pricer:
         nothing = np.zeros(model.types.num_types)
         # Share of a GPU that one adapter of each type takes, estimated in several ways: float64 [T] each.
         self._shares = [1.0 / model.capacities(nothing, gpu_type)]
+        self._filling = Filling(model, gpu_type, self._shares[0])
         # The same beside many adapters of one type, of the small, middle and large ones of each rank: {rank: [T] each}.
         self._shares_of_rank = {int(rank): self._shares_beside_equals(int(rank)) for rank in np.unique(self._ranks)}
 
@@ -204,55 +204,7 @@ class Pricer:
 
     def _fill(self, patterns: NDArray[np.int64], orders: NDArray[np.int64], task: PricingTask) -> NDArray[np.int64]:
         """Add to each of S patterns as many of each type as fit, in its order; all ask together."""
-        patterns = patterns.copy()
-        starts = np.arange(len(patterns))
-        position = np.zeros(len(patterns), dtype=np.int64)
-        # The count to add lies in low..high; it is known where both are equal.
-        low = np.zeros(len(patterns), dtype=np.int64)
-        high = np.zeros(len(patterns), dtype=np.int64)
-        num_types = orders.shape[1]
-        fresh = starts
-        while True:
-            kinds = orders[fresh, np.minimum(position[fresh], num_types - 1)]
-            left = np.where(
-                (kinds >= 0) & (position[fresh] < num_types), task.demand[kinds] - patterns[fresh, kinds], 0
-            )
-            low[fresh], high[fresh] = 0, np.minimum(left, self._most(kinds))
-            ended = (position >= num_types) | (orders[starts, np.minimum(position, num_types - 1)] < 0)
-            settled = ~ended & (low == high)
-            if not settled.any():
-                active = starts[~ended]
-                if not len(active):
-                    return patterns
-                self._narrow(patterns, orders[active, position[active]], active, low, high)
-                settled = ~ended & (low == high)
-            fresh = starts[settled]
-            patterns[fresh, orders[fresh, position[fresh]]] += low[fresh]
-            position[fresh] += 1
-
-    def _most(self, kinds: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return how many of each of `kinds` fit a GPU at most, by estimate, int64; at least 1."""
-        most: NDArray[np.int64] = np.ceil(1.1 / self._shares[0][kinds]).astype(np.int64)
-        return most
-
-    def _narrow(
-        self,
-        patterns: NDArray[np.int64],
-        kinds: NDArray[np.int64],
-        active: NDArray[np.int64],
-        low: NDArray[np.int64],
-        high: NDArray[np.int64],
-    ) -> None:
-        """Ask for counts between `low` and `high` of the `active` patterns' next types, and narrow both in place."""
-        steps = np.arange(1, NUM_CANDIDATES + 1)
-        width = (high - low)[active, None]
-        counts = low[active, None] + -(-steps * width // NUM_CANDIDATES)
-        asked = np.repeat(patterns[active], NUM_CANDIDATES, axis=0)
-        asked[np.arange(len(asked)), np.repeat(kinds, NUM_CANDIDATES)] += counts.reshape(-1)
-        fits = self.model.feasible(asked, self.gpu_type).reshape(counts.shape)
-        low[active] = np.where(fits, counts, low[active, None]).max(axis=1)
-        refused = np.where(fits, high[active, None], counts - 1).min(axis=1)
-        high[active] = np.maximum(refused, low[active])
+        return self._filling.fill(patterns, orders, task.demand, self._shares[-1])
 
     def _exchange(self, patterns: NDArray[np.int64], task: PricingTask) -> NDArray[np.int64]:
         """Improve each of P patterns by exchanges until none pays; all ask together."""
