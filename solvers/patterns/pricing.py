@@ -195,11 +195,14 @@ class Pricer:
         ranks = self.model.types.max_ranks(patterns)
         orders = [np.empty((0, len(usable)), dtype=np.int64)]
         for rank in np.unique(ranks[ranks > 0]):
+            kinds = np.flatnonzero(usable & (self._ranks <= rank))
             for pattern in patterns[ranks == rank][:NUM_CONTEXTS]:
-                shares = self._shares_beside(CONTEXT_PART * pattern)
-                density = np.where(usable & (self._ranks <= rank), task.values / shares, -1.0)
-                order = np.argsort(-density, kind="stable")
-                orders.append(np.where(density[order] > 0.0, order, -1)[None])
+                capacities = self.model.capacities(
+                    CONTEXT_PART * pattern, self.gpu_type, kinds=kinds, guesses=1.0 / self._shares[0][kinds]
+                )
+                order = np.full(len(usable), -1, dtype=np.int64)
+                order[: len(kinds)] = kinds[np.argsort(-task.values[kinds] * capacities, kind="stable")]
+                orders.append(order[None])
         return np.concatenate(orders)
 
     def _fill(self, patterns: NDArray[np.int64], orders: NDArray[np.int64], task: PricingTask) -> NDArray[np.int64]:
