@@ -98,7 +98,7 @@ class Filling:
         may_fit &= np.arange(orders.shape[1]) >= state.position[rows]
         may_fit &= demand[orders] > state.patterns[rows, orders]
         state.position[waiting] = np.where(may_fit.any(axis=1), may_fit.argmax(axis=1), orders.shape[1])
-        return state.position < state.orders.shape[1]
+        return np.asarray(state.position < state.orders.shape[1])
 
     def _ask(
         self, state: _State, active: NDArray[np.int64], kinds: NDArray[np.int64], counts: NDArray[np.int64]
@@ -157,6 +157,7 @@ class _State:
 
     @classmethod
     def of(cls, patterns: NDArray[np.int64], orders: NDArray[np.int64]) -> _State:
+        """Return patterns, which are copied, that are offered the first types of their orders."""
         num = len(patterns)
         return cls(
             patterns=patterns.copy(),
