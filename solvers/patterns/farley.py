@@ -102,9 +102,8 @@ def farley_bound(
     None when some GPU type's surrogate has no certificates, or nothing can be said.
     """
     problem = model.run.problem
-    bounds = [box_bound_for(model.run.model, gpu_type) for gpu_type in range(len(problem.gpu_types))]
-    certificates = tuple(bound for bound in bounds if bound is not None)
-    if len(certificates) < len(bounds):
+    certificates = certificates_of(model.run.model)
+    if certificates is None:
         return None
     exact = exact_types(problem)
     # An adapter with more work than the mean of its type is worth more, in proportion: any values will do.
@@ -123,6 +122,13 @@ def farley_bound(
     if is_least_cost:
         return Bound(max(1, ceil(least / float(costs.max()))), "farley", "surrogate", cost_per_hour=least)
     return Bound(max(1, ceil(least)), "farley", "surrogate")
+
+
+def certificates_of(model: FeasibilityModel) -> tuple[BoxBound, ...] | None:
+    """Return certificates of each GPU type's surrogate; None when one of them has none."""
+    bounds = [box_bound_for(model, gpu_type) for gpu_type in range(len(model.problem.gpu_types))]
+    certificates = tuple(bound for bound in bounds if bound is not None)
+    return certificates if len(certificates) == len(bounds) else None
 
 
 class FarleySearch:

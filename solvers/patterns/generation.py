@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,11 +39,14 @@ class Generated:
         more generation may gain.
     prices
         The dual values with which it was reached, float64 [T].
+    is_cut_short
+        Whether the target ended it: there may be patterns that pay, and values that say more.
     """
 
     solution: MasterSolution
     estimate: float
     prices: NDArray[np.float64]
+    is_cut_short: bool = False
 
 
 def generate(
@@ -102,7 +105,7 @@ def generate(
         if num_new == 0 or best.estimate > target > 0.0:
             break
         best = Generated(master.solve(demand.adapters, demand.gpus), best.estimate, best.prices)
-    return best
+    return replace(best, is_cut_short=best.estimate > target > 0.0)
 
 
 @dataclass(frozen=True)

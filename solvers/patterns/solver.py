@@ -18,7 +18,7 @@ from solvers.objective import objective_value
 from solvers.open_fleet import OpenFleet
 from solvers.packing import Packing
 from solvers.patterns.dive import Patterns, dive
-from solvers.patterns.farley import farley_bound
+from solvers.patterns.farley import certificates_of, farley_bound
 from solvers.patterns.generation import INTEGER_TOLERANCE, Demand, Generated, generate, whole
 from solvers.patterns.linear_prices import linear_prices
 from solvers.patterns.master import Column, Master
@@ -212,6 +212,9 @@ class _Search:
 
     def _prove(self, generation: _Generation, generated: Generated, most_boxes: int) -> None:
         """Replace the work bound, which is the twin's, by Farley's of the surrogate, where there are certificates."""
+        if certificates_of(self.run.model) is None:
+            return
+        generated = self._completed(generation, generated)
         value = generated.solution.value
         # What the dual values can prove at most, rounded up.
         goal = value if self._is_least_cost() else (whole(value) - 1.0) * (1.0 + INTEGER_TOLERANCE)
@@ -233,6 +236,19 @@ class _Search:
         # Both hold; a larger one says more, of whichever model. Only this one is about costs.
         if bound is not None and (self._is_least_cost() or bound.value >= self.bound.value):
             self.bound = bound
+
+    def _completed(self, generation: _Generation, generated: Generated) -> Generated:
+        """Return what generation ends with if it goes on where it was cut short: values that prove most.
+
+        A fleet is looked for until none can be better; that none is takes the best values there are.
+        """
+        if not generated.is_cut_short:
+            return generated
+        smoothing = self._smoothing(generation)
+        try:
+            return generate(generation.master, generation.pricers, generation.demand, smoothing=smoothing)
+        except BudgetSpentError:
+            return generated
 
     def _affordable_boxes(self) -> int:
         """Return how many boxes are worth their while: few for few adapters, and few where each takes long."""
@@ -270,10 +286,12 @@ class _Search:
         if num_gpus > 0.0:
             for pricer in generation.pricers:
                 pricer.learn_mixture(demand.adapters / num_gpus)
-        # With several GPU types the best values are a mixture for all of them, for which no center is known.
-        smoothing = SMOOTHING if len(generation.pricers) == 1 else 0.0
-        target = self._less_than_incumbent()
+        target, smoothing = self._less_than_incumbent(), self._smoothing(generation)
         return generate(master, generation.pricers, demand, num_shakes=NUM_SHAKES, target=target, smoothing=smoothing)
+
+    def _smoothing(self, generation: _Generation) -> float:
+        """Return how close to the best values patterns are looked for; several GPU types have no center for that."""
+        return SMOOTHING if len(generation.pricers) == 1 else 0.0
 
     def _less_than_incumbent(self) -> float:
         """Return what the master must not exceed to be of use: 0 without an incumbent."""
