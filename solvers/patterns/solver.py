@@ -45,6 +45,8 @@ MOST_BOXES = 12_000
 BOXES_PER_ADAPTER = 25
 # Boxes times exact types: a box takes time in proportion to them.
 MOST_BOX_TYPES = 4_000_000
+# Values of a generation that was cut short prove enough when they may prove this many times what is needed.
+PROOF_SLACK = 1.01
 # Of the time that is left when the dives are done, that a bound may take.
 PROOF_SHARE = 0.5
 # Values that are linear in the aggregates prove more as soon as they are worth this share of what the best ones are.
@@ -215,9 +217,7 @@ class _Search:
         if certificates_of(self.run.model) is None:
             return
         generated = self._completed(generation, generated)
-        value = generated.solution.value
-        # What the dual values can prove at most, rounded up.
-        goal = value if self._is_least_cost() else (whole(value) - 1.0) * (1.0 + INTEGER_TOLERANCE)
+        value, goal = generated.solution.value, self._goal(generated)
         if goal <= 0.0:
             return
         prices = generated.prices
@@ -237,12 +237,17 @@ class _Search:
         if bound is not None and (self._is_least_cost() or bound.value >= self.bound.value):
             self.bound = bound
 
+    def _goal(self, generated: Generated) -> float:
+        """Return what the dual values can prove at most, rounded up."""
+        value = generated.solution.value
+        return value if self._is_least_cost() else (whole(value) - 1.0) * (1.0 + INTEGER_TOLERANCE)
+
     def _completed(self, generation: _Generation, generated: Generated) -> Generated:
         """Return what generation ends with if it goes on where it was cut short: values that prove most.
 
-        A fleet is looked for until none can be better; that none is takes the best values there are.
+        A fleet is looked for until none can be better; that none is may take the best values there are.
         """
-        if not generated.is_cut_short:
+        if not generated.is_cut_short or generated.estimate > PROOF_SLACK * self._goal(generated):
             return generated
         smoothing = self._smoothing(generation)
         try:

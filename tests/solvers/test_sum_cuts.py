@@ -1,6 +1,8 @@
 """Certificates of a function of sums: no set that it accepts breaks them, and no placement is below their bound."""
 
+import json
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +11,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from benchmarks.closed_form_oracle import SLOTS, Oracle
+from benchmarks.known_bounds import instance
 from placer.foreign_surrogate import without_physics
+from placer.instances.user_files import read_instances
 from predictors.aggregate_oracle import SUM_COLUMNS, AggregateOracle
 from solvers.adapter_types import exact_types
 from solvers.budget import Budget
@@ -21,6 +25,7 @@ from solvers.patterns.questions import PatternModel
 from solvers.patterns.relaxation import MOST_COLUMNS
 from solvers.patterns.solver import PatternsSolver
 from solvers.problem import Problem
+from solvers.result import Termination
 from solvers.run import SolverRun
 from tests.solvers.oracle import least_objective
 from tests.solvers.problems import make_adapter, make_problem
@@ -172,3 +177,15 @@ def test_a_bound_of_more_types_than_columns_holds() -> None:
         count = int(np.flatnonzero(fits)[-1]) + 1 if fits.any() else 0
         best = max(best, float(values[order[:count]].sum()))
     assert 0.3 * worth < best <= worth
+
+
+def test_what_no_fleet_can_better_is_proven_with_values_of_a_complete_generation(tmp_path: Path) -> None:
+    """The master's mixture is worth little more than six GPUs: only the best values prove that seven are needed."""
+    file = tmp_path / "cold.json"
+    file.write_text(json.dumps(instance("cold", 1350, seed=0)), encoding="utf-8")
+    problem = without_physics(read_instances(file).instances[0].problem)
+    result = PatternsSolver().solve(problem, certified(), budget=Budget(max_evaluations=100_000))
+    assert result.evaluation is not None
+    assert result.bound is not None
+    assert (result.evaluation.num_gpus, result.bound.value) == (7, 7)
+    assert result.termination is Termination.PROVEN
