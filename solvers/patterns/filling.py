@@ -25,7 +25,8 @@ MOST_SHARE = 1.1
 # Sums that differ less, relatively, are equal.
 ROUNDING = 1e-9
 
-_LOADS = [index for index, name in enumerate(AGGREGATE_NAMES) if name not in {f"num_rank_{r}" for r in SUPPORTED_RANKS}]
+# Of aggregates, at the problem's rates or under a scenario.
+_RANK_COLUMNS = np.array([AGGREGATE_NAMES.index(f"num_rank_{rank}") for rank in SUPPORTED_RANKS])
 
 
 class Filling:
@@ -46,7 +47,8 @@ class Filling:
         self._gpu_type = gpu_type
         self._ranks = model.types.ranks
         # Loads, and what rules count: more of it never helps. Ranks are compared with those that are on the GPU.
-        own = model.types.rows[:, [*_LOADS, *range(len(AGGREGATE_NAMES), model.types.rows.shape[1])]]
+        starts = np.array(model.run.problem.count_columns)
+        own = np.delete(model.types.rows, starts[:, None] + _RANK_COLUMNS, axis=1)
         self._is_no_lighter = np.array([(own >= row * (1.0 - ROUNDING)).all(axis=1) for row in own])
         self._most = np.ceil(MOST_SHARE / alone).astype(np.int64)
 

@@ -1,5 +1,7 @@
 """GPUs that are filled type by type: as full as by asking about one adapter after the other, with few questions."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -9,6 +11,7 @@ from solvers.budget import Budget
 from solvers.patterns.filling import Filling
 from solvers.patterns.questions import BudgetSpentError, PatternModel
 from solvers.problem import Problem
+from solvers.rate_scenarios import RateScenario, RateScenarios
 from solvers.run import SolverRun
 from tests.solvers.analytic import AnalyticSurrogate
 from tests.solvers.problems import make_adapter, make_problem
@@ -66,9 +69,10 @@ def test_gpus_are_as_full_as_one_by_one(seed: int, estimate: float) -> None:
     assert not starts[0].any()
 
 
-def test_what_is_no_lighter_than_what_was_refused_is_not_asked_about() -> None:
-    """Once the lightest type of the largest rank is refused, nothing fits, and only few questions were needed."""
-    model = model_of(many_types(0))
+@pytest.mark.parametrize("scenarios", [None, RateScenarios(cases=(RateScenario(name="as given"),))])
+def test_what_is_no_lighter_than_what_was_refused_is_not_asked_about(scenarios: RateScenarios | None) -> None:
+    """Once the lightest type of the smallest rank is refused, nothing fits, and only few questions were needed."""
+    model = model_of(replace(many_types(0), scenarios=scenarios))
     types = model.types
     alone = 1.0 / model.capacities(np.zeros(types.num_types), 0)
     lightest = int(np.lexsort((types.loads.sum(axis=1), types.ranks))[0])
