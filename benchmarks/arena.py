@@ -17,7 +17,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.document_tables import number, print_or_update, table
@@ -243,7 +243,7 @@ def main() -> None:
     if options.min_adapters is not None:
         entries = tuple(entry for entry in entries if entry.num_adapters >= options.min_adapters)
     if options.short:
-        settings = RunSettings(budget=Budget(0.5), horizon_s=400.0, warmup_s=100.0)
+        settings = replace(settings, budget=Budget(0.5), horizon_s=400.0, warmup_s=100.0)
         entries = select(patterns=SHORT_INSTANCES)
     solvers = (*PUBLISHED, *(name for name in options.solver if name not in PUBLISHED)) if options.solver else ()
     comparison = compare(

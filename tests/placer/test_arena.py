@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.arena import PUBLISHED, SHORT_INSTANCES, duel, statement, tables
+from benchmarks.arena import PUBLISHED, SHORT_INSTANCES, duel, main, statement, tables
 from benchmarks.document_tables import print_or_update
 from placer.comparison_document import Comparison, InstanceRecord, RunRecord
+from placer.comparison_run import RunSettings
 from placer.comparison_summary import summarise
 from placer.instances.catalog import select
 
@@ -101,6 +102,23 @@ def test_the_document_has_a_place_for_every_table(tmp_path: Path, part: str) -> 
     copy.write_text(DOCUMENT.read_text(encoding="utf-8"), encoding="utf-8")
     print_or_update(tables(comparison_of(WINNING), "ours", "command", part=part), copy)
     assert "| ours | 3 | 1 | 0 | 15.0 % | 2 of 2 | 22.5 % |" in copy.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("arguments", [[], ["--short"]])
+def test_every_arena_looks_for_a_way_without_the_gpus_that_repair_opened(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The short one shows in seconds what the whole one does."""
+    seen: list[RunSettings] = []
+
+    def compared(*_: object, settings: RunSettings, **__: object) -> Comparison:
+        seen.append(settings)
+        return comparison_of(WINNING)
+
+    monkeypatch.setattr("benchmarks.arena.compare", compared)
+    monkeypatch.setattr("sys.argv", ["arena", *arguments])
+    main()
+    assert [settings.is_regaining for settings in seen] == [True]
 
 
 def test_the_short_arena_knows_its_instances() -> None:
