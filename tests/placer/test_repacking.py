@@ -118,7 +118,7 @@ def test_packing_anew_asks_the_twin_less_than_mending(
     assert made.num_gpus <= len(fleet.gpus) + 1
 
 
-def test_opened_gpus_are_regained_where_the_twin_allows(many: ProblemFromFile, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_regaining_never_makes_a_plan_worse(many: ProblemFromFile, monkeypatch: pytest.MonkeyPatch) -> None:
     """What comes out is never more, complete and accepted as before; where nothing was opened, nobody is asked."""
     packed = _packed(many)
     verifier = TwinVerifier(many, TwinSettings(**WINDOW))
