@@ -199,8 +199,13 @@ def other_sequences(problem: Problem, gpu: GpuAssignment) -> tuple[GpuAssignment
     return tuple(other for other in others if replica_of_gpu(problem, other).memory().starts)
 
 
-def assign(model: FeasibilityModel, gpu_type: int, adapters: Sequence[int]) -> GpuAssignment | None:
-    """Return a GPU with `adapters` and the slots that the surrogate likes best; ``None``: none are allowed."""
+def assign(
+    model: FeasibilityModel, gpu_type: int, adapters: Sequence[int], *, must_fit: bool = False
+) -> GpuAssignment | None:
+    """Return a GPU with `adapters` and the slots that the surrogate likes best; ``None``: none are allowed.
+
+    Also ``None`` where it `must_fit`, and the surrogate accepts no slots.
+    """
     members = tuple(sorted(adapters))
     chosen = list(members)
     max_rank = model.problem.ranks[chosen].max()
@@ -210,7 +215,7 @@ def assign(model: FeasibilityModel, gpu_type: int, adapters: Sequence[int]) -> G
         gpu_type,
         [members] if model.uses_members else None,
     )
-    if choices.max_loras[0] == 0:
+    if choices.max_loras[0] == 0 or (must_fit and not choices.feasible[0]):
         return None
     return GpuAssignment(gpu_type, members, int(choices.max_loras[0]), int(choices.max_lora_rank[0]))
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from placer.instances.instance import Instance, Judges, SurrogateSource, chat_adapters, make_problem
 from placer.instances.synthetic import HIGH_RATES, LOW_RATES, generator_of
 from placer.plan_document import Verification
-from placer.searches import Search, run_searches, shed
+from placer.searches import Search, assign, run_searches, shed
 from placer.verify import TwinVerifier
 from solvers.feasibility import FeasibilityModel
 from solvers.placement import GpuAssignment
@@ -140,7 +140,7 @@ def _taken(name: str, problem: Problem, owner: NDArray[np.int64], judges: Judges
 
 def _fill(model: FeasibilityModel, offered: Sequence[int]) -> Search[tuple[int, ...]]:
     """Return what a GPU takes of `offered`: those that do not starve on it, then the smallest of the others."""
-    full = _liked(model, offered)
+    full = assign(model, 0, offered, must_fit=True)
     mended = None if full is None else (yield from shed(model, full))
     first = offered if mended is None or mended.assignment is None else mended.assignment.adapters
     kept = yield from _longest(model, (), first)
@@ -153,7 +153,7 @@ def _longest(model: FeasibilityModel, kept: tuple[int, ...], offered: Sequence[i
     """Return `kept` with the longest start of `offered` that surrogate and twin accept beside it, by bisection."""
     low, high, count = 0, len(offered) + 1, len(offered)
     while high - low > 1:
-        gpu = _liked(model, (*kept, *offered[:count]))
+        gpu = assign(model, 0, (*kept, *offered[:count]), must_fit=True)
         verdicts = () if gpu is None else (yield (gpu,))
         if any(verdict.is_accepted for verdict in verdicts):
             low = count
@@ -161,14 +161,3 @@ def _longest(model: FeasibilityModel, kept: tuple[int, ...], offered: Sequence[i
             high = count
         count = (low + high) // 2
     return (*kept, *offered[:low])
-
-
-def _liked(model: FeasibilityModel, adapters: Sequence[int]) -> GpuAssignment | None:
-    """Return a GPU with `adapters` as the surrogate likes it best; ``None``: it accepts them in no way."""
-    members = tuple(sorted(adapters))
-    rows = model.problem.aggregates[list(members)].sum(axis=0)[np.newaxis]
-    ranks = np.array([model.problem.ranks[list(members)].max()], dtype=np.int64)
-    choices = model.best_choice(rows, ranks, 0, [members] if model.uses_members else None)
-    if not choices.feasible[0]:
-        return None
-    return GpuAssignment(0, members, int(choices.max_loras[0]), int(choices.max_lora_rank[0]))
